@@ -1,0 +1,28 @@
+"""Every annotation of the package is executed while its tests run."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("trpo_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Run a test in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def no_shape_checks() -> Iterator[None]:
+    """Run a test as a user does, without the tests' own type checker.
+
+    For the package's errors about bad input, which the checker would forestall.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,203 @@
+"""The adapter to gymnax, the only place that unpacks gymnax's `step`."""
+
+import difflib
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Num, PyTree
+
+from trpo_jax.environments.protocol import (
+    ActionSpace,
+    Box,
+    Discrete,
+    MultiDiscrete,
+    TimeStep,
+)
+
+
+class GymnaxEnvironment:
+    """An environment of gymnax 1.x with its parameters.
+
+    Observations become float32, those from a Discrete space one-hot; rewards become
+    float32; actions are clipped to the Box before the dynamics see them; `truncated`
+    is false where the episode also terminated.
+    """
+
+    def __init__(self, env: Any, env_params: Any):
+        """Wrap `env`, an object with gymnax's `reset` and `step`, and `env_params`.
+
+        Raises:
+            ValueError: If a space is not supported, or `step` has gymnax 0.x's form.
+        """
+        self._env = env
+        self._params = env_params
+        self._space = env.action_space(env_params)
+        self.action_space: ActionSpace = _action_space(self._space, self.name)
+        self._num_categories = _num_categories(env, env_params, self.name)
+        _check_step(env, env_params, self.name)
+        state, observation = jax.eval_shape(self.reset, jax.random.key(0))
+        self._state_type = state
+        self.observation_shape: tuple[int, ...] = observation.shape
+
+    def __repr__(self) -> str:
+        return f"GymnaxEnvironment({self.name})"
+
+    @property
+    def name(self) -> str:
+        """The environment's own name."""
+        return str(getattr(self._env, "name", type(self._env).__name__))
+
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
+        """Start an episode; consumes `key`. Returns (state, observation)."""
+        observation, state = self._env.reset(key, self._params)
+        return jax.tree.map(_strong, state), self._observe(observation)
+
+    def step(
+        self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
+    ) -> tuple[PyTree, TimeStep]:
+        """Act once, starting the next episode if this one ends; consumes `key`."""
+        observation, state, reward, terminated, truncated, info = self._env.step(
+            key, state, self._act(action), self._params
+        )
+        state = jax.tree.map(
+            lambda leaf, like: _strong(leaf, like.dtype), state, self._state_type
+        )
+        terminated = jnp.asarray(terminated, bool)
+        return state, TimeStep(
+            observation=self._observe(observation),
+            reward=jnp.asarray(reward, jnp.float32),
+            terminated=terminated,
+            truncated=jnp.asarray(truncated, bool) & ~terminated,
+            final_observation=self._observe(info["final_observation"]),
+        )
+
+    def _observe(self, observation: Any) -> Float[Array, "..."]:
+        if self._num_categories is not None:
+            return jax.nn.one_hot(observation, self._num_categories, dtype=jnp.float32)
+        return jnp.asarray(observation, jnp.float32)
+
+    def _act(self, action: Num[Array, "..."]) -> Any:
+        match self.action_space:
+            case Box():
+                shaped = action.reshape(self._space.shape)
+                return jnp.clip(shaped, self._space.low, self._space.high)
+            case MultiDiscrete(num_actions):
+                return tuple(action[i] for i in range(len(num_actions)))
+            case _:
+                return action
+
+
+def make_gymnax(env: str | tuple[Any, Any]) -> GymnaxEnvironment:
+    """Return a gymnax environment by its id, or from an (environment, params) pair.
+
+    The same argument gives the same object, so that nothing compiles twice.
+
+    Args:
+        env: An id, built in or registered with `gymnax.register`, such as
+            "CartPole-v1"; or the two values that `gymnax.make` returns.
+
+    Raises:
+        ValueError: If no environment has that id (the message names the nearest), or
+            its data or its spaces are not supported.
+    """
+    return _make_by_id(env) if isinstance(env, str) else _make_from_pair(_Pair(*env))
+
+
+@functools.cache
+def _make_by_id(env_id: str) -> GymnaxEnvironment:
+    import gymnax  # takes seconds, for pandas and matplotlib: only when it is used
+
+    if env_id not in gymnax.registered_envs:
+        known = list(gymnax.registered_envs)
+        lowered = {name.lower(): name for name in known}
+        near = difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)
+        names = ", ".join(repr(lowered[name]) for name in near) or ", ".join(known)
+        raise ValueError(
+            f"no environment {env_id!r} in gymnax. Did you mean {names}? Your own "
+            "comes in by gymnax.register(id, factory), or as env=(environment, params)."
+        )
+    try:
+        env, env_params = gymnax.make(env_id)
+    except OSError as error:
+        raise ValueError(
+            f"{env_id} downloads its data when it is made, and that failed: {error}. "
+            "Choose an environment without data, or make this one online once."
+        ) from error
+    return GymnaxEnvironment(env, env_params)
+
+
+class _Pair:
+    """An (environment, params) pair, equal to another of the same two objects."""
+
+    def __init__(self, env: Any, env_params: Any):
+        self.env, self.params = env, env_params
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Pair):
+            return NotImplemented
+        return self.env is other.env and self.params is other.params
+
+    def __hash__(self) -> int:
+        return hash((id(self.env), id(self.params)))
+
+
+@functools.lru_cache(maxsize=128)
+def _make_from_pair(pair: _Pair) -> GymnaxEnvironment:
+    return GymnaxEnvironment(pair.env, pair.params)
+
+
+def _strong(leaf: Any, dtype: Any = None) -> Array:
+    """Return an array with a type that stays the same through a scan.
+
+    States may hold Python numbers, whose weak type changes with the first step.
+    """
+    array = jnp.asarray(leaf)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array
+    return jax.lax.convert_element_type(array, dtype or array.dtype)
+
+
+def _action_space(space: Any, name: str) -> ActionSpace:
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return Discrete(int(space.n))
+    if kind == "Box":
+        return Box(math.prod(space.shape))
+    if kind == "Tuple" and all(type(s).__name__ == "Discrete" for s in space.spaces):
+        return MultiDiscrete(tuple(int(s.n) for s in space.spaces))
+    raise ValueError(
+        f"{name} has the action space {space!r}, which is not supported. Wrap the "
+        "environment so that it has a Discrete, a Box, or a Tuple of Discrete spaces."
+    )
+
+
+def _num_categories(env: Any, env_params: Any, name: str) -> int | None:
+    """Return the size of a Discrete observation space, None for arrays."""
+    space = env.observation_space(env_params)
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return int(space.n)
+    if kind == "Box":
+        return None
+    raise ValueError(
+        f"{name} has the observation space {space!r}, which is not supported. Wrap the "
+        "environment so that it returns one array (a Box), or a Discrete observation."
+    )
+
+
+def _check_step(env: Any, env_params: Any, name: str) -> None:
+    def one_step(key: Key[Array, ""]) -> Any:
+        _, state = env.reset(key, env_params)
+        action = env.action_space(env_params).sample(key)
+        return env.step(key, state, action, env_params)
+
+    result = jax.eval_shape(one_step, jax.random.key(0))
+    if len(result) != 6 or "final_observation" not in result[-1]:
+        raise ValueError(
+            f"{name}.step returns {len(result)} values; gymnax 1.0's six are needed: "
+            "(observation, state, reward, terminated, truncated, info) with "
+            'info["final_observation"]. Derive it from gymnax 1.0\'s Environment.'
+        )

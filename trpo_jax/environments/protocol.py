@@ -1,0 +1,77 @@
+"""What the rollout asks of an environment, whichever suite it comes from."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Key, Num, PyTree
+
+
+class Discrete(NamedTuple):
+    """One choice among `num_actions`; actions are int32 scalars."""
+
+    num_actions: int
+
+
+class MultiDiscrete(NamedTuple):
+    """A choice in each of D dimensions; actions are int32[D]."""
+
+    num_actions: tuple[int, ...]
+
+
+class Box(NamedTuple):
+    """D real numbers; actions are float32[D], flat whatever the environment's shape."""
+
+    size: int
+
+
+ActionSpace = Discrete | MultiDiscrete | Box
+
+
+class TimeStep(NamedTuple):
+    """What one step of one environment returns.
+
+    Attributes:
+        observation: What to act on next, float32[…]: the first of a new episode if
+            the last has ended.
+        reward: Float32 scalar.
+        terminated: The task ended: nothing is to be had from here, bool scalar. Wins
+            where both flags are set.
+        truncated: The episode was cut, by a time limit say, bool scalar; never
+            together with `terminated`.
+        final_observation: What the action led to, float32[…]: `observation`, unless
+            the episode ended, then its last. Values are bootstrapped from it.
+    """
+
+    observation: Float[Array, "..."]
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]
+    truncated: Bool[Array, ""]
+    final_observation: Float[Array, "..."]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """One environment that resets itself; the rollout maps it over a batch.
+
+    Instances are static under `jit`: hashable, and equal only to themselves. They take
+    the policy's raw action, and clip it if their dynamics need that.
+    """
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """What an action looks like."""
+
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
+        """Start an episode; consumes `key`.
+
+        Returns:
+            The environment's state and the first observation.
+        """
+
+    def step(
+        self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
+    ) -> tuple[PyTree, TimeStep]:
+        """Act once, and start the next episode if this one ends; consumes `key`."""

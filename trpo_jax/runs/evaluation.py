@@ -1,0 +1,95 @@
+"""How well a trained policy does, over whole episodes."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from trpo_jax.environments import make_environment
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.step import TrainState, check_key, make_networks, observe
+
+
+def evaluate(
+    config: TRPOConfig,
+    state: TrainState,
+    key: Key[Array, ""],
+    num_episodes: int = 128,
+    *,
+    actions: Literal["mode", "sample"] = "mode",
+    max_steps: int = 10_000,
+) -> Float[Array, "*seeds episodes"]:
+    """Return the undiscounted returns of whole episodes, played on the device.
+
+    Args:
+        config: The run.
+        state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
+        key: A typed key; consumed.
+        num_episodes: How many episodes, side by side.
+        actions: The most probable action, or one drawn from the policy.
+        max_steps: An episode that has not ended by then counts as NaN.
+
+    Returns:
+        Returns float[num_episodes], or float[num_seeds, num_episodes].
+
+    Raises:
+        TypeError: If `key` is not a typed key.
+        ValueError: If a count is not positive, or `actions` neither of the two.
+    """
+    check_key(key)
+    for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} is not positive; write at least 1.")
+    if actions not in ("mode", "sample"):
+        raise ValueError(f"actions={actions!r}; write 'mode' or 'sample'.")
+    return _evaluate(config, state, key, num_episodes, actions, max_steps)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _evaluate(
+    config: TRPOConfig,
+    state: TrainState,
+    key: Key[Array, ""],
+    num_episodes: int,
+    actions: str,
+    max_steps: int,
+) -> Float[Array, "*seeds episodes"]:
+    environment = make_environment(config.env)
+    policy, _ = make_networks(config, environment)
+
+    def play(state: TrainState, key: Key[Array, ""]) -> Float[Array, " episodes"]:
+        reset_key, key = jax.random.split(key)
+        reset_keys = jax.random.split(reset_key, num_episodes)
+        env_state, observation = jax.vmap(environment.reset)(reset_keys)
+
+        def proceed(carry: tuple) -> Array:
+            steps, ended = carry[0], carry[1]
+            return (steps < max_steps) & ~jnp.all(ended)
+
+        def act(carry: tuple) -> tuple:
+            steps, ended, total, env_state, observation = carry
+            action_key, env_key = jax.random.split(jax.random.fold_in(key, steps))
+            distribution = policy.apply(state.params, observe(state, observation))
+            sampled = actions == "sample"
+            action = distribution.sample(action_key) if sampled else distribution.mode()
+            env_keys = jax.random.split(env_key, num_episodes)
+            env_state, taken = jax.vmap(environment.step)(env_keys, env_state, action)
+            total = total + jnp.where(ended, 0, taken.reward)
+            ended = ended | taken.terminated | taken.truncated
+            return steps + 1, ended, total, env_state, taken.observation
+
+        start = (
+            jnp.int32(0),
+            jnp.zeros(num_episodes, bool),
+            jnp.zeros(num_episodes),
+            env_state,
+            observation,
+        )
+        _, ended, total, _, _ = jax.lax.while_loop(proceed, act, start)
+        return jnp.where(ended, total, jnp.nan)
+
+    if config.num_seeds == 1:
+        return play(state, key)
+    return jax.vmap(play)(state, jax.random.split(key, config.num_seeds))

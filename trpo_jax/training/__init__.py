@@ -1,0 +1,42 @@
+"""Whole runs: configuration, rollout, advantages, critic, and the loop around them."""
+
+from trpo_jax.training.advantages import generalized_advantages, standardize
+from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.presets import PRESETS, preset
+from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
+from trpo_jax.training.statistics import (
+    RunningStatistics,
+    absorb,
+    denormalize,
+    init_statistics,
+    normalize,
+)
+from trpo_jax.training.step import Metrics, TrainState, init, step
+from trpo_jax.training.train import TrainResult, train
+
+__all__ = [
+    "PRESETS",
+    "Hyperparameters",
+    "Metrics",
+    "RolloutState",
+    "RunningStatistics",
+    "TRPOConfig",
+    "TrainResult",
+    "TrainState",
+    "Trajectory",
+    "absorb",
+    "denormalize",
+    "explained_variance",
+    "fit_critic",
+    "generalized_advantages",
+    "init",
+    "init_rollout",
+    "init_statistics",
+    "normalize",
+    "preset",
+    "rollout",
+    "standardize",
+    "step",
+    "train",
+]

@@ -1,0 +1,81 @@
+"""Generalised advantage estimation."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def generalized_advantages(
+    rewards: Float[Array, "T *B"],
+    values: Float[Array, "T *B"],
+    next_values: Float[Array, "T *B"],
+    terminated: Bool[Array, "T *B"],
+    truncated: Bool[Array, "T *B"],
+    *,
+    discount: Float[Array, ""] | float,
+    gae_lambda: Float[Array, ""] | float,
+) -> Float[Array, "T *B"]:
+    """Return the advantages Aₜ of T steps in B environments, time first.
+
+    δₜ = rₜ + γ (1 − terminatedₜ) V(s′ₜ) − V(sₜ)
+    Aₜ = δₜ + γλ (1 − doneₜ) Aₜ₊₁,  done = terminated or truncated,  A_T = 0
+
+    s′ₜ is the state that the action led to, before any reset. So a step bootstraps
+    from it when the episode was cut and when the rollout ends, and from 0 only when
+    the task ended; nothing leaks from one episode into the one before.
+
+    Args:
+        rewards: rₜ, float[T, B].
+        values: V(sₜ), float[T, B].
+        next_values: V(s′ₜ), float[T, B].
+        terminated: The task ended with this step, bool[T, B].
+        truncated: The episode was cut after this step, bool[T, B].
+        discount: γ in [0, 1].
+        gae_lambda: λ in [0, 1]; 0 is the one-step TD error, 1 the discounted return
+            less the value.
+
+    Returns:
+        Advantages float[T, B], in units of return. `advantages + values` are the
+        λ-returns that a critic is fitted to.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; Pardo et al. 2018
+    (arXiv 1712.00378) for time limits.
+    """
+    shapes = {
+        name: jnp.shape(value)
+        for name, value in {
+            "rewards": rewards,
+            "values": values,
+            "next_values": next_values,
+            "terminated": terminated,
+            "truncated": truncated,
+        }.items()
+    }
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"all arguments must have one shape [T, B], but got {shapes}.")
+    errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
+    decays = discount * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
+
+    def accumulate(
+        following: Float[Array, "*B"], step: tuple[Float[Array, "*B"], ...]
+    ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        error, decay = step
+        advantage = error + decay * following
+        return advantage, advantage
+
+    zeros = jnp.zeros_like(errors[0])
+    decays = decays.astype(errors.dtype)
+    _, advantages = jax.lax.scan(accumulate, zeros, (errors, decays), reverse=True)
+    return advantages
+
+
+def standardize(advantages: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return (A − mean A) / std A; zeros where all advantages are equal to rounding."""
+    mean = jnp.mean(advantages)
+    std = jnp.std(advantages)
+    rounding = 4 * jnp.finfo(advantages.dtype).eps * jnp.max(jnp.abs(advantages))
+    scale = jnp.where(std <= rounding, 0, 1 / jnp.where(std <= rounding, 1, std))
+    return (advantages - mean) * scale

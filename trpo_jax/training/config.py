@@ -1,0 +1,223 @@
+"""What a run is: names, sizes and counts (static), and floats (traced)."""
+
+import dataclasses
+import numbers
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array, Float, Int
+
+from trpo_jax.environments import make_environment
+from trpo_jax.networks import ACTIVATIONS, Network
+
+Scalar = Float[Array, ""] | float
+Schedule = Callable[[Int[Array, ""]], Scalar]
+
+
+class Hyperparameters(NamedTuple):
+    """The floats of a run. They are traced: a sweep over them is a `vmap`."""
+
+    max_kl: Scalar = 0.01
+    """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
+    damping: Scalar = 0.1
+    """λ, added to the diagonal of the Fisher information."""
+    discount: Scalar = 0.99
+    """γ, the discount of future rewards."""
+    gae_lambda: Scalar = 0.95
+    """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
+    critic_learning_rate: Scalar = 1e-3
+    """Step size of the critic's optimiser."""
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TRPOConfig:
+    """Everything a run is made from. Validated when made, static under `jit`.
+
+    It is a pytree without leaves, so it passes through `jit` and `vmap` as it is.
+    """
+
+    env: Any = "CartPole-v1"
+    """Gymnax id, a gymnax (environment, params) pair, or an `Environment`."""
+    total_timesteps: int = 102_400
+    """Environment steps to train for, a multiple of num_envs × rollout_length."""
+    num_envs: int = 8
+    """Environments stepped side by side."""
+    rollout_length: int = 128
+    """Steps in each environment between two policy updates."""
+    seed: int = 0
+    """Seed of all randomness."""
+    num_seeds: int = 1
+    """Independent runs trained side by side in one program."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Width of each hidden layer, of policy and critic alike."""
+    activation: Literal["elu", "gelu", "relu", "silu", "tanh"] = "tanh"
+    """Function between the layers."""
+    initial_log_std: float = 0.0
+    """log σ of continuous actions before training, in units of the action."""
+    policy: Network | None = None
+    """A network that returns distributions, in place of the MLP."""
+    critic: Network | None = None
+    """A network that returns values, in place of the MLP."""
+
+    cg_iterations: int = 10
+    """Fisher-vector products in one update, at most."""
+    cg_tolerance: float = 1e-5
+    """Relative residual at which conjugate gradient stops earlier."""
+    fisher_stride: int = 1
+    """Take the Fisher information over every n-th state only."""
+    step_length: Literal["undamped", "damped"] = "undamped"
+    """Curvature under the step length: xᵀFx, or xᵀ(F + λI)x, which falls short of δ."""
+    max_candidates: int = 10
+    """Step fractions that the line search tries, at most."""
+    shrink: float = 0.5
+    """Ratio of each fraction to the one before."""
+    line_search_width: int = 1
+    """Candidates evaluated at once."""
+    kl_schedule: Schedule | None = None
+    """Optax schedule over updates, multiplies max_kl."""
+
+    critic_epochs: int = 10
+    """Passes of the critic's optimiser over each rollout."""
+    critic_minibatches: int = 4
+    """Gradient steps in each of those passes."""
+    critic_optimizer: Callable[[Scalar], optax.GradientTransformation] = optax.adam
+    """learning rate ↦ Optax optimiser."""
+    learning_rate_schedule: Schedule | None = None
+    """Optax schedule over updates, multiplies critic_learning_rate."""
+
+    normalize_observations: bool = False
+    """Standardise observations by their running mean and variance."""
+    normalize_returns: bool = False
+    """Have the critic predict returns standardised by their running moments."""
+
+    hyperparameters: Hyperparameters = Hyperparameters()  # noqa: RUF009 (immutable)
+    """The floats, which `init` puts into the state."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError or TypeError for what could only fail later."""
+        if not isinstance(self.env, str):
+            object.__setattr__(self, "env", make_environment(self.env))
+        _check_counts(self)
+        _check_fractions(self)
+        _check_networks(self)
+        _check_hyperparameters(self.hyperparameters)
+
+    @property
+    def batch_size(self) -> int:
+        """N = num_envs × rollout_length, the transitions of one update."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def num_updates(self) -> int:
+        """How many rollouts, and policy updates, a run has."""
+        return self.total_timesteps // self.batch_size
+
+
+def _check_counts(config: TRPOConfig) -> None:
+    counts = [
+        "total_timesteps",
+        "num_envs",
+        "rollout_length",
+        "num_seeds",
+        "cg_iterations",
+        "fisher_stride",
+        "max_candidates",
+        "line_search_width",
+        "critic_epochs",
+        "critic_minibatches",
+    ]
+    for name in counts:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}={value!r} is not an int; write a whole number.")
+        if value < 1:
+            raise ValueError(f"{name}={value} is not positive; write at least 1.")
+    if not isinstance(config.seed, int):
+        raise TypeError(f"seed={config.seed!r} is not an int; write a whole number.")
+    sizes = config.hidden_sizes
+    if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
+        raise TypeError(f"hidden_sizes={sizes!r}; write a tuple of ints, as (64, 64).")
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"hidden_sizes={sizes} has a layer without units.")
+    batch, total = config.batch_size, config.total_timesteps
+    if total % batch or total >= 2**31:
+        below = min(total, 2**31 - 1) // batch * batch
+        raise ValueError(
+            f"total_timesteps={total} must be a multiple of num_envs × rollout_length "
+            f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
+            f"write {f'{below} or ' if below else ''}{below + batch}."
+        )
+    if batch % config.critic_minibatches:
+        raise ValueError(
+            f"critic_minibatches={config.critic_minibatches} does not divide the "
+            f"{batch} transitions of a rollout (num_envs × rollout_length); write a "
+            "divisor."
+        )
+    if config.fisher_stride > batch:
+        raise ValueError(
+            f"fisher_stride={config.fisher_stride} is more than the {batch} states of "
+            "a rollout; write a smaller one."
+        )
+
+
+def _check_fractions(config: TRPOConfig) -> None:
+    if not 0 < config.shrink < 1:
+        raise ValueError(f"shrink={config.shrink} is not between 0 and 1; write 0.5.")
+    if not 0 <= config.cg_tolerance < 1:
+        raise ValueError(
+            f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
+        )
+    choices = {"step_length": ("undamped", "damped"), "activation": tuple(ACTIVATIONS)}
+    for name, allowed in choices.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
+
+
+def _check_networks(config: TRPOConfig) -> None:
+    for name in ("policy", "critic"):
+        network = getattr(config, name)
+        if network is not None and not isinstance(network, Network):
+            raise TypeError(
+                f"{name} is a {type(network).__name__}; write a Flax module, or "
+                "trpo_jax.networks.NetworkFns(init, apply)."
+            )
+    for name in ("kl_schedule", "learning_rate_schedule"):
+        schedule = getattr(config, name)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(
+                f"{name}={schedule!r} is not a schedule; write an Optax one, such as "
+                "optax.linear_schedule(1.0, 0.0, config.num_updates)."
+            )
+
+
+def _check_hyperparameters(hyperparameters: Hyperparameters) -> None:
+    for name, value in hyperparameters._asdict().items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"{name}={value!r} is not a number. A config holds one value of each; "
+                "pass arrays of them as train(config, hyperparameters=...) under vmap."
+            )
+    checks = {
+        "max_kl": (hyperparameters.max_kl > 0, "a positive number of nats, as 0.01"),
+        "damping": (hyperparameters.damping >= 0, "zero or more, as 0.1"),
+        "discount": (0 <= hyperparameters.discount <= 1, "a number in [0, 1], as 0.99"),
+        "gae_lambda": (
+            0 <= hyperparameters.gae_lambda <= 1,
+            "a number in [0, 1], as 0.95",
+        ),
+        "critic_learning_rate": (
+            hyperparameters.critic_learning_rate >= 0,
+            "zero or more, as 1e-3",
+        ),
+    }
+    for name, (valid, advice) in checks.items():
+        if not valid:
+            raise ValueError(
+                f"{name}={getattr(hyperparameters, name)} is out of range; "
+                f"write {advice}."
+            )

@@ -1,0 +1,75 @@
+"""Regression of the value function on returns."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+ValueFn = Callable[[PyTree, Float[Array, "N ..."]], Float[Array, " N"]]
+
+
+def fit_critic(
+    value_fn: ValueFn,
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    optimizer_state: optax.OptState,
+    observations: Float[Array, "N ..."],
+    targets: Float[Array, " N"],
+    key: Key[Array, ""],
+    *,
+    epochs: int,
+    num_minibatches: int,
+) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
+    """Minimise mean (V(s) − target)² by minibatches in a new order every epoch.
+
+    Args:
+        value_fn: (params, observations[N, …]) ↦ values float[N].
+        params: The critic's parameters.
+        optimizer: An Optax optimiser.
+        optimizer_state: Its state.
+        observations: Inputs, float[N, …].
+        targets: Values to regress on, float[N].
+        key: Randomness for the order; consumed.
+        epochs: Passes over the data.
+        num_minibatches: Gradient steps in each pass; must divide N.
+
+    Returns:
+        New parameters, new optimiser state, and the mean loss over the last epoch.
+
+    Raises:
+        ValueError: If `num_minibatches` does not divide N.
+    """
+    size, rest = divmod(targets.shape[0], num_minibatches)
+    if rest:
+        raise ValueError(
+            f"num_minibatches={num_minibatches} does not divide the {targets.shape[0]} "
+            "samples; write a divisor."
+        )
+
+    def loss_fn(params: PyTree, rows: Array) -> Float[Array, ""]:
+        return jnp.mean((value_fn(params, observations[rows]) - targets[rows]) ** 2)
+
+    def descend(carry: tuple, rows: Array) -> tuple[tuple, Float[Array, ""]]:
+        params, optimizer_state = carry
+        loss, gradient = jax.value_and_grad(loss_fn)(params, rows)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return (optax.apply_updates(params, updates), optimizer_state), loss
+
+    def one_epoch(carry: tuple, key: Key[Array, ""]) -> tuple[tuple, Float[Array, ""]]:
+        order = jax.random.permutation(key, targets.shape[0])
+        carry, losses = jax.lax.scan(descend, carry, order.reshape(-1, size))
+        return carry, jnp.mean(losses)
+
+    (params, optimizer_state), losses = jax.lax.scan(
+        one_epoch, (params, optimizer_state), jax.random.split(key, epochs)
+    )
+    return params, optimizer_state, losses[-1]
+
+
+def explained_variance(
+    values: Float[Array, "*N"], returns: Float[Array, "*N"]
+) -> Float[Array, ""]:
+    """Return 1 − Var(returns − values) / Var(returns), at most 1; NaN if it is 0/0."""
+    return 1 - jnp.var(returns - values) / jnp.var(returns)

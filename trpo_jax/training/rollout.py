@@ -1,0 +1,124 @@
+"""Acting in many environments at once: a scan over time, a vmap over environments."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+
+from trpo_jax.environments.protocol import Environment
+from trpo_jax.trust_region.distributions import Distribution
+
+
+class RolloutState(NamedTuple):
+    """Where B environments stand between two rollouts.
+
+    Attributes:
+        env_state: The environments' own states, a pytree with leading axis [B].
+        observation: What to act on next, float[B, …].
+        episode_return: Sum of rewards of the episode so far, undiscounted, float[B].
+        episode_length: Steps of the episode so far, int32[B].
+    """
+
+    env_state: PyTree
+    observation: Float[Array, "B ..."]
+    episode_return: Float[Array, " B"]
+    episode_length: Int[Array, " B"]
+
+
+class Trajectory(NamedTuple):
+    """T steps in B environments, time first.
+
+    Attributes:
+        observation: sₜ as the environment gave it, float[T, B, …].
+        action: aₜ as the policy drew it, [T, B] or [T, B, D].
+        log_prob: log π(aₜ|sₜ), float[T, B].
+        reward: rₜ, float[T, B].
+        terminated: The task ended with this step, bool[T, B].
+        truncated: The episode was cut after this step, bool[T, B].
+        final_observation: What the action led to, before any reset, float[T, B, …].
+        episode_return: Sum of rewards of the episode up to this step, float[T, B].
+        episode_length: Steps of the episode up to this one, int32[T, B].
+    """
+
+    observation: Float[Array, "T B ..."]
+    action: Num[Array, "T B ..."]
+    log_prob: Float[Array, "T B"]
+    reward: Float[Array, "T B"]
+    terminated: Bool[Array, "T B"]
+    truncated: Bool[Array, "T B"]
+    final_observation: Float[Array, "T B ..."]
+    episode_return: Float[Array, "T B"]
+    episode_length: Int[Array, "T B"]
+
+    @property
+    def done(self) -> Bool[Array, "*T B"]:
+        """Whether the episode ended with this step, either way."""
+        return self.terminated | self.truncated
+
+
+def init_rollout(
+    environment: Environment, key: Key[Array, ""], *, num_envs: int
+) -> RolloutState:
+    """Reset `num_envs` environments, each with its own randomness; consumes `key`."""
+    keys = jax.random.split(key, num_envs)
+    env_state, observation = jax.vmap(environment.reset)(keys)
+    return RolloutState(
+        env_state,
+        observation,
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+def rollout(
+    distribution_fn: Callable[[Float[Array, "B ..."]], Distribution],
+    environment: Environment,
+    state: RolloutState,
+    key: Key[Array, ""],
+    *,
+    num_steps: int,
+) -> tuple[RolloutState, Trajectory]:
+    """Sample `num_steps` actions in each of B environments; consumes `key`.
+
+    Args:
+        distribution_fn: observations float[B, …] ↦ action distributions. Whatever it
+            closes over, parameters or a normaliser, stays as it is for the rollout.
+        environment: The environment, which resets itself.
+        state: Where to go on from; episodes run on across rollouts.
+        key: Randomness for actions and environments.
+        num_steps: T.
+
+    Returns:
+        Where the environments stand afterwards, and the `Trajectory` of [T, B] steps.
+    """
+
+    def act(
+        state: RolloutState, key: Key[Array, ""]
+    ) -> tuple[RolloutState, Trajectory]:
+        action_key, env_key = jax.random.split(key)
+        distribution = distribution_fn(state.observation)
+        action = distribution.sample(action_key)
+        env_keys = jax.random.split(env_key, state.episode_length.shape[0])
+        env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
+        taken = Trajectory(
+            observation=state.observation,
+            action=action,
+            log_prob=distribution.log_prob(action),
+            reward=step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            final_observation=step.final_observation,
+            episode_return=state.episode_return + step.reward,
+            episode_length=state.episode_length + 1,
+        )
+        following = RolloutState(
+            env_state,
+            step.observation,
+            episode_return=jnp.where(taken.done, 0, taken.episode_return),
+            episode_length=jnp.where(taken.done, 0, taken.episode_length),
+        )
+        return following, taken
+
+    return jax.lax.scan(act, state, jax.random.split(key, num_steps))

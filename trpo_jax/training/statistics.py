@@ -1,0 +1,82 @@
+"""Running mean and variance, for normalising observations and returns."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# A dimension that hardly varies is centred and not blown up.
+_SMALLEST_STD = 1e-4
+
+
+class RunningStatistics(NamedTuple):
+    """The moments of everything absorbed so far.
+
+    Attributes:
+        num_samples: How many there were, float32 scalar.
+        mean: Their mean, float32[…].
+        sum_sq: Σ (x − mean)², float32[…].
+    """
+
+    num_samples: Float[Array, ""]
+    mean: Float[Array, "*S"]
+    sum_sq: Float[Array, "*S"]
+
+    @property
+    def std(self) -> Float[Array, "*S"]:
+        """Their standard deviation, float32[…]; 1 before the first sample."""
+        variance = self.sum_sq / jnp.maximum(self.num_samples, 1)
+        std = jnp.maximum(jnp.sqrt(variance), _SMALLEST_STD)
+        return jnp.where(self.num_samples > 0, std, 1.0)
+
+
+def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
+    """Return the statistics of no samples: normalising by them changes nothing."""
+    return RunningStatistics(jnp.float32(0), jnp.zeros(shape), jnp.zeros(shape))
+
+
+def absorb(
+    statistics: RunningStatistics, samples: Float[Array, "N *S"]
+) -> RunningStatistics:
+    """Return the statistics with N more samples in them.
+
+    A batch with a NaN or an infinity is left out whole: one bad reward must not spoil
+    the statistics for the rest of a run.
+
+    Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
+    """
+    added = jnp.float32(samples.shape[0])
+    mean = jnp.mean(samples, axis=0)
+    sum_sq = jnp.sum((samples - mean) ** 2, axis=0)
+    count = statistics.num_samples + added
+    shift = mean - statistics.mean
+    merged = RunningStatistics(
+        num_samples=count,
+        mean=statistics.mean + shift * added / count,
+        sum_sq=statistics.sum_sq
+        + sum_sq
+        + shift**2 * statistics.num_samples * added / count,
+    )
+    finite = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(sum_sq))
+    return jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), merged, statistics
+    )
+
+
+def normalize(
+    statistics: RunningStatistics,
+    samples: Float[Array, "*N"],
+    *,
+    clip: float = float("inf"),
+) -> Float[Array, "*N"]:
+    """Return (x − mean) / std, clipped to ±clip, for samples [..., *S]."""
+    scaled = (samples - statistics.mean) / statistics.std
+    return jnp.clip(scaled, -clip, clip)
+
+
+def denormalize(
+    statistics: RunningStatistics, samples: Float[Array, "*N"]
+) -> Float[Array, "*N"]:
+    """Return mean + std · x, the inverse of `normalize` without a clip."""
+    return statistics.mean + statistics.std * samples

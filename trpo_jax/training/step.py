@@ -1,0 +1,346 @@
+"""The training loop's state, and one turn of it: rollout, policy update, critic fit."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    Environment,
+    MultiDiscrete,
+    make_environment,
+)
+from trpo_jax.networks import (
+    ACTIVATIONS,
+    CategoricalPolicy,
+    GaussianPolicy,
+    MultiCategoricalPolicy,
+    Network,
+    Value,
+)
+from trpo_jax.training.advantages import generalized_advantages, standardize
+from trpo_jax.training.config import Hyperparameters, Scalar, TRPOConfig
+from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
+from trpo_jax.training.statistics import (
+    RunningStatistics,
+    absorb,
+    denormalize,
+    init_statistics,
+    normalize,
+)
+from trpo_jax.trust_region import (
+    Batch,
+    UpdateInfo,
+    damped_curvature,
+    trust_region_update,
+    undamped_curvature,
+)
+
+# Standard deviations beyond which a normalised observation is clipped, as in the
+# reference implementations that Engstrom et al. 2020 (arXiv 2005.12729) examine.
+_OBSERVATION_CLIP = 10.0
+
+
+class TrainState(NamedTuple):
+    """Everything that one step hands to the next.
+
+    Attributes:
+        params: Parameters of the policy.
+        critic_params: Parameters of the critic.
+        critic_optimizer_state: State of the critic's optimiser.
+        observation_statistics: Running moments of observations, None if not normalised.
+        return_statistics: Running moments of returns, None if not normalised.
+        rollout: Where the environments stand.
+        hyperparameters: The traced floats.
+        updates: Policy updates made, int32 scalar.
+        key: Randomness for what follows.
+    """
+
+    params: PyTree
+    critic_params: PyTree
+    critic_optimizer_state: PyTree
+    observation_statistics: RunningStatistics | None
+    return_statistics: RunningStatistics | None
+    rollout: RolloutState
+    hyperparameters: Hyperparameters
+    updates: Int[Array, ""]
+    key: Key[Array, ""]
+
+
+class Metrics(NamedTuple):
+    """What one step measured.
+
+    Attributes:
+        env_steps: Environment steps taken so far, exactly, int32 scalar.
+        episode_return: Mean undiscounted return of the episodes that ended in this
+            rollout; NaN if none did.
+        episode_length: Their mean length in steps; NaN if none ended.
+        episode_count: How many ended, int32 scalar.
+        explained_variance: 1 − Var(returns − V) / Var(returns), of the critic that
+            the advantages came from.
+        critic_loss: Mean squared error over the last epoch of the fit, in normalised
+            units if returns are normalised.
+        max_kl: δ in force, nats.
+        critic_learning_rate: Step size in force.
+        update: The policy update's own evidence.
+    """
+
+    env_steps: Int[Array, ""]
+    episode_return: Float[Array, ""]
+    episode_length: Float[Array, ""]
+    episode_count: Int[Array, ""]
+    explained_variance: Float[Array, ""]
+    critic_loss: Float[Array, ""]
+    max_kl: Float[Array, ""]
+    critic_learning_rate: Float[Array, ""]
+    update: UpdateInfo
+
+
+def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
+    """Return the state before the first step; consumes `key`.
+
+    Args:
+        config: The run.
+        key: A typed key, `jax.random.key(0)`. Under `vmap` over keys: one run each.
+
+    Raises:
+        TypeError: If `key` is not a typed key.
+        ValueError: If the environment is unknown or not supported.
+    """
+    check_key(key)
+    environment = make_environment(config.env)
+    policy, critic = make_networks(config, environment)
+    rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
+    rollout_state = init_rollout(environment, rollout_key, num_envs=config.num_envs)
+    hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
+    critic_params = critic.init(critic_key, rollout_state.observation)
+    optimizer = _critic_optimizer(config, hyperparameters.critic_learning_rate)
+    observation_statistics = init_statistics(environment.observation_shape)
+    return TrainState(
+        params=policy.init(policy_key, rollout_state.observation),
+        critic_params=critic_params,
+        critic_optimizer_state=optimizer.init(critic_params),
+        observation_statistics=(
+            observation_statistics if config.normalize_observations else None
+        ),
+        return_statistics=init_statistics(()) if config.normalize_returns else None,
+        rollout=rollout_state,
+        hyperparameters=hyperparameters,
+        updates=jnp.int32(0),
+        key=key,
+    )
+
+
+def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
+    """Take one rollout, make one policy update, fit the critic once.
+
+    Pure: `jit`, `vmap`, `scan` or shard it. Normalisers are frozen until the end, so
+    that the policy which is updated is the one that acted.
+
+    Args:
+        config: The run.
+        state: Where it stands.
+
+    Returns:
+        Where it stands afterwards, and the `Metrics` of this step.
+    """
+    environment = make_environment(config.env)
+    policy, critic = make_networks(config, environment)
+    scheduled = _scheduled(config, state)
+    key, rollout_key, critic_key = jax.random.split(state.key, 3)
+
+    # 1. Act with the policy as it is.
+    rollout_state, trajectory = rollout(
+        lambda observations: policy.apply(state.params, observe(state, observations)),
+        environment,
+        state.rollout,
+        rollout_key,
+        num_steps=config.rollout_length,
+    )
+    observations = _flatten(observe(state, trajectory.observation))
+
+    # 2. Judge the actions by generalised advantages.
+    values = _flatten_values(critic, state, observations)
+    next_values = _flatten_values(
+        critic, state, _flatten(observe(state, trajectory.final_observation))
+    )
+    shape = trajectory.reward.shape
+    advantages = generalized_advantages(
+        trajectory.reward,
+        values.reshape(shape),
+        next_values.reshape(shape),
+        trajectory.terminated,
+        trajectory.truncated,
+        discount=scheduled.discount,
+        gae_lambda=scheduled.gae_lambda,
+    )
+    returns = advantages.reshape(-1) + values
+
+    # 3. Update the policy inside its trust region.
+    batch = Batch(
+        observations,
+        _flatten(trajectory.action),
+        _flatten(trajectory.log_prob),
+        standardize(advantages.reshape(-1)),
+    )
+    params, info = trust_region_update(
+        policy.apply,
+        state.params,
+        batch,
+        max_kl=scheduled.max_kl,
+        damping=scheduled.damping,
+        cg_iterations=config.cg_iterations,
+        cg_tolerance=config.cg_tolerance,
+        max_candidates=config.max_candidates,
+        shrink=config.shrink,
+        line_search_width=config.line_search_width,
+        fisher_stride=config.fisher_stride,
+        step_curvature_fn=_STEP_CURVATURES[config.step_length],
+    )
+
+    # 4. Fit the critic to the returns, on the scale it will be read with next time.
+    return_statistics = state.return_statistics
+    targets = returns
+    if return_statistics is not None:
+        return_statistics = absorb(return_statistics, returns)
+        targets = normalize(return_statistics, returns)
+    critic_params, critic_optimizer_state, critic_loss = fit_critic(
+        critic.apply,
+        state.critic_params,
+        _critic_optimizer(config, scheduled.critic_learning_rate),
+        state.critic_optimizer_state,
+        observations,
+        targets,
+        critic_key,
+        epochs=config.critic_epochs,
+        num_minibatches=config.critic_minibatches,
+    )
+
+    # 5. Let the observation normaliser absorb what was seen, now that nobody uses it.
+    observation_statistics = state.observation_statistics
+    if observation_statistics is not None:
+        seen = _flatten(trajectory.observation)
+        observation_statistics = absorb(observation_statistics, seen)
+
+    updates = state.updates + 1
+    metrics = Metrics(
+        env_steps=updates * config.batch_size,
+        **_episode_metrics(trajectory),
+        explained_variance=explained_variance(values, returns),
+        critic_loss=critic_loss,
+        max_kl=jnp.asarray(scheduled.max_kl),
+        critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
+        update=info,
+    )
+    state = state._replace(
+        params=params,
+        critic_params=critic_params,
+        critic_optimizer_state=critic_optimizer_state,
+        observation_statistics=observation_statistics,
+        return_statistics=return_statistics,
+        rollout=rollout_state,
+        updates=updates,
+        key=key,
+    )
+    return state, metrics
+
+
+_STEP_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvature}
+
+
+def make_networks(
+    config: TRPOConfig, environment: Environment
+) -> tuple[Network, Network]:
+    """Return policy and critic: the config's own, or MLPs that fit the spaces."""
+    activation = ACTIVATIONS[config.activation]
+    sizes = config.hidden_sizes
+    policy = config.policy
+    if policy is None:
+        space = environment.action_space
+        match space:
+            case Discrete(num_actions):
+                policy = CategoricalPolicy(num_actions, sizes, activation)
+            case MultiDiscrete(num_actions):
+                policy = MultiCategoricalPolicy(num_actions, sizes, activation)
+            case Box(size):
+                log_std = config.initial_log_std
+                policy = GaussianPolicy(size, sizes, activation, log_std)
+    return policy, config.critic or Value(sizes, activation)
+
+
+def observe(
+    state: TrainState, observations: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Return observations as the networks of `state` see them: normalised or not."""
+    if state.observation_statistics is None:
+        return observations
+    return normalize(state.observation_statistics, observations, clip=_OBSERVATION_CLIP)
+
+
+def check_key(key: Key[Array, ""]) -> None:
+    """Raise TypeError unless `key` is a typed key."""
+    if not (
+        isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    ):
+        raise TypeError(
+            f"key is {type(key).__name__} {getattr(key, 'dtype', '')}; write a typed "
+            "key, jax.random.key(0), or jax.random.wrap_key_data(key) for a uint32 one."
+        )
+
+
+def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
+    """Return the hyperparameters with their schedules' factors at this update."""
+
+    def scaled(value: Scalar, schedule: optax.Schedule | None) -> Scalar:
+        return value if schedule is None else value * schedule(state.updates)
+
+    base = state.hyperparameters
+    return base._replace(
+        max_kl=scaled(base.max_kl, config.kl_schedule),
+        critic_learning_rate=scaled(
+            base.critic_learning_rate, config.learning_rate_schedule
+        ),
+    )
+
+
+def _critic_optimizer(
+    config: TRPOConfig, learning_rate: Scalar
+) -> optax.GradientTransformation:
+    """The optimiser, leaving out gradients that are not finite, however many."""
+    optimizer = config.critic_optimizer(learning_rate)
+    return optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
+
+
+def _flatten_values(
+    critic: Network, state: TrainState, observations: Float[Array, "N ..."]
+) -> Float[Array, " N"]:
+    """Return V of normalised observations, in units of return."""
+    values = critic.apply(state.critic_params, observations)
+    if state.return_statistics is None:
+        return values
+    return denormalize(state.return_statistics, values)
+
+
+def _flatten(leaf: Array) -> Array:
+    """[T, B, …] → [N, …]."""
+    return leaf.reshape(-1, *leaf.shape[2:])
+
+
+def _episode_metrics(trajectory: Trajectory) -> dict[str, Array]:
+    """Mean return and length of the episodes that ended, and how many did."""
+    done = trajectory.done
+    count = jnp.sum(done)
+
+    def mean(values: Array) -> Array:
+        return jnp.sum(jnp.where(done, values, 0)) / count
+
+    return {
+        "episode_return": mean(trajectory.episode_return),
+        "episode_length": mean(trajectory.episode_length),
+        "episode_count": count,
+    }

@@ -1,0 +1,81 @@
+"""Whole runs, in one compiled program."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from trpo_jax.environments import make_environment
+from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
+
+
+class TrainResult(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        state: The last `TrainState`; with several seeds, every leaf has a leading axis
+            [num_seeds].
+        metrics: The `Metrics` of every step, leaves [num_updates], or
+            [num_seeds, num_updates] with several seeds.
+        config: What was run.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    config: TRPOConfig
+
+
+def train(
+    config: TRPOConfig,
+    key: Key[Array, ""] | None = None,
+    *,
+    hyperparameters: Hyperparameters | None = None,
+) -> TrainResult:
+    """Train a policy: `config.num_updates` steps, for `num_seeds` runs side by side.
+
+    Pure and compiled as one program: `jit` it, or `vmap` it over keys and
+    hyperparameters. Runs that differ only in these, or in the seed, share the program.
+
+    Args:
+        config: The run.
+        key: A typed key in place of `jax.random.key(config.seed)`; consumed.
+        hyperparameters: In place of `config.hyperparameters`. Leaves may be traced, so
+            that `vmap` over them is a sweep.
+
+    Returns:
+        A `TrainResult`.
+
+    Raises:
+        TypeError: If `key` is not a typed key.
+        ValueError: If the environment is unknown or not supported.
+    """
+    if key is None:
+        key = jax.random.key(config.seed)
+    check_key(key)
+    make_environment(config.env)
+    if hyperparameters is None:
+        hyperparameters = config.hyperparameters
+    hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
+    program = dataclasses.replace(config, seed=0, hyperparameters=Hyperparameters())
+    state, metrics = _train(program, key, hyperparameters)
+    return TrainResult(state, metrics, config)
+
+
+@jax.jit
+def _train(
+    config: TRPOConfig, key: Key[Array, ""], hyperparameters: Hyperparameters
+) -> tuple[TrainState, Metrics]:
+    def train_one(key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
+        state = init(config, key)._replace(hyperparameters=hyperparameters)
+
+        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            return step(config, state)
+
+        return jax.lax.scan(body, state, length=config.num_updates)
+
+    if config.num_seeds == 1:
+        return train_one(key)
+    return jax.vmap(train_one)(jax.random.split(key, config.num_seeds))

@@ -1,0 +1,65 @@
+"""The mathematics of one policy update: arrays, pytrees and floats only."""
+
+from trpo_jax.trust_region.conjugate_gradient import (
+    CGResult,
+    CGStatus,
+    conjugate_gradient,
+)
+from trpo_jax.trust_region.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+)
+from trpo_jax.trust_region.fisher import (
+    fisher_vector_product,
+    gauss_newton_vector_product,
+)
+from trpo_jax.trust_region.line_search import (
+    Candidate,
+    LineSearchResult,
+    line_search,
+)
+from trpo_jax.trust_region.objective import (
+    improvement_bound,
+    mean_kl,
+    mean_kl_improvement_bound,
+    surrogate,
+)
+from trpo_jax.trust_region.step_size import (
+    damped_curvature,
+    trust_region_step_size,
+    undamped_curvature,
+)
+from trpo_jax.trust_region.update import (
+    Batch,
+    UpdateInfo,
+    UpdateStatus,
+    trust_region_update,
+)
+
+__all__ = [
+    "Batch",
+    "CGResult",
+    "CGStatus",
+    "Candidate",
+    "Categorical",
+    "DiagonalGaussian",
+    "Distribution",
+    "LineSearchResult",
+    "MultiCategorical",
+    "UpdateInfo",
+    "UpdateStatus",
+    "conjugate_gradient",
+    "damped_curvature",
+    "fisher_vector_product",
+    "gauss_newton_vector_product",
+    "improvement_bound",
+    "line_search",
+    "mean_kl",
+    "mean_kl_improvement_bound",
+    "surrogate",
+    "trust_region_step_size",
+    "trust_region_update",
+    "undamped_curvature",
+]

@@ -1,0 +1,133 @@
+"""Conjugate gradient on pytrees, for operators known only by their products."""
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+
+class CGStatus(enum.IntEnum):
+    """Why the iteration stopped."""
+
+    CONVERGED = 0
+    """‖r‖ ≤ tolerance · ‖b‖."""
+    MAX_ITERATIONS = 1
+    """The iterations ran out first; x is the best of its Krylov space all the same."""
+    NON_POSITIVE_CURVATURE = 2
+    """pᵀAp ≤ 0 along a direction p: A is not positive definite. x stops before it."""
+    NON_FINITE = 3
+    """b, or a product, holds a NaN or an infinity. x stops before it."""
+
+
+class CGResult(NamedTuple):
+    """A solution and how it was come by.
+
+    Attributes:
+        x: The solution, a pytree like b. Always finite if b's dtype can hold it.
+        status: A `CGStatus`, int32 scalar.
+        iterations: Products computed and used, int32 scalar.
+        relative_residual: ‖b − Ax‖ / ‖b‖ by the recurrence, scalar; 0 for b = 0.
+    """
+
+    x: PyTree
+    status: Int[Array, ""]
+    iterations: Int[Array, ""]
+    relative_residual: Float[Array, ""]
+
+
+class _State(NamedTuple):
+    x: PyTree
+    residual: PyTree
+    direction: PyTree
+    residual_sq: Float[Array, ""]
+    iterations: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+def conjugate_gradient(
+    matvec: Callable[[PyTree], PyTree],
+    b: PyTree,
+    *,
+    max_iterations: int = 10,
+    tolerance: float = 1e-5,
+) -> CGResult:
+    """Solve A x = b for a symmetric positive definite A, from x₀ = 0.
+
+    r₀ = p₀ = b;  α = rᵀr / pᵀAp;  x += α p;  r′ = r − α A p;  p = r′ + (r′ᵀr′/rᵀr) p
+
+    The stopping rule is *relative*, so that scaling b scales x and changes nothing
+    else. Where A turns out indefinite, or a number is not finite, the iteration stops
+    at the last good x and says so; nothing is added to a denominator.
+
+    Args:
+        matvec: v ↦ A v on pytrees like `b`.
+        b: The right-hand side, a pytree of floating arrays.
+        max_iterations: The largest number of products.
+        tolerance: Stop when ‖r‖ ≤ tolerance · ‖b‖.
+
+    Returns:
+        A `CGResult`. As x comes from zero, r is orthogonal to x and xᵀAx = bᵀx.
+
+    Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithm B2.
+    """
+    b_sq = optax.tree.vdot(b, b)
+    threshold = tolerance**2 * b_sq
+
+    def proceed(state: _State) -> Array:
+        running = state.status == CGStatus.MAX_ITERATIONS
+        return running & (state.iterations < max_iterations)
+
+    def iterate(state: _State) -> _State:
+        product = matvec(state.direction)
+        curvature = optax.tree.vdot(state.direction, product)
+        alpha = state.residual_sq / jnp.where(curvature > 0, curvature, 1)
+        x = optax.tree.add_scale(state.x, alpha, state.direction)
+        residual = optax.tree.add_scale(state.residual, -alpha, product)
+        residual_sq = optax.tree.vdot(residual, residual)
+        # residual_sq > 0 in the loop: a zero residual is within every threshold.
+        beta = residual_sq / state.residual_sq
+        direction = optax.tree.add_scale(residual, beta, state.direction)
+        finite = jnp.isfinite(residual_sq) & jnp.isfinite(optax.tree.vdot(b, x))
+        status = jnp.select(
+            [~jnp.isfinite(curvature), curvature <= 0, ~finite],
+            [
+                CGStatus.NON_FINITE,
+                CGStatus.NON_POSITIVE_CURVATURE,
+                CGStatus.NON_FINITE,
+            ],
+            _progress(residual_sq, threshold),
+        ).astype(jnp.int32)
+        advanced = _State(
+            x, residual, direction, residual_sq, state.iterations + 1, status
+        )
+        stopped = state._replace(status=status)
+        good = (curvature > 0) & finite
+        return jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), advanced, stopped
+        )
+
+    start = _State(
+        x=optax.tree.zeros_like(b),
+        residual=b,
+        direction=b,
+        residual_sq=b_sq,
+        iterations=jnp.int32(0),
+        status=jnp.where(
+            jnp.isfinite(b_sq), _progress(b_sq, threshold), CGStatus.NON_FINITE
+        ).astype(jnp.int32),
+    )
+    end = jax.lax.while_loop(proceed, iterate, start)
+    scale = jnp.where(b_sq > 0, b_sq, 1)
+    return CGResult(
+        end.x, end.status, end.iterations, jnp.sqrt(end.residual_sq / scale)
+    )
+
+
+def _progress(residual_sq: Float[Array, ""], threshold: Float[Array, ""]) -> Array:
+    """Converged, or as yet on the way to running out of iterations."""
+    converged = residual_sq <= threshold
+    return jnp.where(converged, CGStatus.CONVERGED, CGStatus.MAX_ITERATIONS)

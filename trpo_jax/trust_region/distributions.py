@@ -1,0 +1,157 @@
+"""Action distributions: what a policy returns for a batch of observations.
+
+Each is a pytree of its own parameters with Distrax's method names. The last axis
+of an action is its event axis: log-probabilities, entropies and divergences are
+*joint*, summed over action dimensions, so that a trust region of δ means the same
+whatever the number of dimensions.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Num
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What `trust_region_update` asks of the distributions a policy returns."""
+
+    def sample(self, key: Key[Array, ""]) -> Num[Array, "..."]:
+        """Draw one action for each element of the batch; consumes `key`."""
+
+    def mode(self) -> Num[Array, "..."]:
+        """Return the most probable action of each element."""
+
+    def log_prob(self, actions: Num[Array, "..."]) -> Float[Array, "..."]:
+        """Return log π(a) for each element."""
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Return −E[log π(a)] for each element, in nats."""
+
+    def kl_divergence(self, other: Any) -> Float[Array, "..."]:
+        """Return KL(self ‖ other) = E_self[log self(a) − log other(a)], in nats."""
+
+
+class Categorical(NamedTuple):
+    """A choice among K actions, π(k) ∝ exp(logits[k]).
+
+    Attributes:
+        logits: Unnormalised log-probabilities, float[..., K].
+    """
+
+    logits: Float[Array, "*N K"]
+
+    def log_probs(self) -> Float[Array, "*N K"]:
+        """Return log π(k) for every action k: logits − logsumexp(logits)."""
+        return jax.nn.log_softmax(self.logits)
+
+    def sample(self, key: Key[Array, ""]) -> Int[Array, "*N"]:
+        """Draw actions int[...] in 0 … K−1; consumes `key`."""
+        return jax.random.categorical(key, self.logits)
+
+    def mode(self) -> Int[Array, "*N"]:
+        """Return argmax_k π(k), int[...]."""
+        return jnp.argmax(self.logits, axis=-1)
+
+    def log_prob(self, actions: Int[Array, "*N"]) -> Float[Array, "*N"]:
+        """Return log π(a) for actions int[...].
+
+        A comparison and a sum rather than an index: the derivative of an index is a
+        scatter, which is slow on every device.
+        """
+        log_probs = self.log_probs()
+        chosen = actions[..., None] == jnp.arange(log_probs.shape[-1])
+        return jnp.sum(jnp.where(chosen, log_probs, 0), axis=-1)
+
+    def entropy(self) -> Float[Array, "*N"]:
+        """Return −Σ_k π(k) log π(k), between 0 and log K."""
+        log_probs = self.log_probs()
+        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+    def kl_divergence(self, other: "Categorical") -> Float[Array, "*N"]:
+        """Return Σ_k π(k) (log π(k) − log π_other(k))."""
+        log_probs = self.log_probs()
+        difference = log_probs - other.log_probs()
+        return jnp.sum(jnp.exp(log_probs) * difference, axis=-1)
+
+
+class DiagonalGaussian(NamedTuple):
+    """Independent normal action dimensions, a_d ~ N(μ_d, σ_d²).
+
+    Attributes:
+        mean: μ, float[..., D], in the units of the action.
+        log_std: log σ, float[..., D] or, independent of the state, float[D].
+    """
+
+    mean: Float[Array, "*N D"]
+    log_std: Float[Array, "*M D"]
+
+    def sample(self, key: Key[Array, ""]) -> Float[Array, "*N D"]:
+        """Draw actions μ + σ ε with ε ~ N(0, 1), float[..., D]; consumes `key`."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> Float[Array, "*N D"]:
+        """Return μ."""
+        return self.mean
+
+    def log_prob(self, actions: Float[Array, "*N D"]) -> Float[Array, "*N"]:
+        """Return Σ_d −½ ((a_d − μ_d)/σ_d)² − log σ_d − ½ log 2π."""
+        z = (actions - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
+
+    def entropy(self) -> Float[Array, "*N"]:
+        """Return Σ_d log σ_d + ½ log 2πe."""
+        log_std = jnp.broadcast_to(self.log_std, self.mean.shape)
+        return jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e), axis=-1)
+
+    def kl_divergence(self, other: "DiagonalGaussian") -> Float[Array, "*N"]:
+        """Return Σ_d ½ (ρ_d − 1 − log ρ_d + ((μ_d − μ′_d)/σ′_d)²), ρ = σ²/σ′².
+
+        `expm1` keeps the difference ρ − 1 exact where the two are nearly equal,
+        which is where a trust region lives.
+        """
+        log_ratio = 2 * (self.log_std - other.log_std)
+        z = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return 0.5 * jnp.sum(jnp.expm1(log_ratio) - log_ratio + z**2, axis=-1)
+
+
+class MultiCategorical(NamedTuple):
+    """A product of independent categorical choices, one for each action dimension.
+
+    Attributes:
+        factors: D distributions; their numbers of actions K_d may differ.
+    """
+
+    factors: tuple[Categorical, ...]
+
+    def sample(self, key: Key[Array, ""]) -> Int[Array, "*N D"]:
+        """Draw one choice for each dimension, int[..., D]; consumes `key`."""
+        keys = jax.random.split(key, len(self.factors))
+        pairs = zip(self.factors, keys, strict=True)
+        return jnp.stack([factor.sample(k) for factor, k in pairs], axis=-1)
+
+    def mode(self) -> Int[Array, "*N D"]:
+        """Return the most probable choice in each dimension, int[..., D]."""
+        return jnp.stack([factor.mode() for factor in self.factors], axis=-1)
+
+    def log_prob(self, actions: Int[Array, "*N D"]) -> Float[Array, "*N"]:
+        """Return Σ_d log π_d(a_d)."""
+        choices = jnp.moveaxis(actions, -1, 0)
+        pairs = zip(self.factors, choices, strict=True)
+        return _sum(factor.log_prob(choice) for factor, choice in pairs)
+
+    def entropy(self) -> Float[Array, "*N"]:
+        """Return Σ_d H(π_d)."""
+        return _sum(factor.entropy() for factor in self.factors)
+
+    def kl_divergence(self, other: "MultiCategorical") -> Float[Array, "*N"]:
+        """Return Σ_d KL(π_d ‖ π′_d)."""
+        pairs = zip(self.factors, other.factors, strict=True)
+        return _sum(mine.kl_divergence(theirs) for mine, theirs in pairs)
+
+
+def _sum(terms: Iterable[Float[Array, "*N"]]) -> Float[Array, "*N"]:
+    return jnp.sum(jnp.stack(list(terms)), axis=0)

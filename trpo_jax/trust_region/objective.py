@@ -1,0 +1,104 @@
+"""What one update maximises, what it is constrained by, and what that guarantees."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from trpo_jax.trust_region.distributions import Distribution
+
+
+def surrogate(
+    log_probs: Float[Array, " N"],
+    old_log_probs: Float[Array, " N"],
+    advantages: Float[Array, " N"],
+) -> Float[Array, ""]:
+    """Return the surrogate objective L(θ) = mean[ratio · A].
+
+    With ratio = π_θ(a|s) / π_old(a|s) this is an importance-sampled estimate, from
+    the old policy's samples, of the new policy's advantage over the old one. At
+    θ_old every ratio is 1 and ∇L is the policy gradient.
+
+    Args:
+        log_probs: log π_θ(a|s) of the actions taken, float[N].
+        old_log_probs: log π_old(a|s) of the same actions, float[N].
+        advantages: A(s, a), float[N], in units of return (or standardised).
+
+    Returns:
+        L(θ), a scalar in the units of the advantages.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), equation 14.
+    """
+    return jnp.mean(jnp.exp(log_probs - old_log_probs) * advantages)
+
+
+def mean_kl(old: Distribution, new: Distribution) -> Float[Array, ""]:
+    """Return mean_s KL(π_old(·|s) ‖ π_new(·|s)), the size of a policy change.
+
+    The expectation is under the *old* policy, and the divergence is the joint one,
+    summed over action dimensions. At new = old it is 0, its gradient is 0, and its
+    Hessian is the Fisher information.
+
+    Args:
+        old: Distributions of the policy that collected the states, batch [N].
+        new: Distributions of the candidate policy at the same states, batch [N].
+
+    Returns:
+        The mean divergence over states, a scalar in nats.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), equation 12.
+    """
+    return jnp.mean(old.kl_divergence(new))
+
+
+def improvement_bound(
+    expected_advantage: Float[Array, ""],
+    max_kl: Float[Array, ""],
+    max_advantage: Float[Array, ""],
+    *,
+    discount: float,
+) -> Float[Array, ""]:
+    """Return a lower bound on J(π) − J(π_old) from the largest KL over states.
+
+    J(π) − J(π_old) ≥ E[A] / (1−γ) − 4 ε γ / (1−γ)² · max_s KL(π_old ‖ π)
+
+    Args:
+        expected_advantage: E[A_old(s, a)], scalar, over a ~ π and discounted states
+            s ~ (1−γ) Σ γᵗ P(sₜ = s | π_old): the exact, unstandardised surrogate.
+        max_kl: max_s KL(π_old(·|s) ‖ π(·|s)), scalar, in nats.
+        max_advantage: ε = max_{s,a} |A_old(s, a)|, scalar.
+        discount: γ in [0, 1).
+
+    Returns:
+        The bound, a scalar in units of discounted return. It is 0 at π = π_old.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), theorem 1.
+    """
+    penalty = 4 * max_advantage * discount / (1 - discount) ** 2
+    return expected_advantage / (1 - discount) - penalty * max_kl
+
+
+def mean_kl_improvement_bound(
+    expected_advantage: Float[Array, ""],
+    kl: Float[Array, ""],
+    max_expected_advantage: Float[Array, ""],
+    *,
+    discount: float,
+) -> Float[Array, ""]:
+    """Return a lower bound on J(π) − J(π_old) from the mean KL.
+
+    J(π) − J(π_old) ≥ 1/(1−γ) · (E[A] − 2 γ ε′ / (1−γ) · √(KL̄ / 2))
+
+    Args:
+        expected_advantage: E[A_old(s, a)], as in `improvement_bound`.
+        kl: KL̄, the mean of KL(π_old ‖ π) over the same discounted states, scalar.
+        max_expected_advantage: ε′ = max_s |E_{a∼π} A_old(s, a)|, scalar.
+        discount: γ in [0, 1).
+
+    Returns:
+        The bound, a scalar in units of discounted return. It is 0 at π = π_old.
+
+    Source: Achiam et al. 2017 (arXiv 1705.10528), corollaries 2 and 3, with the total
+    variation bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); Pinsker's
+    inequality holds for either direction.
+    """
+    penalty = 2 * discount * max_expected_advantage / (1 - discount)
+    return (expected_advantage - penalty * jnp.sqrt(kl / 2)) / (1 - discount)

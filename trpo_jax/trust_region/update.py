@@ -1,0 +1,308 @@
+"""One policy update: gradient → conjugate gradient → step length → line search."""
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+
+from trpo_jax.trust_region.conjugate_gradient import (
+    CGResult,
+    CGStatus,
+    conjugate_gradient,
+)
+from trpo_jax.trust_region.distributions import Distribution
+from trpo_jax.trust_region.fisher import MatVec, gauss_newton_vector_product
+from trpo_jax.trust_region.line_search import (
+    Candidate,
+    LineSearchResult,
+    line_search,
+)
+from trpo_jax.trust_region.objective import surrogate
+from trpo_jax.trust_region.step_size import (
+    trust_region_step_size,
+    undamped_curvature,
+)
+
+PolicyFn = Callable[[PyTree, PyTree[Num[Array, "N ..."]]], Distribution]
+OperatorFn = Callable[[Callable[[PyTree], Distribution], PyTree], MatVec]
+CurvatureFn = Callable[..., Float[Array, ""]]
+
+
+class Batch(NamedTuple):
+    """N transitions of the policy that is to be improved.
+
+    Attributes:
+        observations: What the policy saw, [N, …] or a pytree of such arrays.
+        actions: What it did, unclipped and unsquashed, [N] or [N, D].
+        log_probs: log π_old(a|s) when it did, float[N].
+        advantages: A(s, a), float[N]; standardised by convention.
+    """
+
+    observations: PyTree[Num[Array, "N ..."]]
+    actions: Num[Array, "N ..."]
+    log_probs: Float[Array, " N"]
+    advantages: Float[Array, " N"]
+
+
+class UpdateStatus(enum.IntEnum):
+    """What became of an update, and why."""
+
+    ACCEPTED = 0
+    """The parameters moved."""
+    ZERO_GRADIENT = 1
+    """∇L = 0: equal advantages or a single action. Nothing to improve on."""
+    NON_FINITE = 2
+    """A NaN or an infinity in the batch, the gradient or every candidate."""
+    NON_POSITIVE_CURVATURE = 3
+    """xᵀFx ≤ 0 to rounding: the KL does not see the direction; no step length."""
+    KL_EXCEEDED = 4
+    """The smallest candidate of the line search still left the trust region."""
+    NO_IMPROVEMENT = 5
+    """The smallest candidate did not raise the surrogate."""
+
+
+class UpdateInfo(NamedTuple):
+    """The evidence of one update; all of it describes the parameters that were kept.
+
+    Attributes:
+        status: An `UpdateStatus`, int32 scalar.
+        surrogate_before: L(θ_old), scalar.
+        surrogate_after: L at the parameters kept.
+        expected_improvement: fraction · gᵀ(βx), what the linear model promised.
+        kl: mean_s KL(π_old ‖ π), nats; 0 if the update was rejected.
+        kl_max: max_s KL(π_old ‖ π), nats.
+        kl_predicted: ½ (fraction · β)² xᵀFx, what the quadratic model promised.
+        step_size: β, the length of the full step along x.
+        accepted_fraction: The line search's fraction; 0 if the update was rejected.
+        evaluations: Candidates that the line search evaluated, int32 scalar.
+        cg_status: A `CGStatus`, int32 scalar.
+        cg_iterations: int32 scalar.
+        cg_relative_residual: ‖g − (F + λI) x‖ / ‖g‖.
+        gradient_norm: ‖∇L(θ_old)‖₂.
+        entropy: mean_s H(π(·|s)), nats.
+    """
+
+    status: Int[Array, ""]
+    surrogate_before: Float[Array, ""]
+    surrogate_after: Float[Array, ""]
+    expected_improvement: Float[Array, ""]
+    kl: Float[Array, ""]
+    kl_max: Float[Array, ""]
+    kl_predicted: Float[Array, ""]
+    step_size: Float[Array, ""]
+    accepted_fraction: Float[Array, ""]
+    evaluations: Int[Array, ""]
+    cg_status: Int[Array, ""]
+    cg_iterations: Int[Array, ""]
+    cg_relative_residual: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    entropy: Float[Array, ""]
+
+
+def trust_region_update(
+    policy_fn: PolicyFn,
+    params: PyTree,
+    batch: Batch,
+    *,
+    max_kl: Float[Array, ""] | float = 0.01,
+    damping: Float[Array, ""] | float = 0.1,
+    cg_iterations: int = 10,
+    cg_tolerance: float = 1e-5,
+    max_candidates: int = 10,
+    shrink: float = 0.5,
+    line_search_width: int = 1,
+    fisher_stride: int = 1,
+    operator_fn: OperatorFn = gauss_newton_vector_product,
+    step_curvature_fn: CurvatureFn = undamped_curvature,
+    precision: str = "float32",
+) -> tuple[PyTree, UpdateInfo]:
+    """Take one step of trust region policy optimisation.
+
+    max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
+
+    solved by  (F + λI) x = g,  β = √(2δ / xᵀFx),  θ = θ_old + fraction · β x.
+
+    Args:
+        policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions.
+        params: θ_old, a pytree of floating arrays, every one of them optimised.
+        batch: The transitions, see `Batch`.
+        max_kl: δ, the radius of the trust region, in nats.
+        damping: λ ≥ 0, added to the Fisher information's diagonal.
+        cg_iterations: The largest number of Fisher-vector products.
+        cg_tolerance: Relative residual at which conjugate gradient stops earlier.
+        max_candidates: The largest number of fractions that the line search tries.
+        shrink: Ratio of each fraction to the one before.
+        line_search_width: Candidates evaluated at once; changes the cost only.
+        fisher_stride: The Fisher information is taken over every `fisher_stride`-th
+            state; gradient, KL and line search see them all.
+        operator_fn: (θ ↦ distributions, θ_old) ↦ Fisher-vector product.
+        step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
+            `undamped_curvature`, or `damped_curvature` as in most implementations.
+        precision: Precision of matrix products on accelerators, as in
+            `jax.default_matmul_precision`. TF32 loses conjugacy.
+
+    Returns:
+        The new parameters and their `UpdateInfo`. If no candidate is acceptable these
+        are the old parameters, bit for bit.
+
+    Raises:
+        TypeError: If `policy_fn` returns no distribution, or params are not floating.
+        ValueError: If the batch's shapes do not agree.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
+    """
+    _check_arguments(policy_fn, params, batch)
+
+    def policy_at(params: PyTree) -> Distribution:
+        return policy_fn(params, batch.observations)
+
+    def surrogate_at(params: PyTree) -> tuple[Array, Distribution]:
+        new = policy_at(params)
+        log_probs = new.log_prob(batch.actions)
+        return surrogate(log_probs, batch.log_probs, batch.advantages), new
+
+    with jax.default_matmul_precision(precision):
+        # 1. The policy gradient g = ∇L at θ_old.
+        (surrogate_old, old), gradient = jax.value_and_grad(surrogate_at, has_aux=True)(
+            params
+        )
+
+        # 2. The curvature of the KL there, over a subsample of the states.
+        states = jax.tree.map(lambda leaf: leaf[::fisher_stride], batch.observations)
+        fisher = operator_fn(lambda params: policy_fn(params, states), params)
+
+        def damped_fisher(vector: PyTree) -> PyTree:
+            return optax.tree.add_scale(fisher(vector), damping, vector)
+
+        # 3. The natural direction x ≈ (F + λI)⁻¹ g.
+        cg = conjugate_gradient(
+            damped_fisher,
+            gradient,
+            max_iterations=cg_iterations,
+            tolerance=cg_tolerance,
+        )
+
+        # 4. The length β at which the quadratic model of the KL reaches δ.
+        step_size = trust_region_step_size(
+            step_curvature_fn(gradient, cg.x, damping), max_kl=max_kl
+        )
+        step = optax.tree.scale(step_size, cg.x)
+
+        # 5. The first candidate that keeps the constraint and improves.
+        def evaluate(fraction: Float[Array, ""]) -> Candidate:
+            candidate = optax.tree.add_scale(params, fraction, step)
+            value, new = surrogate_at(candidate)
+            kl = old.kl_divergence(new)
+            evidence = (jnp.max(kl), jnp.mean(new.entropy()))
+            return Candidate(value, jnp.mean(kl), _all_finite(candidate), evidence)
+
+        search = line_search(
+            evaluate,
+            surrogate_old=surrogate_old,
+            max_kl=max_kl,
+            max_candidates=max_candidates,
+            shrink=shrink,
+            width=line_search_width,
+        )
+
+    # 6. Move there, or stay: the only place that decides.
+    def keep(moved: Array, stayed: Array | float) -> Array:
+        return jnp.where(search.accepted, moved, stayed)
+
+    moved = optax.tree.add_scale(params, search.fraction, step)
+    kl_max, entropy = search.candidate.evidence
+    predicted_at_full_step = undamped_curvature(gradient, cg.x, damping) * step_size**2
+    info = UpdateInfo(
+        status=_status(gradient, cg, step_size, search, max_kl),
+        surrogate_before=surrogate_old,
+        surrogate_after=keep(search.candidate.surrogate, surrogate_old),
+        expected_improvement=search.fraction * optax.tree.vdot(gradient, step),
+        kl=keep(search.candidate.kl, 0.0),
+        kl_max=keep(kl_max, 0.0),
+        kl_predicted=0.5 * search.fraction**2 * predicted_at_full_step,
+        step_size=step_size,
+        accepted_fraction=search.fraction,
+        evaluations=search.evaluations,
+        cg_status=cg.status,
+        cg_iterations=cg.iterations,
+        cg_relative_residual=cg.relative_residual,
+        gradient_norm=optax.tree.norm(gradient),
+        entropy=keep(entropy, jnp.mean(old.entropy())),
+    )
+    return jax.tree.map(keep, moved, params), info
+
+
+def _status(
+    gradient: PyTree,
+    cg: CGResult,
+    step_size: Float[Array, ""],
+    search: LineSearchResult,
+    max_kl: Float[Array, ""] | float,
+) -> Int[Array, ""]:
+    """Name the first thing that went wrong, in the order of the algorithm."""
+    candidate = search.candidate
+    finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
+    reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
+        (search.accepted, UpdateStatus.ACCEPTED),
+        (~_all_finite(gradient), UpdateStatus.NON_FINITE),
+        (optax.tree.vdot(gradient, gradient) == 0, UpdateStatus.ZERO_GRADIENT),
+        (cg.status == CGStatus.NON_FINITE, UpdateStatus.NON_FINITE),
+        (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
+        (~finite, UpdateStatus.NON_FINITE),
+        (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
+    ]
+    conditions, values = zip(*reasons, strict=True)
+    return jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT).astype(jnp.int32)
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    leaves = jax.tree.leaves(
+        jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree)
+    )
+    return jnp.stack(leaves).all()
+
+
+def _check_arguments(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
+    """Raise with advice, from shapes alone, before anything is computed."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; every "
+                "parameter is optimised and must be floating. Close over constants in "
+                "policy_fn instead."
+            )
+    num_transitions = jnp.shape(batch.advantages)[:1]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        name = jax.tree_util.keystr(path)
+        shape = jnp.shape(leaf)
+        ndim_ok = len(shape) == 1 or name not in (".log_probs", ".advantages")
+        if not ndim_ok or len(num_transitions) != 1 or shape[:1] != num_transitions:
+            raise ValueError(
+                f"batch{name} has shape {shape}, but batch.advantages has shape "
+                f"{jnp.shape(batch.advantages)}. Write observations [N, ...], actions "
+                "[N] or [N, D], log_probs [N] and advantages [N] with one N: flatten "
+                "time and environments to a single axis first."
+            )
+    distribution: Any = jax.eval_shape(policy_fn, params, batch.observations)
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            f"policy_fn returned {type(distribution).__name__}, which is not a "
+            "distribution. Return trpo_jax.Categorical(logits), "
+            "trpo_jax.DiagonalGaussian(mean, log_std), or a pytree with sample, mode, "
+            "log_prob, entropy and kl_divergence."
+        )
+    log_probs = jax.eval_shape(
+        lambda params: policy_fn(params, batch.observations).log_prob(batch.actions),
+        params,
+    )
+    if log_probs.shape != num_transitions:
+        raise ValueError(
+            f"policy_fn's distribution gives log_prob(batch.actions) of shape "
+            f"{log_probs.shape} for actions of shape {jnp.shape(batch.actions)}; it "
+            f"must be {num_transitions}, one joint log-probability for each "
+            "transition. Sum over action dimensions."
+        )
