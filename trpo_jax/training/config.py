@@ -7,27 +7,34 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from trpo_jax.environments import make_environment
 from trpo_jax.networks import ACTIVATIONS, Network
 
-Scalar = Float[Array, ""] | float
-Schedule = Callable[[Int[Array, ""]], Scalar]
+Schedule = Callable[[Int[Array, ""]], Any]
+Optimizer = Callable[[float], optax.GradientTransformation]
+
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "constant": lambda num_updates: optax.constant_schedule(1.0),
+    "linear": lambda num_updates: optax.linear_schedule(1.0, 0.0, num_updates),
+    "cosine": lambda num_updates: optax.cosine_decay_schedule(1.0, num_updates),
+}
+"""Factors from 1 to 0 over a run, by the names that a configuration uses."""
 
 
 class Hyperparameters(NamedTuple):
     """The floats of a run. They are traced: a sweep over them is a `vmap`."""
 
-    max_kl: Scalar = 0.01
+    max_kl: float = 0.01
     """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
-    damping: Scalar = 0.1
+    damping: float = 0.1
     """λ, added to the diagonal of the Fisher information."""
-    discount: Scalar = 0.99
+    discount: float = 0.99
     """γ, the discount of future rewards."""
-    gae_lambda: Scalar = 0.95
+    gae_lambda: float = 0.95
     """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
-    critic_learning_rate: Scalar = 1e-3
+    critic_learning_rate: float = 1e-3
     """Step size of the critic's optimiser."""
 
 
@@ -77,17 +84,17 @@ class TRPOConfig:
     """Ratio of each fraction to the one before."""
     line_search_width: int = 1
     """Candidates evaluated at once."""
-    kl_schedule: Schedule | None = None
-    """Optax schedule over updates, multiplies max_kl."""
+    kl_schedule: Any = "constant"
+    """Multiplies max_kl: constant, linear, cosine; or an Optax schedule of updates."""
 
     critic_epochs: int = 10
     """Passes of the critic's optimiser over each rollout."""
     critic_minibatches: int = 4
     """Gradient steps in each of those passes."""
-    critic_optimizer: Callable[[Scalar], optax.GradientTransformation] = optax.adam
-    """learning rate ↦ Optax optimiser."""
-    learning_rate_schedule: Schedule | None = None
-    """Optax schedule over updates, multiplies critic_learning_rate."""
+    critic_optimizer: Any = "adam"
+    """Name of an Optax optimiser, or a function learning rate ↦ optimiser."""
+    learning_rate_schedule: Any = "constant"
+    """Multiplies critic_learning_rate: as kl_schedule."""
 
     normalize_observations: bool = False
     """Standardise observations by their running mean and variance."""
@@ -103,8 +110,19 @@ class TRPOConfig:
             object.__setattr__(self, "env", make_environment(self.env))
         _check_counts(self)
         _check_fractions(self)
-        _check_networks(self)
+        _check_functions(self)
         _check_hyperparameters(self.hyperparameters)
+
+    def schedule(self, name: str) -> Schedule:
+        """Return the schedule in the field `name` as a function of the update."""
+        value = getattr(self, name)
+        return SCHEDULES[value](self.num_updates) if isinstance(value, str) else value
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The critic's optimiser as a function of its learning rate."""
+        value = self.critic_optimizer
+        return getattr(optax, value) if isinstance(value, str) else value
 
     @property
     def batch_size(self) -> int:
@@ -178,7 +196,7 @@ def _check_fractions(config: TRPOConfig) -> None:
             raise ValueError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
 
 
-def _check_networks(config: TRPOConfig) -> None:
+def _check_functions(config: TRPOConfig) -> None:
     for name in ("policy", "critic"):
         network = getattr(config, name)
         if network is not None and not isinstance(network, Network):
@@ -188,11 +206,20 @@ def _check_networks(config: TRPOConfig) -> None:
             )
     for name in ("kl_schedule", "learning_rate_schedule"):
         schedule = getattr(config, name)
-        if schedule is not None and not callable(schedule):
-            raise TypeError(
-                f"{name}={schedule!r} is not a schedule; write an Optax one, such as "
-                "optax.linear_schedule(1.0, 0.0, config.num_updates)."
+        if not callable(schedule) and schedule not in SCHEDULES:
+            raise ValueError(
+                f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or an "
+                "Optax schedule such as optax.linear_schedule(1.0, 0.0, num_updates)."
             )
+    optimizer = config.critic_optimizer
+    if isinstance(optimizer, str):
+        optimizer = getattr(optax, optimizer, None)
+    if not callable(optimizer):
+        raise ValueError(
+            f"critic_optimizer={config.critic_optimizer!r} is not in Optax; write one "
+            "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
+            "that returns an Optax optimiser."
+        )
 
 
 def _check_hyperparameters(hyperparameters: Hyperparameters) -> None:

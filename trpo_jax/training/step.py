@@ -23,7 +23,7 @@ from trpo_jax.networks import (
     Value,
 )
 from trpo_jax.training.advantages import generalized_advantages, standardize
-from trpo_jax.training.config import Hyperparameters, Scalar, TRPOConfig
+from trpo_jax.training.config import Hyperparameters, TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
@@ -295,24 +295,20 @@ def check_key(key: Key[Array, ""]) -> None:
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters with their schedules' factors at this update."""
-
-    def scaled(value: Scalar, schedule: optax.Schedule | None) -> Scalar:
-        return value if schedule is None else value * schedule(state.updates)
-
+    kl_factor = config.schedule("kl_schedule")(state.updates)
+    learning_rate_factor = config.schedule("learning_rate_schedule")(state.updates)
     base = state.hyperparameters
     return base._replace(
-        max_kl=scaled(base.max_kl, config.kl_schedule),
-        critic_learning_rate=scaled(
-            base.critic_learning_rate, config.learning_rate_schedule
-        ),
+        max_kl=base.max_kl * kl_factor,
+        critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
     )
 
 
 def _critic_optimizer(
-    config: TRPOConfig, learning_rate: Scalar
+    config: TRPOConfig, learning_rate: float
 ) -> optax.GradientTransformation:
     """The optimiser, leaving out gradients that are not finite, however many."""
-    optimizer = config.critic_optimizer(learning_rate)
+    optimizer = config.optimizer(learning_rate)
     return optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
 
 
