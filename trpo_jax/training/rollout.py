@@ -95,12 +95,11 @@ def rollout(
     """
 
     def act(
-        state: RolloutState, key: Key[Array, ""]
+        state: RolloutState, keys: tuple[Key[Array, ""], Key[Array, " B"]]
     ) -> tuple[RolloutState, Trajectory]:
-        action_key, env_key = jax.random.split(key)
+        action_key, env_keys = keys
         distribution = distribution_fn(state.observation)
         action = distribution.sample(action_key)
-        env_keys = jax.random.split(env_key, state.episode_length.shape[0])
         env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
         taken = Trajectory(
             observation=state.observation,
@@ -121,4 +120,9 @@ def rollout(
         )
         return following, taken
 
-    return jax.lax.scan(act, state, jax.random.split(key, num_steps))
+    # All keys in two draws: inside the scan each split would be a kernel of its own.
+    action_key, env_key = jax.random.split(key)
+    num_envs = state.episode_length.shape[0]
+    action_keys = jax.random.split(action_key, num_steps)
+    env_keys = jax.random.split(env_key, (num_steps, num_envs))
+    return jax.lax.scan(act, state, (action_keys, env_keys))
