@@ -8,6 +8,12 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 
 
+_start = jax.jit(init)
+_advance = jax.jit(step, donate_argnums=1)
+_start_seeds = jax.jit(jax.vmap(init, in_axes=(None, 0)))
+_advance_seeds = jax.jit(jax.vmap(step, in_axes=(None, 0)), donate_argnums=1)
+
+
 def iterate(
     config: TRPOConfig, key: jax.Array | None = None
 ) -> Iterator[tuple[TrainState, Metrics]]:
@@ -24,11 +30,10 @@ def iterate(
     if key is None:
         key = jax.random.key(config.seed)
     check_key(key)
-    start, advance = jax.jit(init), jax.jit(step, donate_argnums=1)
+    start, advance = _start, _advance
     if config.num_seeds > 1:
         key = jax.random.split(key, config.num_seeds)
-        start = jax.jit(jax.vmap(init, in_axes=(None, 0)))
-        advance = jax.jit(jax.vmap(step, in_axes=(None, 0)), donate_argnums=1)
+        start, advance = _start_seeds, _advance_seeds
     state = start(config, key)
     for _ in range(config.num_updates):
         state, metrics = advance(config, state)

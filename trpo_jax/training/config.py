@@ -13,7 +13,7 @@ from trpo_jax.environments import make_environment
 from trpo_jax.networks import ACTIVATIONS, Network
 
 Schedule = Callable[[Int[Array, ""]], Any]
-Optimizer = Callable[[float], optax.GradientTransformation]
+Optimizer = Callable[[Any], optax.GradientTransformation]
 
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "constant": lambda num_updates: optax.constant_schedule(1.0),

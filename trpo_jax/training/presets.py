@@ -6,7 +6,43 @@ from typing import Any
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"total_timesteps": 100_000, "num_envs": 8, "rollout_length": 125},
+    "CartPole-v1": {
+        "total_timesteps": 100_000,
+        "num_envs": 8,
+        "rollout_length": 125,
+        "fisher_stride": 5,
+        "max_kl": 0.02,
+        "kl_schedule": "linear",
+        "gae_lambda": 0.98,
+        "normalize_returns": True,
+    },
+    "Acrobot-v1": {
+        "total_timesteps": 100_000,
+        "num_envs": 16,
+        "rollout_length": 125,
+        "fisher_stride": 4,
+        "max_kl": 0.02,
+        "kl_schedule": "linear",
+        "gae_lambda": 0.98,
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
+    "MountainCarContinuous-v0": {
+        "total_timesteps": 50_000,
+        "num_envs": 16,
+        "rollout_length": 125,
+        "fisher_stride": 4,
+        "max_kl": 0.03,
+        "kl_schedule": "linear",
+        "damping": 0.01,
+        "discount": 0.999,
+        "gae_lambda": 0.98,
+        # Wide enough to be clipped most of the time: full throttle either way is what
+        # reaches the flag by chance, in 7 % of the first episodes.
+        "initial_log_std": 1.0,
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
 }
 """Settings that differ from the defaults, fields and hyperparameters alike, by id."""
 

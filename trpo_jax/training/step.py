@@ -305,7 +305,7 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
 
 
 def _critic_optimizer(
-    config: TRPOConfig, learning_rate: float
+    config: TRPOConfig, learning_rate: Float[Array, ""] | float
 ) -> optax.GradientTransformation:
     """The optimiser, leaving out gradients that are not finite, however many."""
     optimizer = config.optimizer(learning_rate)
