@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 ValueFn = Callable[[PyTree, Float[Array, "N ..."]], Float[Array, " N"]]
@@ -23,6 +24,9 @@ def fit_critic(
     num_minibatches: int,
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean (V(s) − target)² by minibatches in a new order every epoch.
+
+    A fit that ends in a NaN or an infinity is given up whole: parameters and optimiser
+    state come back as they were, and the loss says why.
 
     Args:
         value_fn: (params, observations[N, …]) ↦ values float[N].
@@ -51,6 +55,8 @@ def fit_critic(
     def loss_fn(params: PyTree, rows: Array) -> Float[Array, ""]:
         return jnp.mean((value_fn(params, observations[rows]) - targets[rows]) ** 2)
 
+    start = (params, optimizer_state)
+
     def descend(carry: tuple, rows: Array) -> tuple[tuple, Float[Array, ""]]:
         params, optimizer_state = carry
         loss, gradient = jax.value_and_grad(loss_fn)(params, rows)
@@ -62,8 +68,10 @@ def fit_critic(
         carry, losses = jax.lax.scan(descend, carry, order.reshape(-1, size))
         return carry, jnp.mean(losses)
 
-    (params, optimizer_state), losses = jax.lax.scan(
-        one_epoch, (params, optimizer_state), jax.random.split(key, epochs)
+    end, losses = jax.lax.scan(one_epoch, start, jax.random.split(key, epochs))
+    finite = jnp.all(jnp.isfinite(ravel_pytree(end[0])[0]))
+    params, optimizer_state = jax.tree.map(
+        lambda fitted, old: jnp.where(finite, fitted, old), end, start
     )
     return params, optimizer_state, losses[-1]
 

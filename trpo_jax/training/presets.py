@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 16,
         "rollout_length": 125,
         "fisher_stride": 4,
-        "max_kl": 0.03,
+        "max_kl": 0.05,
         "kl_schedule": "linear",
         "damping": 0.01,
         "discount": 0.999,

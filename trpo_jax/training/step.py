@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.environments import (
@@ -119,7 +118,7 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     rollout_state = init_rollout(environment, rollout_key, num_envs=config.num_envs)
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
     critic_params = critic.init(critic_key, rollout_state.observation)
-    optimizer = _critic_optimizer(config, hyperparameters.critic_learning_rate)
+    optimizer = config.optimizer(hyperparameters.critic_learning_rate)
     observation_statistics = init_statistics(environment.observation_shape)
     return TrainState(
         params=policy.init(policy_key, rollout_state.observation),
@@ -212,7 +211,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     critic_params, critic_optimizer_state, critic_loss = fit_critic(
         critic.apply,
         state.critic_params,
-        _critic_optimizer(config, scheduled.critic_learning_rate),
+        config.optimizer(scheduled.critic_learning_rate),
         state.critic_optimizer_state,
         observations,
         targets,
@@ -302,14 +301,6 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
         max_kl=base.max_kl * kl_factor,
         critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
     )
-
-
-def _critic_optimizer(
-    config: TRPOConfig, learning_rate: Float[Array, ""] | float
-) -> optax.GradientTransformation:
-    """The optimiser, leaving out gradients that are not finite, however many."""
-    optimizer = config.optimizer(learning_rate)
-    return optax.apply_if_finite(optimizer, max_consecutive_errors=2**31 - 1)
 
 
 def _flatten_values(
