@@ -27,6 +27,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
         "normalize_returns": True,
     },
+    "Pendulum-v1": {
+        "total_timesteps": 200_000,
+        "num_envs": 16,
+        "rollout_length": 125,
+        "fisher_stride": 4,
+        "max_kl": 0.02,
+        "kl_schedule": "linear",
+        "damping": 0.01,
+        "discount": 0.9,
+        "gae_lambda": 0.9,
+        "critic_epochs": 20,
+        # Half the torque's range: narrower, some seeds never swing up.
+        "initial_log_std": 0.7,
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
     "MountainCarContinuous-v0": {
         "total_timesteps": 50_000,
         "num_envs": 16,
