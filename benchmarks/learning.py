@@ -22,6 +22,10 @@ import tyro
 import trpo_jax
 from trpo_jax.training import PRESETS
 
+LIBRARIES = {
+    name: importlib.metadata.version(name)
+    for name in ("jax", "jaxlib", "flax", "optax", "gymnax")
+}
 RESULTS = pathlib.Path(__file__).parent / "results" / "learning.jsonl"
 
 
@@ -45,10 +49,7 @@ def measure(env: str, *, num_seeds: int, num_episodes: int) -> dict:
         "actions": "mode",
         "wall_seconds": round(wall, 1),
         "config": describe(config),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("trpo_jax", "jax", "flax", "optax", "gymnax")
-        },
+        "versions": {"trpo_jax": trpo_jax.__version__} | LIBRARIES,
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
     }

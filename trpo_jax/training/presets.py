@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_returns": True,
     },
     "Pendulum-v1": {
-        "total_timesteps": 200_000,
-        "num_envs": 16,
+        "total_timesteps": 150_000,
+        "num_envs": 8,
         "rollout_length": 125,
         "fisher_stride": 4,
         "max_kl": 0.02,
