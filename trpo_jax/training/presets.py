@@ -26,14 +26,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
         "normalize_returns": True,
     },
+    # The Fisher information over every state: over a quarter of them, the step's length
+    # was misjudged, and one seed in sixteen did not learn to swing up.
     "Pendulum-v1": {
         "total_timesteps": 200_000,
         "num_envs": 16,
         "rollout_length": 125,
-        "fisher_stride": 4,
         "max_kl": 0.02,
         "kl_schedule": "linear",
-        "damping": 0.01,
         "discount": 0.9,
         "gae_lambda": 0.9,
         "critic_epochs": 20,
