@@ -1,0 +1,33 @@
+"""Compiling cheaply, and counting how often it happens."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import jax
+
+# The programs of these tests run for milliseconds and compile for seconds: without
+# LLVM's optimisations they compile twice as fast.
+fast_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[float]]:
+    """Yield a list that gets the seconds of each compilation in the block."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,0 +1,320 @@
+import urllib.error
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast_jit
+from gymnax.environments import spaces
+from probes import CHAIN, TABULAR, TWO_CHOICES, Tabular
+
+from trpo_jax import Environment, make_environment
+from trpo_jax.environments import Box, Discrete, MultiDiscrete, TimeStep
+
+# The one that is left out downloads its data.
+IDS = [env for env in gymnax.registered_envs if env != "MNISTBandit-bsuite"]
+KEY = jax.random.key(0)
+
+
+def example_action(environment):
+    match environment.action_space:
+        case Box(size):
+            return jnp.zeros(size)
+        case MultiDiscrete(num_actions):
+            return jnp.zeros(len(num_actions), jnp.int32)
+        case Discrete(_):
+            return jnp.int32(0)
+
+
+def describe(leaf):
+    return leaf.shape, leaf.dtype, leaf.weak_type
+
+
+def test_ids_are_all_of_gymnax():
+    assert len(IDS) == 25
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_every_environment_keeps_the_protocols_types(env_id):
+    environment = make_environment(env_id)
+    state, observation = jax.eval_shape(environment.reset, KEY)
+    following, taken = jax.eval_shape(
+        environment.step, KEY, state, example_action(environment)
+    )
+    assert jax.tree.map(describe, following) == jax.tree.map(describe, state)
+    strong = (environment.observation_shape, jnp.float32, False)
+    assert describe(observation) == strong
+    assert describe(taken.observation) == strong
+    assert describe(taken.final_observation) == strong
+    assert describe(taken.reward) == ((), jnp.float32, False)
+    assert describe(taken.terminated) == describe(taken.truncated) == ((), bool, False)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_every_environment_steps_in_a_batch(env_id):
+    environment = make_environment(env_id)
+
+    @fast_jit
+    @jax.vmap
+    def play(key):
+        state, observation = environment.reset(key)
+        return observation, environment.step(key, state, example_action(environment))
+
+    observation, (_, taken) = play(jax.random.split(KEY, 2))
+    assert observation.shape == (2, *environment.observation_shape)
+    assert np.isfinite(observation).all()
+    assert np.isfinite(taken.final_observation).all()
+    assert np.isfinite(taken.reward).all()
+    done = taken.terminated | taken.truncated
+    for before, after, ended in zip(
+        taken.final_observation, taken.observation, done, strict=True
+    ):
+        assert ended or np.allclose(before, after, atol=1e-6)
+
+
+@pytest.mark.parametrize("env_id", ["FourRooms-misc", "UmbrellaChain-bsuite"])
+def test_integers_are_cast_and_otherwise_as_gymnax_gives_them(env_id):
+    environment = make_environment(env_id)
+    env, params = gymnax.make(env_id)
+    raw_observation, raw_state = env.reset(KEY, params)
+    raw = env.step(KEY, raw_state, 1, params)
+    assert jnp.issubdtype(raw_observation.dtype, jnp.integer) or jnp.issubdtype(
+        raw[2].dtype, jnp.integer
+    )
+    state, observation = environment.reset(KEY)
+    _, taken = environment.step(KEY, state, jnp.int32(1))
+    np.testing.assert_array_equal(observation, raw_observation)
+    expected = (raw[0], raw[2], raw[3], raw[4], raw[5]["final_observation"])
+    jax.tree.map(np.testing.assert_array_equal, taken, TimeStep(*expected))
+
+
+def test_a_discrete_observation_is_one_hot():
+    environment = make_environment("FrozenLake-misc")
+    assert environment.observation_shape == (16,)
+    state, observation = environment.reset(KEY)
+    np.testing.assert_array_equal(observation, np.eye(16)[0])
+    _, taken = environment.step(KEY, state, jnp.int32(1))
+    assert sorted(taken.final_observation.tolist()) == [0] * 15 + [1]
+
+
+def test_actions_are_clipped_before_the_reward_sees_them():
+    """This environment's reward takes 0.1 a² of the action as it comes."""
+    environment = make_environment("MountainCarContinuous-v0")
+    state, _ = environment.reset(KEY)
+    actions = {"inside": 0.5, "bound": 1.0, "outside": 7.0}
+    rewards = {
+        name: environment.step(KEY, state, jnp.array([action]))[1].reward
+        for name, action in actions.items()
+    }
+    np.testing.assert_allclose(rewards["inside"], -0.1 * 0.5**2, rtol=1e-5)
+    np.testing.assert_allclose(rewards["bound"], -0.1, rtol=1e-5)
+    assert rewards["outside"] == rewards["bound"]
+
+
+class Reached(Tabular):
+    """Its action is a matrix with bounds of its own for each entry, and its reward."""
+
+    LOW, HIGH = jnp.array([[-1.0], [0.0]]), jnp.array([[1.0], [5.0]])
+
+    def step_env(self, key, state, action, params):
+        assert action.shape == (2, 1)
+        reward = 10 * action[0, 0] + action[1, 0]
+        observation, following, _, *rest = super().step_env(key, state, 0, params)
+        return observation, following, reward, *rest
+
+    def action_space(self, params):
+        return spaces.Box(self.LOW, self.HIGH, (2, 1))
+
+
+def test_a_box_of_any_shape_takes_flat_actions():
+    environment = make_environment((Reached(), CHAIN))
+    assert environment.action_space == Box(2)
+    state, _ = environment.reset(KEY)
+    _, taken = environment.step(KEY, state, jnp.array([-3.0, 7.0]))
+    assert taken.reward == -10 + 5
+
+
+def test_a_tuple_of_choices_is_one_action():
+    environment = make_environment((TWO_CHOICES, CHAIN))
+    assert environment.action_space == MultiDiscrete((2, 3))
+    state, _ = environment.reset(KEY)
+    for first in (0, 1):
+        _, taken = environment.step(KEY, state, jnp.array([first, 2]))
+        assert taken.reward == CHAIN.reward[state.position, first]
+
+
+def test_termination_wins_where_both_flags_are_set():
+    env, params = gymnax.make("DeepSea-bsuite")
+    environment = make_environment((env, params))
+    _, raw_state = env.reset(KEY, params)
+    state, _ = environment.reset(KEY)
+    for step in range(8):
+        _, raw_state, _, *raw_flags, _ = env.step(KEY, raw_state, 0, params)
+        state, taken = environment.step(KEY, state, jnp.int32(0))
+        assert [bool(flag) for flag in raw_flags] == [step == 7, step == 7]
+        assert taken.terminated == (step == 7)
+        assert not taken.truncated
+
+
+def test_an_episode_is_cut_exactly_at_its_limit():
+    env, params = gymnax.make("Pendulum-v1")
+    environment = make_environment((env, params.replace(max_steps_in_episode=3)))
+    state, _ = environment.reset(KEY)
+    cuts = []
+    for key in jax.random.split(KEY, 7):
+        state, taken = environment.step(key, state, jnp.zeros(1))
+        cuts.append(bool(taken.truncated))
+        assert not taken.terminated
+    assert cuts == [False, False, True, False, False, True, False]
+
+
+def test_final_observation_is_the_last_and_observation_the_first():
+    """The task ends in the last state; the next episode starts in the first."""
+    environment = make_environment((TABULAR, CHAIN.replace(num_starts=jnp.int32(1))))
+    state, _ = environment.reset(KEY)
+    last = state.replace(position=jnp.int32(3))
+    state, taken = environment.step(KEY, last, jnp.int32(1))
+    assert taken.terminated
+    np.testing.assert_array_equal(taken.final_observation, CHAIN.features[3])
+    np.testing.assert_array_equal(taken.observation, CHAIN.features[0])
+    assert (state.position, state.time) == (0, 0)
+
+
+def test_every_episode_starts_anew():
+    env, params = gymnax.make("CartPole-v1")
+    environment = make_environment((env, params.replace(max_steps_in_episode=1)))
+    state, first = environment.reset(KEY)
+    starts = [first.tolist()]
+    for key in jax.random.split(KEY, 4):
+        state, taken = environment.step(key, state, jnp.int32(0))
+        assert taken.truncated
+        starts.append(taken.observation.tolist())
+    assert len(np.unique(np.round(starts, 6), axis=0)) == 5
+
+
+def test_a_registered_environment_is_known_by_its_id():
+    gymnax.register("Tabular-registered", Tabular)
+    environment = make_environment("Tabular-registered")
+    assert environment.action_space == Discrete(2)
+    assert environment.observation_shape == (4,)
+
+
+def test_the_same_argument_is_the_same_object():
+    assert make_environment("CartPole-v1") is make_environment("CartPole-v1")
+    first = make_environment((TABULAR, CHAIN))
+    assert make_environment((TABULAR, CHAIN)) is first
+    assert make_environment(first) is first
+    other = make_environment((TABULAR, CHAIN.replace(num_starts=1)))
+    assert other is not first
+    assert other != first
+    assert len({hash(first), hash(other)}) == 2
+
+
+def test_the_name_is_the_environments_own():
+    assert repr(make_environment("CartPole-v1")) == "GymnaxEnvironment(CartPole-v1)"
+    assert make_environment((TABULAR, CHAIN)).name == "Tabular"
+
+
+class Counter:
+    """An environment of nobody's suite."""
+
+    action_space = Discrete(2)
+    observation_shape = ()
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.float32(0)
+
+    def step(self, key, state, action):
+        now = jnp.float32(state + 1)
+        no = jnp.bool_(False)
+        return state + 1, TimeStep(now, now, no, no, now)
+
+
+def test_any_object_with_the_members_is_an_environment():
+    counter = Counter()
+    assert isinstance(counter, Environment)
+    assert make_environment(counter) is counter
+
+
+class Unsupported(Tabular):
+    def __init__(self, **replaced):
+        super().__init__()
+        self._replaced = replaced
+
+    def action_space(self, params):
+        return self._replaced.get("action", super().action_space(params))
+
+    def observation_space(self, params):
+        return self._replaced.get("observation", super().observation_space(params))
+
+
+@pytest.mark.parametrize("role", ["action", "observation"])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({"arm": spaces.Discrete(2)}),
+        spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (1,)))),
+    ],
+)
+def test_an_unsupported_space_is_named(role, space):
+    with pytest.raises(ValueError, match=f"Unsupported has the {role} space") as raised:
+        make_environment((Unsupported(**{role: space}), CHAIN))
+    assert repr(space) in str(raised.value)
+    assert "Wrap the environment" in str(raised.value)
+
+
+class OldStep(Tabular):
+    """Gymnax 0.x: one flag for both ends."""
+
+    def step(self, key, state, action, params):
+        observation, state, reward, done, _, info = super().step(
+            key, state, action, params
+        )
+        return observation, state, reward, done, info
+
+
+class WithoutFinalObservation(Tabular):
+    def step(self, key, state, action, params):
+        return *super().step(key, state, action, params)[:-1], {}
+
+
+@pytest.mark.parametrize("env", [OldStep(), WithoutFinalObservation()])
+def test_another_form_of_step_is_refused_with_the_right_one(env):
+    match = 'reward, terminated, truncated, info\\) with info\\["final_observation"\\]'
+    with pytest.raises(ValueError, match=match):
+        make_environment((env, CHAIN))
+
+
+@pytest.mark.parametrize(
+    ("written", "nearest"),
+    [
+        ("CartPole", "'CartPole-v1'"),
+        ("cartpole-v1", "'CartPole-v1'"),
+        ("MountainCarContinuous", "'MountainCarContinuous-v0'"),
+        ("Breakout", "'Breakout-MinAtar'"),
+        ("??", "Acrobot-v1"),
+    ],
+)
+def test_an_unknown_id_names_the_nearest(written, nearest):
+    with pytest.raises(ValueError, match=f"no environment '.*' in gymnax.*{nearest}"):
+        make_environment(written)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    "env",
+    [7, None, (1, 2, 3), {"id": "CartPole-v1"}, TABULAR, Tabular, (CHAIN, TABULAR)],
+)
+def test_a_value_of_another_type_is_refused(env):
+    with pytest.raises(TypeError, match="write an id such as 'CartPole-v1'"):
+        make_environment(env)
+
+
+def test_data_that_cannot_be_downloaded_is_said_to_be_the_reason(monkeypatch):
+    def make(env_id):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(gymnax, "make", make)
+    with pytest.raises(ValueError, match=r"downloads its data .* no network"):
+        make_environment("MNISTBandit-bsuite")

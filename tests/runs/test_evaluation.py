@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import compilations, fast_jit
+from probes import CHAIN, NUM_STATES, TABULAR, by_state, make_tables
+
+from trpo_jax import Categorical, NetworkFns, TRPOConfig, evaluate, init
+
+# Logits 0 and w·o₀: action 1 is the more probable where the product is positive.
+POLICY = NetworkFns(
+    lambda key, observations: jnp.float32(1),
+    lambda w, observations: Categorical(
+        jnp.stack([0 * observations[:, 0], w * observations[:, 0]], axis=-1)
+    ),
+)
+CRITIC = NetworkFns(
+    lambda key, observations: jnp.float32(0),
+    lambda w, observations: w * observations[:, 0],
+)
+POSITIVE = np.ones((NUM_STATES, 3))
+RIGHT_OR_WRONG = make_tables(np.tile([0, 1], (NUM_STATES, 1)), features=POSITIVE)
+"""One step; action 1 is worth 1."""
+
+
+def make(tables, **fields):
+    config = TRPOConfig(
+        env=(TABULAR, tables),
+        num_envs=2,
+        rollout_length=2,
+        total_timesteps=4,
+        critic_minibatches=1,
+        policy=POLICY,
+        critic=CRITIC,
+        **fields,
+    )
+    return config, fast_jit(init)(config, jax.random.key(0))
+
+
+def test_returns_are_of_whole_episodes():
+    """To the right from each start, cut after three steps, and counted once."""
+    tables = CHAIN.replace(
+        features=jnp.asarray(POSITIVE, jnp.float32), max_steps_in_episode=jnp.int32(3)
+    )
+    returns = evaluate(*make(tables), jax.random.key(1), 64)
+    rewards = np.asarray(CHAIN.reward)[:, 1]
+    expected = np.array([rewards[start : start + 3].sum() for start in range(4)])
+    assert returns.shape == (64,)
+    nearest = np.abs(returns[:, None] - expected).argmin(axis=1)
+    np.testing.assert_allclose(returns, expected[nearest], rtol=1e-5)
+    assert set(nearest.tolist()) == {0, 1, 2, 3}
+
+
+def test_actions_are_the_most_probable_or_drawn():
+    config, state = make(RIGHT_OR_WRONG)
+    key, num_episodes = jax.random.key(1), 2_000
+    by_mode = evaluate(config, state, key, num_episodes)
+    np.testing.assert_array_equal(by_mode, 1)
+    drawn = evaluate(config, state, key, num_episodes, actions="sample")
+    probability = 1 / (1 + np.exp(-1))
+    error = 4 * np.sqrt(probability * (1 - probability) / num_episodes)
+    np.testing.assert_allclose(drawn.mean(), probability, atol=error)
+
+
+def test_an_episode_without_end_is_nan():
+    """From the first state the task goes on for ever, from the second it ends."""
+    tables = make_tables(
+        by_state(1, 5), terminal=by_state(False, True), num_starts=2, features=POSITIVE
+    )
+    config, state = make(tables)
+    returns = evaluate(config, state, jax.random.key(1), 32, max_steps=20)
+    assert set(returns[~np.isnan(returns)].tolist()) == {5.0}
+    assert 0 < np.isnan(returns).sum() < 32
+
+
+def test_an_episode_of_just_max_steps_counts():
+    tables = make_tables(by_state(1), terminal=False, max_steps_in_episode=6)
+    config, state = make(tables)
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(evaluate(config, state, key, 3, max_steps=6), 6)
+    assert np.isnan(evaluate(config, state, key, 3, max_steps=5)).all()
+
+
+def test_each_seed_plays_by_its_own_parameters():
+    config, state = make(RIGHT_OR_WRONG, num_seeds=2)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    states = states._replace(params=jnp.array([1.0, -1.0]))
+    returns = evaluate(config, states, jax.random.key(1), 5)
+    np.testing.assert_array_equal(returns, [[1] * 5, [0] * 5])
+
+
+def test_observations_are_normalized_as_in_training():
+    config, state = make(RIGHT_OR_WRONG, normalize_observations=True)
+    statistics = state.observation_statistics
+    returns = [
+        evaluate(
+            config, state._replace(observation_statistics=seen), jax.random.key(1), 2
+        )
+        for seen in (statistics, statistics._replace(mean=jnp.full(3, 2.0)))
+    ]
+    np.testing.assert_array_equal(returns, [[1, 1], [0, 0]])
+
+
+def test_evaluate_under_vmap_and_jit_is_a_loop():
+    config, state = make(CHAIN)
+    keys = jax.random.split(jax.random.key(1), 3)
+    first = keys[0]
+
+    def play(key):
+        return evaluate(config, state, key, 4, actions="sample")
+
+    together = fast_jit(jax.vmap(play))(keys)
+    np.testing.assert_allclose(together, [play(key) for key in keys], rtol=1e-6)
+    with compilations() as compiled:
+        play(first)
+    assert not compiled
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({"num_episodes": 0}, "num_episodes=0 is not positive; write at least 1"),
+        ({"max_steps": -1}, "max_steps=-1 is not positive; write at least 1"),
+        ({"actions": "best"}, "actions='best'; write 'mode' or 'sample'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_compiles(arguments, advice):
+    config = TRPOConfig(env=(TABULAR, CHAIN))
+    key = jax.random.key(0)
+    with compilations() as compiled, pytest.raises(ValueError, match=advice):
+        evaluate(config, None, key, **arguments)
+    assert not compiled

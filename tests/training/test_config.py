@@ -1,0 +1,199 @@
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compiling import compilations
+from probes import CHAIN, TABULAR
+
+from trpo_jax import Hyperparameters, NetworkFns, TRPOConfig, evaluate, init, train
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "advice"),
+    [
+        ("total_timesteps", 50, ValueError, "write 48 or 72"),
+        ("total_timesteps", 23, ValueError, "write 24."),
+        ("total_timesteps", 2**31, ValueError, "below 2³¹; write 2147483640"),
+        ("num_seeds", 1.0, TypeError, "write a whole number"),
+        ("num_envs", True, TypeError, "write a whole number"),
+        ("seed", 0.5, TypeError, "write a whole number"),
+        ("hidden_sizes", [64, 64], TypeError, "write a tuple of ints, as (64, 64)"),
+        ("hidden_sizes", 64, TypeError, "write a tuple of ints, as (64, 64)"),
+        ("hidden_sizes", (8.0,), TypeError, "write a tuple of ints, as (64, 64)"),
+        ("hidden_sizes", (8, 0), ValueError, "layer without units"),
+        ("critic_minibatches", 5, ValueError, "does not divide the 24 transitions"),
+        ("fisher_stride", 25, ValueError, "write a smaller one"),
+        ("shrink", 0.0, ValueError, "write 0.5"),
+        ("shrink", 1.0, ValueError, "write 0.5"),
+        ("cg_tolerance", -1e-5, ValueError, "write 1e-5"),
+        ("cg_tolerance", float("nan"), ValueError, "write 1e-5"),
+        ("step_length", "short", ValueError, "write one of undamped, damped"),
+        ("activation", "sigmoidal", ValueError, "write one of elu, gelu, relu"),
+        ("policy", lambda observations: observations, TypeError, "write a Flax module"),
+        ("critic", "mlp", TypeError, "write a Flax module"),
+        ("kl_schedule", "exponential", ValueError, "write one of constant, linear"),
+        ("kl_schedule", 0.5, ValueError, "an Optax schedule"),
+        ("kl_schedule", None, ValueError, "an Optax schedule"),
+        ("learning_rate_schedule", [1.0], ValueError, "an Optax schedule"),
+        ("critic_optimizer", "adamant", ValueError, "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", "global_norm", ValueError, "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", 1e-3, ValueError, "as 'adam' or 'rmsprop'"),
+        ("env", 7, TypeError, "write an id such as 'CartPole-v1'"),
+        ("hyperparameters", {"max_kl": 0.1}, TypeError, "Hyperparameters"),
+    ],
+)
+def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
+    with pytest.raises(error, match=re.escape(advice)):
+        TRPOConfig(**{**SMALL, field: value})
+
+
+@pytest.mark.parametrize("value", [0, -4])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "total_timesteps",
+        "num_envs",
+        "rollout_length",
+        "num_seeds",
+        "cg_iterations",
+        "fisher_stride",
+        "max_candidates",
+        "line_search_width",
+        "critic_epochs",
+        "critic_minibatches",
+    ],
+)
+def test_a_count_below_one_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value} .*write at least 1"):
+        TRPOConfig(**{**SMALL, field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "advice"),
+    [
+        ("max_kl", 0.0, ValueError, "a positive number of nats"),
+        ("max_kl", -0.01, ValueError, "a positive number of nats"),
+        ("max_kl", float("nan"), ValueError, "a positive number of nats"),
+        ("max_kl", "0.01", TypeError, "not a number"),
+        ("damping", -1e-9, ValueError, "zero or more"),
+        ("discount", 1.01, ValueError, "a number in [0, 1], as 0.99"),
+        ("discount", -0.1, ValueError, "a number in [0, 1], as 0.99"),
+        ("gae_lambda", 1.01, ValueError, "a number in [0, 1], as 0.95"),
+        ("gae_lambda", -0.1, ValueError, "a number in [0, 1], as 0.95"),
+        ("critic_learning_rate", -1e-3, ValueError, "zero or more"),
+        ("max_kl", np.array([0.01, 0.02]), TypeError, "pass arrays of them as train("),
+    ],
+)
+def test_a_bad_hyperparameter_is_refused_with_advice(field, value, error, advice):
+    hyperparameters = Hyperparameters(**{field: value})
+    with pytest.raises(error, match=re.escape(advice)):
+        TRPOConfig(**SMALL, hyperparameters=hyperparameters)
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [
+        Hyperparameters(discount=1.0, gae_lambda=0.0, damping=0.0),
+        Hyperparameters(discount=0.0, gae_lambda=1.0, critic_learning_rate=0.0),
+        Hyperparameters(max_kl=np.float32(0.02), damping=1),
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(hyperparameters):
+    config = TRPOConfig(**SMALL, hyperparameters=hyperparameters)
+    assert config.hyperparameters == hyperparameters
+
+
+@pytest.mark.parametrize("run", [train, lambda c: init(c, jax.random.key(0))])
+def test_an_unknown_environment_is_refused_before_anything_compiles(run):
+    config = TRPOConfig(env="CartPol-v1", **SMALL)
+    jax.random.key(0)
+    with compilations() as compiled, pytest.raises(ValueError, match="'CartPole-v1'"):
+        run(config)
+    assert not compiled
+
+
+@pytest.mark.parametrize("run", ["init", "train", "evaluate"])
+@pytest.mark.parametrize("key", ["uint32", "int", "NumPy"])
+def test_a_key_of_another_type_is_refused_before_anything_compiles(run, key):
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL)
+    key = {"uint32": jax.random.PRNGKey(0), "int": 0, "NumPy": np.zeros(2, np.uint32)}[
+        key
+    ]
+    call = {
+        "init": lambda: init(config, key),
+        "train": lambda: train(config, key),
+        "evaluate": lambda: evaluate(config, None, key),
+    }[run]
+    with (
+        compilations() as compiled,
+        pytest.raises(TypeError, match=re.escape("write a typed key, jax.random.key")),
+    ):
+        call()
+    assert not compiled
+
+
+def test_a_config_passes_through_jit_and_vmap_as_it_is():
+    config = TRPOConfig(**SMALL)
+    assert jax.tree.leaves(config) == []
+    assert jax.jit(lambda c, x: x * c.num_envs)(config, 2) == 8
+    doubled = jax.vmap(lambda c, x: x * c.num_envs, in_axes=(None, 0))
+    np.testing.assert_array_equal(doubled(config, jnp.arange(2)), [0, 4])
+
+
+def test_equal_configs_share_a_program():
+    traced = []
+    program = jax.jit(lambda config: traced.append(config) or jnp.zeros(()))
+    for _ in range(2):
+        program(TRPOConfig(env=(TABULAR, CHAIN), **SMALL))
+    assert len(traced) == 1
+    program(TRPOConfig(env=(TABULAR, CHAIN), **SMALL, critic_epochs=3))
+    assert len(traced) == 2
+
+
+def test_a_config_does_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TRPOConfig(**SMALL).num_envs = 2
+
+
+def test_counts_that_follow_from_others():
+    config = TRPOConfig(**SMALL)
+    assert (config.batch_size, config.num_updates) == (24, 2)
+
+
+@pytest.mark.parametrize("field", ["kl_schedule", "learning_rate_schedule"])
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", (1 + np.cos(np.pi * np.arange(4) / 4)) / 2),
+        (optax.exponential_decay(1.0, 1, 0.5), [1, 0.5, 0.25, 0.125]),
+    ],
+)
+def test_a_schedule_is_a_factor_of_the_update(field, schedule, factors):
+    config = TRPOConfig(**{**SMALL, "total_timesteps": 4 * 24}, **{field: schedule})
+    made = [config.schedule(field)(update) for update in range(4)]
+    np.testing.assert_allclose(made, factors, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", optax.sgd])
+def test_an_optimizer_by_its_name_or_itself(optimizer):
+    made = TRPOConfig(**SMALL, critic_optimizer=optimizer).optimizer(0.5)
+    updates, _ = made.update(jnp.ones(2), made.init(jnp.zeros(2)))
+    np.testing.assert_array_equal(updates, [-0.5, -0.5])
+
+
+@pytest.mark.parametrize("network", [nn.Dense(2), NetworkFns(print, print)])
+def test_networks_of_ones_own_are_accepted(network):
+    config = TRPOConfig(**SMALL, policy=network, critic=network)
+    assert config.policy is network
+    assert config.critic is network

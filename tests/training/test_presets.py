@@ -1,0 +1,67 @@
+import gymnax
+import pytest
+
+from trpo_jax import Hyperparameters, TRPOConfig, preset
+from trpo_jax.training import PRESETS
+
+
+@pytest.mark.parametrize("env", PRESETS)
+def test_every_preset_is_a_valid_run_of_a_known_environment(env):
+    config = preset(env)
+    assert config.env == env
+    assert env in gymnax.registered_envs
+
+
+@pytest.mark.parametrize("env", PRESETS)
+def test_a_preset_says_only_what_it_sets(env):
+    """Fields and hyperparameters are those of the table, the others the defaults."""
+    config = preset(env)
+    changed = {
+        **{name: getattr(config, name) for name in TRPOConfig.__dataclass_fields__},
+        **config.hyperparameters._asdict(),
+    }
+    defaults = TRPOConfig(env=env)
+    for name, value in changed.items():
+        if name in PRESETS[env]:
+            assert value == PRESETS[env][name]
+        elif name in Hyperparameters._fields:
+            assert value == getattr(defaults.hyperparameters, name)
+        elif name != "hyperparameters":
+            assert value == getattr(defaults, name)
+
+
+def test_overrides_are_fields_and_hyperparameters():
+    config = preset("CartPole-v1", num_seeds=3, max_kl=0.5, seed=9)
+    assert (config.num_seeds, config.seed) == (3, 9)
+    base = preset("CartPole-v1")
+    assert config.hyperparameters == base.hyperparameters._replace(max_kl=0.5)
+    assert config.num_envs == base.num_envs
+
+
+def test_hyperparameters_can_be_overridden_whole():
+    config = preset(
+        "CartPole-v1", hyperparameters=Hyperparameters(damping=0.3), max_kl=0.5
+    )
+    assert config.hyperparameters.damping == 0.3
+    assert config.hyperparameters.max_kl == 0.5
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'CartPole-v1'") as raised:
+        preset("CartPole-v0")
+    assert "write TRPOConfig(env='CartPole-v0')" in str(raised.value)
+
+
+def test_a_name_like_no_other_lists_the_presets():
+    with pytest.raises(ValueError, match="There are presets for CartPole-v1"):
+        preset("?")
+
+
+def test_an_override_that_is_no_field_is_refused():
+    with pytest.raises(TypeError, match="num_environments"):
+        preset("CartPole-v1", num_environments=4)
+
+
+def test_overrides_are_validated():
+    with pytest.raises(ValueError, match="num_envs=0"):
+        preset("CartPole-v1", num_envs=0)

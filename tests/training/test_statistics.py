@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trpo_jax.training import absorb, denormalize, init_statistics, normalize
+
+
+def absorb_all(batches, shape=(3,)):
+    statistics = init_statistics(shape)
+    for batch in batches:
+        statistics = absorb(statistics, jnp.asarray(batch, jnp.float32))
+    return statistics
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    values = rng.normal([5, -1, 300], [2, 0.1, 40], size=(60, 3))
+    return jnp.asarray(values, jnp.float32)
+
+
+@pytest.mark.parametrize("sizes", [[60], [1, 59], [20, 30, 10]])
+def test_batches_merge_into_the_moments_of_all(samples, sizes):
+    statistics = absorb_all(np.split(np.asarray(samples), np.cumsum(sizes)[:-1]))
+    assert statistics.num_samples == 60
+    np.testing.assert_allclose(statistics.mean, samples.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.std, samples.std(0), rtol=1e-4)
+
+
+def test_scalars_have_moments_too(samples):
+    statistics = absorb_all([samples[:25, 0], samples[25:, 0]], shape=())
+    np.testing.assert_allclose(statistics.mean, samples[:, 0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(statistics.std, samples[:, 0].std(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_batch_that_is_not_finite_is_left_out_whole(samples, bad):
+    spoilt = samples[:20].at[7, 1].set(bad)
+    without = absorb_all([samples[20:40], samples[40:]])
+    around = absorb_all([samples[20:40], spoilt, samples[40:]])
+    jax.tree.map(np.testing.assert_array_equal, around, without)
+
+
+def test_no_samples_normalize_nothing(samples):
+    np.testing.assert_array_equal(normalize(init_statistics((3,)), samples), samples)
+
+
+def test_normalized_samples_are_standard(samples):
+    scaled = np.asarray(normalize(absorb_all([samples]), samples))
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(scaled.std(0), 1, atol=1e-4)
+
+
+def test_denormalize_undoes_normalize(samples):
+    statistics = absorb_all([samples[:30]])
+    there_and_back = denormalize(statistics, normalize(statistics, samples))
+    np.testing.assert_allclose(there_and_back, samples, rtol=1e-5, atol=1e-4)
+
+
+def test_normalize_clips_on_both_sides(samples):
+    far = jnp.array([[1e6, -1e6, 300.0]])
+    clipped = normalize(absorb_all([samples]), far, clip=10.0)
+    np.testing.assert_array_equal(clipped[0, :2], [10, -10])
+    assert abs(clipped[0, 2]) < 1
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.0, -1e6])
+def test_a_constant_dimension_is_centred_and_not_blown_up(constant):
+    batch = np.full((10, 1), constant)
+    statistics = absorb_all([batch, batch, batch], shape=(1,))
+    scaled = normalize(statistics, jnp.full((1, 1), constant))
+    np.testing.assert_allclose(scaled, 0, atol=1e-3)
+    nearby = normalize(statistics, jnp.full((1, 1), constant + 1e-6))
+    assert np.abs(nearby).max() < 1

@@ -1,0 +1,432 @@
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compiling import compilations, fast_jit
+from probes import (
+    CHAIN,
+    NO_LIMIT,
+    TABULAR,
+    TWO_CHOICES,
+    Tabular,
+    by_state,
+    make_tables,
+)
+
+from trpo_jax import (
+    CategoricalPolicy,
+    GaussianPolicy,
+    Hyperparameters,
+    MultiCategoricalPolicy,
+    TRPOConfig,
+    UpdateStatus,
+    init,
+    make_environment,
+    step,
+)
+from trpo_jax.training.step import make_networks
+
+SMALL = {
+    "num_envs": 4,
+    "rollout_length": 8,
+    "total_timesteps": 4 * 32,
+    "hidden_sizes": (8,),
+    "critic_epochs": 2,
+    "critic_minibatches": 2,
+    "cg_iterations": 5,
+    "hyperparameters": Hyperparameters(discount=0.9, gae_lambda=0.8),
+}
+
+
+def make_config(tables=CHAIN, **fields):
+    normalized = {"normalize_observations": True, "normalize_returns": True}
+    return TRPOConfig(env=(TABULAR, tables), **{**SMALL, **normalized, **fields})
+
+
+def watched_step(config, state):
+    """Return a step's results, and what its parts handed to one another."""
+    # By this name, because trpo_jax.training.step is the function.
+    module = sys.modules["trpo_jax.training.step"]
+    seen = {}
+
+    def watch(name, pick):
+        part = getattr(module, name)
+
+        def watched(*args, **kwargs):
+            result = part(*args, **kwargs)
+            seen[name] = pick(args, kwargs, result)
+            return result
+
+        patch.setattr(module, name, watched)
+
+    with pytest.MonkeyPatch.context() as patch:
+        watch("rollout", lambda args, kwargs, result: result[1])
+        watch("trust_region_update", lambda args, kwargs, result: (args[2], kwargs))
+        watch("fit_critic", lambda args, kwargs, result: (args[4:6], kwargs))
+        state, metrics = module.step(config, state)
+    return state, metrics, seen
+
+
+@fast_jit
+def play(tables, state):
+    """One step in an environment of any tables: one program for all of them."""
+    state, metrics, seen = watched_step(make_config(tables), state)
+    batch, _ = seen["trust_region_update"]
+    (_, targets), _ = seen["fit_critic"]
+    return state, metrics, (seen["rollout"], batch, targets)
+
+
+@pytest.fixture(scope="module")
+def start():
+    return fast_jit(init)(make_config(), jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def steps(start):
+    """Four steps: the state before, the state after, the metrics, what was seen."""
+    before, taken = start, []
+    for _ in range(4):
+        after, metrics, seen = play(CHAIN, before)
+        taken.append((before, after, metrics, seen))
+        before = after
+    return taken
+
+
+def standardized(statistics, samples):
+    """Samples by the statistics' moments, in NumPy."""
+    std = np.sqrt(statistics.sum_sq / max(statistics.num_samples, 1))
+    std = np.where(statistics.num_samples > 0, np.maximum(std, 1e-4), 1)
+    return (np.asarray(samples) - statistics.mean) / std
+
+
+def flat(leaf):
+    return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+
+
+def policy_of(state):
+    policy, _ = make_networks(make_config(), make_environment((TABULAR, CHAIN)))
+    return functools.partial(policy.apply, state.params)
+
+
+def values_of(state, observations):
+    """V in units of return, of observations as the environment gives them."""
+    _, critic = make_networks(make_config(), make_environment((TABULAR, CHAIN)))
+    scaled = standardized(state.observation_statistics, observations)
+    values = critic.apply(state.critic_params, jnp.asarray(scaled, jnp.float32))
+    moments = state.return_statistics
+    return np.asarray(values) * moments.std + moments.mean
+
+
+def test_the_first_probability_ratio_is_one(steps):
+    for before, _, metrics, (_, batch, _) in steps:
+        log_probs = policy_of(before)(batch.observations).log_prob(batch.actions)
+        np.testing.assert_allclose(log_probs, batch.log_probs, atol=1e-6)
+        # The mean of standardised advantages, if every ratio is one.
+        np.testing.assert_allclose(metrics.update.surrogate_before, 0, atol=1e-6)
+
+
+def test_the_ratio_is_one_by_frozen_statistics_only(steps):
+    """With the statistics of after the step the policy is another one."""
+    before, after, _, (trajectory, batch, _) = steps[0]
+    refreshed = standardized(after.observation_statistics, flat(trajectory.observation))
+    log_probs = policy_of(before)(jnp.asarray(refreshed)).log_prob(batch.actions)
+    assert np.abs(log_probs - batch.log_probs).max() > 1e-4
+
+
+def test_observations_are_normalized_by_what_was_seen_before(steps):
+    for before, _, _, (trajectory, batch, _) in steps:
+        expected = standardized(
+            before.observation_statistics, flat(trajectory.observation)
+        )
+        np.testing.assert_allclose(batch.observations, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_absorb_every_rollout_once(steps):
+    seen = np.concatenate(
+        [flat(trajectory.observation) for *_, (trajectory, _, _) in steps]
+    )
+    statistics = steps[-1][1].observation_statistics
+    assert statistics.num_samples == len(seen) == 4 * 32
+    np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.std, seen.std(0), rtol=1e-4)
+
+
+def advantages_by_hand(state, trajectory, *, discount=0.9, gae_lambda=0.8):
+    """Step by step backwards, for each environment alone."""
+    values = values_of(state, flat(trajectory.observation)).reshape(8, 4)
+    following = values_of(state, flat(trajectory.final_observation)).reshape(8, 4)
+    advantages = np.zeros((8, 4))
+    for env in range(4):
+        chain = 0.0
+        for t in reversed(range(8)):
+            future = 0.0 if trajectory.terminated[t, env] else following[t, env]
+            if trajectory.terminated[t, env] or trajectory.truncated[t, env]:
+                chain = 0.0
+            reward = trajectory.reward[t, env]
+            error = reward + discount * future - values[t, env]
+            chain = error + discount * gae_lambda * chain
+            advantages[t, env] = chain
+    return advantages.reshape(-1), values.reshape(-1)
+
+
+def test_advantages_bootstrap_from_the_final_observation(steps):
+    for before, _, _, (trajectory, batch, _) in steps:
+        advantages, _ = advantages_by_hand(before, trajectory)
+        expected = (advantages - advantages.mean()) / advantages.std()
+        np.testing.assert_allclose(batch.advantages, expected, rtol=1e-3, atol=1e-4)
+    ends = np.array([[s[0].terminated.sum(), s[0].truncated.sum()] for *_, s in steps])
+    assert np.all(ends.sum(0) > 0), "neither way of ending must be missing"
+
+
+def test_critic_is_fitted_to_standardized_returns(steps):
+    for before, after, _, (trajectory, _, targets) in steps:
+        advantages, values = advantages_by_hand(before, trajectory)
+        expected = standardized(after.return_statistics, advantages + values)
+        np.testing.assert_allclose(targets, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_step_draws_anew(steps):
+    keys = [jax.random.key_data(before.key).tolist() for before, *_ in steps]
+    actions = [trajectory.action.tolist() for *_, (trajectory, _, _) in steps]
+    assert len(np.unique(keys, axis=0)) == 4
+    assert len(np.unique(np.reshape(actions, (4, -1)), axis=0)) == 4
+
+
+def test_env_steps_are_exact(steps):
+    counts = [metrics.env_steps for _, _, metrics, _ in steps]
+    assert [int(count) for count in counts] == [32, 64, 96, 128]
+    assert counts[0].dtype == jnp.int32
+
+
+def test_metrics_are_scalars_of_fixed_types(steps):
+    integers = {"env_steps", "episode_count", "status", "evaluations"}
+    integers |= {"cg_status", "cg_iterations"}
+    for path, leaf in jax.tree.leaves_with_path(steps[0][2]):
+        assert leaf.shape == (), path
+        assert leaf.dtype == (jnp.int32 if path[-1].name in integers else jnp.float32)
+
+
+def test_episode_metrics_are_means_over_ended_episodes(steps):
+    for _, _, metrics, (trajectory, _, _) in steps:
+        done = np.asarray(trajectory.done)
+        returns = np.asarray(trajectory.episode_return)[done]
+        lengths = np.asarray(trajectory.episode_length)[done]
+        assert metrics.episode_count == done.sum() > 0
+        np.testing.assert_allclose(metrics.episode_return, returns.mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics.episode_length, lengths.mean(), rtol=1e-5)
+
+
+def test_episode_metrics_are_nan_where_none_ended(start):
+    endless = CHAIN.replace(
+        terminal=jnp.zeros_like(CHAIN.terminal),
+        max_steps_in_episode=jnp.int32(NO_LIMIT),
+    )
+    _, metrics, _ = play(endless, start)
+    assert metrics.episode_count == 0
+    assert np.isnan(metrics.episode_return)
+    assert np.isnan(metrics.episode_length)
+    assert metrics.update.status == UpdateStatus.ACCEPTED
+
+
+def test_updates_are_accepted_within_the_trust_region(steps):
+    for before, after, metrics, (_, batch, _) in steps:
+        assert metrics.update.status == UpdateStatus.ACCEPTED
+        old, new = (policy_of(state)(batch.observations) for state in (before, after))
+        kl = np.mean(old.kl_divergence(new))
+        np.testing.assert_allclose(metrics.update.kl, kl, rtol=1e-3)
+        assert 0 < kl <= metrics.max_kl
+
+
+def test_hyperparameters_are_the_states_and_do_not_compile_again(start):
+    other = start.hyperparameters._replace(max_kl=jnp.float32(1e-3))
+    play(CHAIN, start)
+    with compilations() as compiled:
+        _, metrics, _ = play(CHAIN, start._replace(hyperparameters=other))
+    assert not compiled
+    assert metrics.max_kl == np.float32(1e-3)
+    assert metrics.update.kl <= 1e-3
+
+
+def all_finite(*trees):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees))
+
+
+def differ(tree, other):
+    return jax.tree.map(lambda a, b: np.any(a != b), tree, other)
+
+
+def learnt(state):
+    """All that must never hold a NaN."""
+    moments = (state.observation_statistics, state.return_statistics)
+    return (state.params, state.critic_params, state.critic_optimizer_state, moments)
+
+
+BAD = {
+    "NaN reward": CHAIN.replace(reward=CHAIN.reward.at[2, 0].set(jnp.nan)),
+    "infinite reward": CHAIN.replace(reward=CHAIN.reward.at[:, 1].set(jnp.inf)),
+    "negative infinite reward": CHAIN.replace(reward=CHAIN.reward.at[:].set(-jnp.inf)),
+    "NaN observation": CHAIN.replace(features=CHAIN.features.at[1].set(jnp.nan)),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_numbers_leave_the_parameters_and_training_goes_on(steps, bad):
+    _, before, *_ = steps[0]
+    state = before
+    for _ in range(3):
+        state, metrics, _ = play(BAD[bad], state)
+        assert metrics.update.status == UpdateStatus.NON_FINITE
+        assert metrics.update.kl == 0
+        jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
+        assert all_finite(learnt(state))
+    # The step after may still see what the last left behind in the environments.
+    for _ in range(2):
+        state, metrics, _ = play(CHAIN, state)
+    assert metrics.update.status == UpdateStatus.ACCEPTED
+    assert all_finite(learnt(state), metrics)
+    assert all(jax.tree.leaves(differ(state.critic_params, before.critic_params)))
+
+
+def test_equal_advantages_leave_the_policy_bit_for_bit(start):
+    equal = make_tables(by_state(1, 1, 1, 1), features=np.ones((4, 3)))
+    after, metrics, _ = play(equal, moved_to(start, equal))
+    assert metrics.update.status == UpdateStatus.ZERO_GRADIENT
+    jax.tree.map(np.testing.assert_array_equal, after.params, start.params)
+
+
+def moved_to(state, tables):
+    """The state with its environments at the start of episodes in `tables`."""
+    position = jnp.zeros_like(state.rollout.env_state.position)
+    place = state.rollout.env_state.replace(position=position)
+    observation = tables.features[position]
+    rollout = state.rollout._replace(env_state=place, observation=observation)
+    return state._replace(rollout=rollout)
+
+
+def test_an_enormous_reward_does_not_stop_the_critic_for_good(steps):
+    """Its square overflows, in the variance, the loss and the optimiser's moments."""
+    _, before, *_ = steps[0]
+    enormous = CHAIN.replace(reward=CHAIN.reward.at[1, 0].set(1e30))
+    state, _, (trajectory, _, _) = play(enormous, before)
+    assert trajectory.reward.max() == np.float32(1e30)
+    assert all_finite(learnt(state))
+    for _ in range(2):
+        state, _, _ = play(CHAIN, state)
+    assert all(jax.tree.leaves(differ(state.critic_params, before.critic_params)))
+
+
+def test_zero_rewards_are_harmless(start):
+    state = start
+    for _ in range(3):
+        state, metrics, _ = play(CHAIN.replace(reward=jnp.zeros((4, 2))), state)
+    assert all_finite(learnt(state), metrics)
+    assert metrics.episode_return == 0
+
+
+def first_step(config):
+    @fast_jit
+    def run(key):
+        state = init(config, key)
+        return state, *step(config, state)
+
+    return run(jax.random.key(0))
+
+
+def test_a_single_action_leaves_the_policy_bit_for_bit():
+    one = Tabular(num_actions=1)
+    tables = make_tables(np.arange(4.0)[:, None], num_starts=4)
+    config = TRPOConfig(env=(one, tables), **SMALL)
+    before, after, metrics = first_step(config)
+    assert metrics.update.status == UpdateStatus.ZERO_GRADIENT
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    assert metrics.critic_loss > 0
+
+
+def test_a_step_does_not_need_jit(start):
+    def compare(a, b):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+    jitted = play(CHAIN, start)[:2]
+    jax.tree.map(compare, jitted, step(make_config(), start))
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize(
+    ("env", "network"),
+    [
+        ((TABULAR, CHAIN), CategoricalPolicy),
+        ("Pendulum-v1", GaussianPolicy),
+        ((TWO_CHOICES, CHAIN), MultiCategoricalPolicy),
+    ],
+)
+def test_the_state_keeps_its_structure_shapes_and_types(env, network, normalized):
+    config = TRPOConfig(
+        env=env,
+        **SMALL,
+        normalize_observations=normalized,
+        normalize_returns=normalized,
+    )
+    assert type(make_networks(config, make_environment(config.env))[0]) is network
+    before = jax.eval_shape(init, config, jax.random.key(0))
+    after, _ = jax.eval_shape(step, config, before)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+
+    def describe(leaf):
+        return leaf.shape, leaf.dtype, leaf.weak_type
+
+    assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
+    assert (after.observation_statistics is None) is not normalized
+    assert (after.return_statistics is None) is not normalized
+
+
+def test_continuous_actions_train():
+    config = TRPOConfig(env="Pendulum-v1", **SMALL, initial_log_std=-1.0)
+    before, after, metrics = first_step(config)
+    np.testing.assert_array_equal(before.params["params"]["log_std"], -1)
+    assert metrics.update.status == UpdateStatus.ACCEPTED
+    # 0.5 log 2πe σ², which starts at 0.419 and moves with the standard deviation.
+    expected = 0.5 * np.log(2 * np.pi * np.e) + after.params["params"]["log_std"]
+    np.testing.assert_allclose(metrics.update.entropy, expected[0], rtol=1e-5)
+    assert after.params["params"]["log_std"] != -1
+
+
+def test_every_setting_reaches_its_part():
+    config = make_config(
+        cg_iterations=3,
+        cg_tolerance=1e-4,
+        fisher_stride=2,
+        max_candidates=7,
+        shrink=0.7,
+        line_search_width=2,
+        step_length="damped",
+        critic_epochs=3,
+        critic_minibatches=8,
+    )
+    before = jax.eval_shape(init, config, jax.random.key(0))
+    passed = {}
+
+    def record(state):
+        *_, seen = watched_step(config, state)
+        passed["update"] = seen["trust_region_update"][1]
+        passed["critic"] = seen["fit_critic"][1]
+
+    jax.eval_shape(record, before)
+    assert passed["critic"] == {"epochs": 3, "num_minibatches": 8}
+    update = passed["update"]
+    for name in ("cg_iterations", "cg_tolerance", "fisher_stride", "max_candidates"):
+        assert update[name] == getattr(config, name)
+    assert (update["shrink"], update["line_search_width"]) == (0.7, 2)
+    assert update["step_curvature_fn"].__name__ == "damped_curvature"
+
+
+def test_the_critics_optimizer_is_the_configs():
+    config = make_config(critic_optimizer=lambda rate: optax.sgd(rate, momentum=0.9))
+    state = jax.eval_shape(init, config, jax.random.key(0))
+    trace = optax.tree.get(state.critic_optimizer_state, "trace")
+    assert jax.tree.structure(trace) == jax.tree.structure(state.critic_params)
