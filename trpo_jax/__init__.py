@@ -3,7 +3,14 @@
 `train(config)` is the complete call; every piece under it is public and usable alone.
 """
 
-from trpo_jax.environments import Environment, make_environment
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    Environment,
+    MultiDiscrete,
+    TimeStep,
+    make_environment,
+)
 from trpo_jax.networks import (
     MLP,
     CategoricalPolicy,
@@ -18,8 +25,10 @@ from trpo_jax.runs import evaluate
 from trpo_jax.training import (
     Hyperparameters,
     Metrics,
+    RolloutState,
     TrainResult,
     TrainState,
+    Trajectory,
     TRPOConfig,
     fit_critic,
     generalized_advantages,
@@ -62,12 +71,14 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "Batch",
+    "Box",
     "CGResult",
     "CGStatus",
     "Candidate",
     "Categorical",
     "CategoricalPolicy",
     "DiagonalGaussian",
+    "Discrete",
     "Distribution",
     "Environment",
     "GaussianPolicy",
@@ -76,11 +87,15 @@ __all__ = [
     "Metrics",
     "MultiCategorical",
     "MultiCategoricalPolicy",
+    "MultiDiscrete",
     "Network",
     "NetworkFns",
+    "RolloutState",
     "TRPOConfig",
+    "TimeStep",
     "TrainResult",
     "TrainState",
+    "Trajectory",
     "UpdateInfo",
     "UpdateStatus",
     "Value",

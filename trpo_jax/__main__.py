@@ -19,7 +19,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line without the program's name, `sys.argv[1:]` by default.
 
     Returns:
-        0, or 2 if the options do not make a run (the message says what to write).
+        0; 2 if the options do not make a run (the message says what to write); 130 if
+        it was interrupted.
     """
     try:
         config = parse(sys.argv[1:] if args is None else args)

@@ -193,6 +193,15 @@ def test_unequal_shapes_are_named_in_the_error(wrong, no_shape_checks):
         advantages_of(rollout)
 
 
+@pytest.mark.parametrize("name", ["discount", "gae_lambda"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_a_factor_out_of_range_is_named(name, value):
+    names = {"discount": 0.9, "gae_lambda": 0.9} | {name: value}
+    rollout = map(jnp.asarray, make_rollout())
+    with pytest.raises(ValueError, match=rf"{name}={value}.*write"):
+        generalized_advantages(*rollout, **names)
+
+
 standardized = fast_jit(standardize)
 
 

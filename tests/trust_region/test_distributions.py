@@ -279,3 +279,16 @@ def test_satisfies_the_protocol_and_is_a_pytree(kind):
     assert isinstance(policy, Distribution)
     leaves, structure = jax.tree.flatten(policy)
     chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), policy)
+
+
+def test_an_action_that_does_not_exist_has_probability_zero():
+    policy = Categorical(jnp.zeros((3, 4)))
+    log_prob = policy.log_prob(jnp.array([-1, 2, 4]))
+    np.testing.assert_array_equal(np.isneginf(log_prob), [True, False, True])
+
+
+def test_actions_without_an_axis_of_dimensions_are_refused(no_shape_checks):
+    """Broadcast against means [N, 1], they would make N × N differences."""
+    policy = DiagonalGaussian(jnp.zeros((3, 1)), jnp.zeros(1))
+    with pytest.raises(ValueError, match=r"write actions \[\.\.\., D\]"):
+        policy.log_prob(jnp.zeros(3))

@@ -188,3 +188,11 @@ def test_jit_vmap_and_gradients(bound, float64):
     assert np.all(np.isfinite(gradients))
     np.testing.assert_allclose(gradients[0], 10.0, rtol=1e-12)
     assert np.all(np.array(gradients[1:]) < 0)
+
+
+@pytest.mark.parametrize("bound", [improvement_bound, mean_kl_improvement_bound])
+@pytest.mark.parametrize("discount", [-0.1, 1.0, 1.5])
+def test_a_discount_without_a_bound_is_refused(bound, discount):
+    one = jnp.float32(1)
+    with pytest.raises(ValueError, match=rf"discount={discount:g}.*write"):
+        bound(one, one, one, discount=discount)

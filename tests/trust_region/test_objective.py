@@ -142,3 +142,10 @@ def test_jit_and_vmap_agree_with_a_loop_and_compile_once(problem):
         chex.assert_trees_all_close(compiled(scale), values, rtol=1e-10)
     stacked = tuple(map(jnp.stack, zip(*eager, strict=True)))
     chex.assert_trees_all_close(fast_jit(jax.vmap(both))(scales), stacked, rtol=1e-10)
+
+
+def test_unequal_shapes_are_shown(no_shape_checks):
+    """They might broadcast, and a mean over [N, N] means nothing."""
+    vector = jnp.zeros(N)
+    with pytest.raises(ValueError, match=rf"\({N}, 1\).*write one value of each"):
+        surrogate(vector[:, None], vector, vector)

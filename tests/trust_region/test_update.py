@@ -98,7 +98,6 @@ def linear_problem(kind, off_policy, advantage_scale):
 @partial(fast_jit, static_argnames=("kind", "unusual"))
 def linear_update(kind, unusual, params, batch, max_kl, damping):
     options = UNUSUAL | {"step_curvature_fn": damped_curvature} if unusual else {}
-    options.pop("damped_step", None)
     return trust_region_update(
         LINEAR[kind], params, batch, max_kl=max_kl, damping=damping, **options
     )
@@ -110,7 +109,6 @@ UNUSUAL = {
     "fisher_stride": 3,
     "max_candidates": 3,
     "shrink": 0.8,
-    "damped_step": True,
 }
 # Whether the settings are unusual, δ, λ, noise on log π_old, scale of the advantages.
 CASES = {
@@ -129,7 +127,7 @@ CASES = {
 def test_parameters_and_evidence_are_the_references(kind, case, float64):
     unusual, max_kl, damping, *noise_and_scale = CASES[case]
     policy, flat, unravel, batch = linear_problem(kind, *noise_and_scale)
-    options = UNUSUAL if unusual else {}
+    options = UNUSUAL | {"damped_step": True} if unusual else {}
     expected, evidence = reference.trust_region_update(
         policy, flat, *batch, max_kl=max_kl, damping=damping, **options
     )
@@ -547,20 +545,43 @@ def test_eager_agrees_and_a_second_call_compiles_nothing(float64):
 
 
 @pytest.mark.parametrize("field", ["observations", "actions", "log_probs"])
-def test_a_batch_of_unequal_lengths_is_named(field, no_shape_checks):
+def test_a_batch_of_unequal_lengths_is_shown(field, no_shape_checks):
     params, batch = make_problem("categorical", dtype=np.float32)
     short = batch._replace(**{field: getattr(batch, field)[:-1]})
-    message = rf"batch\.{field} has shape \({N - 1},.*flatten time and environments"
+    message = rf"{field}=\({N - 1},.*Write observations \[N, \.\.\.\], actions \[N\]"
     with pytest.raises(ValueError, match=message):
         trust_region_update(policies.categorical, params, short)
 
 
 @pytest.mark.parametrize("field", ["log_probs", "advantages"])
-def test_a_column_instead_of_a_vector_is_named(field, no_shape_checks):
+def test_a_column_instead_of_a_vector_is_shown(field, no_shape_checks):
     params, batch = make_problem("categorical", dtype=np.float32)
     column = batch._replace(**{field: getattr(batch, field)[:, None]})
-    with pytest.raises(ValueError, match=rf"batch\.{field} has shape \({N}, 1\)"):
+    with pytest.raises(ValueError, match=rf"{field}=\({N}, 1\).*with one N"):
         trust_region_update(policies.categorical, params, column)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_kl", 0.0),
+        ("max_kl", -0.01),
+        ("damping", -0.1),
+        ("cg_iterations", -1),
+        ("cg_tolerance", -1e-5),
+        ("max_candidates", 0),
+        ("shrink", 1.0),
+        ("shrink", -0.5),
+        ("line_search_width", 0),
+        ("fisher_stride", 0),
+    ],
+)
+def test_a_number_out_of_range_is_named(option, value):
+    params, batch = make_problem("categorical", dtype=np.float32)
+    improve = partial(trust_region_update, policies.categorical, **{option: value})
+    name = {"line_search_width": "width"}.get(option, option.removeprefix("cg_"))
+    with pytest.raises(ValueError, match=rf"{name}={value} .*write"):
+        jax.eval_shape(improve, params, batch)
 
 
 def test_a_batch_with_time_and_environments_apart_is_told_to_flatten(no_shape_checks):

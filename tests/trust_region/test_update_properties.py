@@ -65,7 +65,7 @@ settings_of_problems = st.fixed_dictionaries(
         "max_kl_exponent": st.floats(-7, 1),
         "damping_exponent": st.floats(-8, 3),
         "spoilt": st.sampled_from([0.0, 0.1, 0.5]),
-        "strange_operators": st.booleans(),
+        "strange": st.booleans(),
     }
 )
 
@@ -86,6 +86,8 @@ def random_problems(kind, size, settings):
         "bias": normal(policies.HIDDEN),
         "output": normal(policies.HIDDEN, outputs) * powers(-0.5, 1, 1),
     }
+    # A negative zero is not, bit for bit, what adding a step of zero makes of it.
+    params["bias"][:, 0] = -0.0
     if kind == "gaussian":
         params["log_std"] = normal(outputs)
         actions = normal(size, outputs) * powers(0, 1, 1)
@@ -107,8 +109,9 @@ def random_problems(kind, size, settings):
         "damping": powers(settings["damping_exponent"]) * (rng.random(LANES) < 0.8),
         "curvature": np.ones(LANES),
     }
-    if settings["strange_operators"]:
+    if settings["strange"]:
         knobs["curvature"] = rng.choice([1, -1, 0, np.nan, 1e-4, 1e4], LANES)
+        knobs["max_kl"] *= rng.choice([1, 1, 1, 1, 0, -1, np.nan], LANES)
     return params, Batch(observations, actions, log_probs, advantages), knobs
 
 
@@ -243,7 +246,7 @@ def test_the_problems_reach_every_outcome(kind, size, dtype):
                 "max_kl_exponent": rng.choice([-2.0, 1.0]),
                 "damping_exponent": -2.0,
                 "spoilt": 0.1,
-                "strange_operators": seed % 2 == 0,
+                "strange": seed % 2 == 0,
             },
         )
         for seed in range(12)

@@ -30,6 +30,9 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
     Args:
         env: A gymnax id, a gymnax (environment, params) pair, or any `Environment`.
 
+    Returns:
+        The environment; the same object for the same `env`.
+
     Raises:
         ValueError: If no environment has that id, or its spaces are not supported.
         TypeError: If `env` is none of the three.

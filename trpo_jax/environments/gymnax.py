@@ -103,7 +103,11 @@ def make_gymnax(env: str | tuple[Any, Any]) -> GymnaxEnvironment:
         ValueError: If no environment has that id (the message names the nearest), or
             its data or its spaces are not supported.
     """
-    return _make_by_id(env) if isinstance(env, str) else _make_from_pair(_Pair(*env))
+    # Now, also where a program is being traced: environments hold arrays of their own.
+    with jax.ensure_compile_time_eval():
+        if isinstance(env, str):
+            return _make_by_id(env)
+        return _make_from_pair(_Pair(*env))
 
 
 @functools.cache
@@ -161,13 +165,16 @@ def _strong(leaf: Any, dtype: Any = None) -> Array:
 
 
 def _action_space(space: Any, name: str) -> ActionSpace:
-    kind = type(space).__name__
-    if kind == "Discrete":
+    from gymnax.environments import spaces
+
+    if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
-    if kind == "Box":
+    if isinstance(space, spaces.Box):
         return Box(math.prod(space.shape))
-    if kind == "Tuple" and all(type(s).__name__ == "Discrete" for s in space.spaces):
-        return MultiDiscrete(tuple(int(s.n) for s in space.spaces))
+    if isinstance(space, spaces.Tuple) and all(
+        isinstance(factor, spaces.Discrete) for factor in space.spaces
+    ):
+        return MultiDiscrete(tuple(int(factor.n) for factor in space.spaces))
     raise ValueError(
         f"{name} has the action space {space!r}, which is not supported. Wrap the "
         "environment so that it has a Discrete, a Box, or a Tuple of Discrete spaces."
@@ -176,11 +183,12 @@ def _action_space(space: Any, name: str) -> ActionSpace:
 
 def _num_categories(env: Any, env_params: Any, name: str) -> int | None:
     """Return the size of a Discrete observation space, None for arrays."""
+    from gymnax.environments import spaces
+
     space = env.observation_space(env_params)
-    kind = type(space).__name__
-    if kind == "Discrete":
+    if isinstance(space, spaces.Discrete):
         return int(space.n)
-    if kind == "Box":
+    if isinstance(space, spaces.Box):
         return None
     raise ValueError(
         f"{name} has the observation space {space!r}, which is not supported. Wrap the "

@@ -26,12 +26,19 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Float[Array, "I O"]]:
         (key, shape, dtype) ↦ W, as Flax's initialisers; consumes `key`. Under `vmap`
         it gives what a loop gives.
 
+    Raises:
+        ValueError: If the shape is not that of a matrix, when it is called.
+
     Source: Saxe et al. 2013 (arXiv 1312.6120); Mezzadri 2006 (math-ph/0609050).
     """
 
     def initialize(
-        key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike = jnp.float32
+        key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "I O"]:
+        if len(shape) != 2:
+            raise ValueError(
+                f"shape={shape} is not a matrix's; write (inputs, outputs)."
+            )
         tall = (max(shape), min(shape))
         q, r = _qr(jax.random.normal(key, tall, dtype))
         # The signs make the factorisation unique, and q uniform.

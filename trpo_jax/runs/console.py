@@ -70,7 +70,7 @@ def report_evaluation(
     by_seed = returns.reshape(config.num_seeds, num_episodes).mean(axis=1)
     console.print(
         f"evaluation over {num_episodes} episodes: return "
-        f"{returns.mean():.1f} ± {returns.std():.1f}"
+        f"{returns.mean():.1f}, standard deviation {returns.std():.1f}"
     )
     if config.num_seeds > 1:
         console.print("by seed: " + ", ".join(f"{value:.1f}" for value in by_seed))

@@ -36,7 +36,8 @@ def evaluate(
 
     Raises:
         TypeError: If `key` is not a typed key.
-        ValueError: If a count is not positive, or `actions` neither of the two.
+        ValueError: If a count is not positive, `actions` neither of the two, or the
+            state is of another number of seeds.
     """
     check_key(key)
     for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
@@ -44,6 +45,13 @@ def evaluate(
             raise ValueError(f"{name}={count} is not positive; write at least 1.")
     if actions not in ("mode", "sample"):
         raise ValueError(f"actions={actions!r}; write 'mode' or 'sample'.")
+    expected = () if config.num_seeds == 1 else (config.num_seeds,)
+    if state.updates.shape != expected:
+        raise ValueError(
+            f"state has the leading axes {state.updates.shape}, but num_seeds="
+            f"{config.num_seeds} makes them {expected}; vmap evaluate over other axes, "
+            "or pass the config that the state was trained with."
+        )
     return _evaluate(config, state, key, num_episodes, actions, max_steps)
 
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from trpo_jax.trust_region.checks import check_fraction
+
 
 def generalized_advantages(
     rewards: Float[Array, "T *B"],
@@ -39,11 +41,12 @@ def generalized_advantages(
         λ-returns that a critic is fitted to.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or γ or λ is not in [0, 1].
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; Pardo et al. 2018
     (arXiv 1712.00378) for time limits.
     """
+    check_fraction(discount=discount, gae_lambda=gae_lambda)
     shapes = {
         name: jnp.shape(value)
         for name, value in {
@@ -63,7 +66,8 @@ def generalized_advantages(
         following: Float[Array, "*B"], step: tuple[Float[Array, "*B"], ...]
     ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
         error, decay = step
-        advantage = error + decay * following
+        # Not by a product with 0, which would let a NaN of the next episode through.
+        advantage = error + jnp.where(decay > 0, decay * following, 0)
         return advantage, advantage
 
     zeros = jnp.zeros_like(errors[0])
@@ -73,9 +77,17 @@ def generalized_advantages(
 
 
 def standardize(advantages: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """Return (A − mean A) / std A; zeros where all advantages are equal to rounding."""
-    mean = jnp.mean(advantages)
-    std = jnp.std(advantages)
+    """Return (A − mean A) / std A, which makes an update blind to the reward's scale.
+
+    Args:
+        advantages: float[...], in units of return.
+
+    Returns:
+        Advantages of mean 0 and standard deviation 1, or zeros where all are equal to
+        rounding, whatever their size.
+    """
+    spread = jnp.max(advantages) - jnp.min(advantages)
     rounding = 4 * jnp.finfo(advantages.dtype).eps * jnp.max(jnp.abs(advantages))
-    scale = jnp.where(std <= rounding, 0, 1 / jnp.where(std <= rounding, 1, std))
-    return (advantages - mean) * scale
+    equal = spread <= rounding
+    std = jnp.where(equal, 1, jnp.std(advantages))
+    return jnp.where(equal, 0, (advantages - jnp.mean(advantages)) / std)

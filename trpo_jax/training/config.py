@@ -1,11 +1,13 @@
 """What a run is: names, sizes and counts (static), and floats (traced)."""
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
@@ -75,7 +77,7 @@ class TRPOConfig:
     cg_tolerance: float = 1e-5
     """Relative residual at which conjugate gradient stops earlier."""
     fisher_stride: int = 1
-    """Take the Fisher information over every n-th state only."""
+    """Take the Fisher information over every n-th state only; coprime with num_envs."""
     step_length: Literal["undamped", "damped"] = "undamped"
     """Curvature under the step length: xᵀFx, or xᵀ(F + λI)x, which falls short of δ."""
     max_candidates: int = 10
@@ -111,11 +113,19 @@ class TRPOConfig:
         _check_counts(self)
         _check_fractions(self)
         _check_functions(self)
-        _check_hyperparameters(self.hyperparameters)
+        check_hyperparameters(self.hyperparameters)
 
-    def schedule(self, name: str) -> Schedule:
-        """Return the schedule in the field `name` as a function of the update."""
-        value = getattr(self, name)
+    @property
+    def kl_factor(self) -> Schedule:
+        """What multiplies max_kl, as a function of the update."""
+        return self._schedule(self.kl_schedule)
+
+    @property
+    def learning_rate_factor(self) -> Schedule:
+        """What multiplies critic_learning_rate, as a function of the update."""
+        return self._schedule(self.learning_rate_schedule)
+
+    def _schedule(self, value: Any) -> Schedule:
         return SCHEDULES[value](self.num_updates) if isinstance(value, str) else value
 
     @property
@@ -175,14 +185,28 @@ def _check_counts(config: TRPOConfig) -> None:
             f"{batch} transitions of a rollout (num_envs × rollout_length); write a "
             "divisor."
         )
-    if config.fisher_stride > batch:
+    stride = config.fisher_stride
+    if stride > batch or math.gcd(stride, config.num_envs) > 1:
+        coprime = [n for n in range(1, batch) if math.gcd(n, config.num_envs) == 1] or [
+            1
+        ]
+        nearest = min(coprime, key=lambda n: abs(n - stride))
         raise ValueError(
-            f"fisher_stride={config.fisher_stride} is more than the {batch} states of "
-            "a rollout; write a smaller one."
+            f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
+            f"the environments only; write a stride without a common divisor below the "
+            f"{batch} states of a rollout, as {nearest}."
         )
 
 
 def _check_fractions(config: TRPOConfig) -> None:
+    for name in ("shrink", "cg_tolerance", "initial_log_std"):
+        value = getattr(config, name)
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise TypeError(f"{name}={value!r} is not a number; write a float.")
+    for name in ("normalize_observations", "normalize_returns"):
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}; write True or False.")
     if not 0 < config.shrink < 1:
         raise ValueError(f"shrink={config.shrink} is not between 0 and 1; write 0.5.")
     if not 0 <= config.cg_tolerance < 1:
@@ -208,13 +232,14 @@ def _check_functions(config: TRPOConfig) -> None:
         schedule = getattr(config, name)
         if not callable(schedule) and schedule not in SCHEDULES:
             raise ValueError(
-                f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or an "
-                "Optax schedule such as optax.linear_schedule(1.0, 0.0, num_updates)."
+                f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
+                "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
             )
-    optimizer = config.critic_optimizer
-    if isinstance(optimizer, str):
-        optimizer = getattr(optax, optimizer, None)
-    if not callable(optimizer):
+    try:
+        optimizer = config.optimizer(1e-3)
+    except (AttributeError, TypeError):
+        optimizer = None
+    if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(
             f"critic_optimizer={config.critic_optimizer!r} is not in Optax; write one "
             "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
@@ -222,29 +247,35 @@ def _check_functions(config: TRPOConfig) -> None:
         )
 
 
-def _check_hyperparameters(hyperparameters: Hyperparameters) -> None:
-    for name, value in hyperparameters._asdict().items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(
-                f"{name}={value!r} is not a number. A config holds one value of each; "
-                "pass arrays of them as train(config, hyperparameters=...) under vmap."
-            )
-    checks = {
-        "max_kl": (hyperparameters.max_kl > 0, "a positive number of nats, as 0.01"),
-        "damping": (hyperparameters.damping >= 0, "zero or more, as 0.1"),
-        "discount": (0 <= hyperparameters.discount <= 1, "a number in [0, 1], as 0.99"),
-        "gae_lambda": (
-            0 <= hyperparameters.gae_lambda <= 1,
-            "a number in [0, 1], as 0.95",
-        ),
-        "critic_learning_rate": (
-            hyperparameters.critic_learning_rate >= 0,
-            "zero or more, as 1e-3",
-        ),
+def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
+    """Raise TypeError or ValueError for what is no float, or out of range.
+
+    Traced values, as under `vmap`, pass: nothing is known of them but their shape.
+    """
+    if not isinstance(hyperparameters, Hyperparameters):
+        raise TypeError(
+            f"hyperparameters={hyperparameters!r}; write "
+            "trpo_jax.Hyperparameters(max_kl=0.01, ...)."
+        )
+    advice = {
+        "max_kl": "a positive number of nats, as 0.01",
+        "damping": "zero or more, as 0.1",
+        "discount": "a number in [0, 1], as 0.99",
+        "gae_lambda": "a number in [0, 1], as 0.95",
+        "critic_learning_rate": "zero or more, as 1e-3",
     }
-    for name, (valid, advice) in checks.items():
-        if not valid:
-            raise ValueError(
-                f"{name}={getattr(hyperparameters, name)} is out of range; "
-                f"write {advice}."
+    for name, value in hyperparameters._asdict().items():
+        number = isinstance(value, (numbers.Real, jax.Array))
+        if isinstance(value, bool) or not number or jnp.ndim(value):
+            raise TypeError(
+                f"{name}={value!r} is not a number; write {advice[name]}. To sweep "
+                "over several, vmap train(config, hyperparameters=...)."
             )
+        if isinstance(value, jax.core.Tracer):
+            continue
+        above = value > 0 if name == "max_kl" else value >= 0
+        below = (
+            value <= 1 if name in ("discount", "gae_lambda") else math.isfinite(value)
+        )
+        if not (above and below):
+            raise ValueError(f"{name}={value} is out of range; write {advice[name]}.")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 ValueFn = Callable[[PyTree, Float[Array, "N ..."]], Float[Array, " N"]]
@@ -43,8 +42,13 @@ def fit_critic(
         New parameters, new optimiser state, and the mean loss over the last epoch.
 
     Raises:
-        ValueError: If `num_minibatches` does not divide N.
+        ValueError: If `num_minibatches` does not divide N, or values are not [N].
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438), section 5, with a first-order
+    optimiser in place of a trust region.
     """
+    values = jax.eval_shape(value_fn, params, observations)
+    check_values(values.shape, targets.shape)
     size, rest = divmod(targets.shape[0], num_minibatches)
     if rest:
         raise ValueError(
@@ -69,11 +73,24 @@ def fit_critic(
         return carry, jnp.mean(losses)
 
     end, losses = jax.lax.scan(one_epoch, start, jax.random.split(key, epochs))
-    finite = jnp.all(jnp.isfinite(ravel_pytree(end[0])[0]))
+    # The optimiser's moments too: an infinite one would stop it for good.
+    leaves = [
+        leaf for leaf in jax.tree.leaves(end) if jnp.isdtype(leaf, "real floating")
+    ]
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
     params, optimizer_state = jax.tree.map(
         lambda fitted, old: jnp.where(finite, fitted, old), end, start
     )
     return params, optimizer_state, losses[-1]
+
+
+def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Raise ValueError unless a critic's values have one axis."""
+    if shape != expected:
+        raise ValueError(
+            f"the critic returns values of shape {shape}; they must be {expected}, one "
+            "for each observation. Write value[..., 0] after a last layer of width 1."
+        )
 
 
 def explained_variance(

@@ -61,7 +61,16 @@ class Trajectory(NamedTuple):
 def init_rollout(
     environment: Environment, key: Key[Array, ""], *, num_envs: int
 ) -> RolloutState:
-    """Reset `num_envs` environments, each with its own randomness; consumes `key`."""
+    """Reset `num_envs` environments, each with its own randomness.
+
+    Args:
+        environment: The environment.
+        key: A typed key; consumed.
+        num_envs: B.
+
+    Returns:
+        The state of B environments at the start of an episode.
+    """
     keys = jax.random.split(key, num_envs)
     env_state, observation = jax.vmap(environment.reset)(keys)
     return RolloutState(

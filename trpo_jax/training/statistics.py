@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# A dimension that hardly varies is centred and not blown up.
+# A dimension that hardly varies is centred and not blown up: the root of the 1e-8 that
+# VecNormalize in Stable-Baselines adds to a variance.
 _SMALLEST_STD = 1e-4
 
 

@@ -23,7 +23,7 @@ from trpo_jax.networks import (
 )
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
-from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.critic import check_values, explained_variance, fit_critic
 from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -34,6 +34,7 @@ from trpo_jax.training.statistics import (
 )
 from trpo_jax.trust_region import (
     Batch,
+    Distribution,
     UpdateInfo,
     damped_curvature,
     trust_region_update,
@@ -45,19 +46,24 @@ from trpo_jax.trust_region import (
 _OBSERVATION_CLIP = 10.0
 
 
+# Of the matrix products of policy and update alike: with one precision for acting and
+# another for the update, the first probability ratio would not be 1.
+_PRECISION = "float32"
+
+
 class TrainState(NamedTuple):
     """Everything that one step hands to the next.
 
     Attributes:
-        params: Parameters of the policy.
-        critic_params: Parameters of the critic.
-        critic_optimizer_state: State of the critic's optimiser.
+        params: Parameters of the policy, a pytree.
+        critic_params: Parameters of the critic, a pytree.
+        critic_optimizer_state: State of the critic's optimiser, a pytree.
         observation_statistics: Running moments of observations, None if not normalised.
         return_statistics: Running moments of returns, None if not normalised.
-        rollout: Where the environments stand.
-        hyperparameters: The traced floats.
+        rollout: Where the environments stand, leaves [num_envs, …].
+        hyperparameters: The traced floats, scalars.
         updates: Policy updates made, int32 scalar.
-        key: Randomness for what follows.
+        key: Randomness for what follows, a typed key, scalar.
     """
 
     params: PyTree
@@ -107,9 +113,13 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         config: The run.
         key: A typed key, `jax.random.key(0)`. Under `vmap` over keys: one run each.
 
+    Returns:
+        Fresh parameters and normalisers, and environments at the start of an episode.
+
     Raises:
-        TypeError: If `key` is not a typed key.
-        ValueError: If the environment is unknown or not supported.
+        TypeError: If `key` is not a typed key, or the policy returns no distribution.
+        ValueError: If the environment is unknown or not supported, or the networks do
+            not fit it.
     """
     check_key(key)
     environment = make_environment(config.env)
@@ -117,11 +127,15 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
     rollout_state = init_rollout(environment, rollout_key, num_envs=config.num_envs)
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
+    params = policy.init(policy_key, rollout_state.observation)
     critic_params = critic.init(critic_key, rollout_state.observation)
+    _check_networks(policy, params, environment, rollout_state.observation)
+    values = jax.eval_shape(critic.apply, critic_params, rollout_state.observation)
+    check_values(values.shape, (config.num_envs,))
     optimizer = config.optimizer(hyperparameters.critic_learning_rate)
     observation_statistics = init_statistics(environment.observation_shape)
     return TrainState(
-        params=policy.init(policy_key, rollout_state.observation),
+        params=params,
         critic_params=critic_params,
         critic_optimizer_state=optimizer.init(critic_params),
         observation_statistics=(
@@ -138,8 +152,8 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
 def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     """Take one rollout, make one policy update, fit the critic once.
 
-    Pure: `jit`, `vmap`, `scan` or shard it. Normalisers are frozen until the end, so
-    that the policy which is updated is the one that acted.
+    Pure: `jit`, `vmap`, `scan` or shard it. The observation normaliser is frozen until
+    the end, so that the policy which is updated is the one that acted.
 
     Args:
         config: The run.
@@ -147,6 +161,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
 
     Returns:
         Where it stands afterwards, and the `Metrics` of this step.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), section 6.
     """
     environment = make_environment(config.env)
     policy, critic = make_networks(config, environment)
@@ -154,18 +170,19 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
 
     # 1. Act with the policy as it is.
-    rollout_state, trajectory = rollout(
-        lambda observations: policy.apply(state.params, observe(state, observations)),
-        environment,
-        state.rollout,
-        rollout_key,
-        num_steps=config.rollout_length,
-    )
+    with jax.default_matmul_precision(_PRECISION):
+        rollout_state, trajectory = rollout(
+            lambda seen: policy.apply(state.params, observe(state, seen)),
+            environment,
+            state.rollout,
+            rollout_key,
+            num_steps=config.rollout_length,
+        )
     observations = _flatten(observe(state, trajectory.observation))
 
     # 2. Judge the actions by generalised advantages.
-    values = _flatten_values(critic, state, observations)
-    next_values = _flatten_values(
+    values = _values(critic, state, observations)
+    next_values = _values(
         critic, state, _flatten(observe(state, trajectory.final_observation))
     )
     shape = trajectory.reward.shape
@@ -200,6 +217,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         line_search_width=config.line_search_width,
         fisher_stride=config.fisher_stride,
         step_curvature_fn=_STEP_CURVATURES[config.step_length],
+        precision=_PRECISION,
     )
 
     # 4. Fit the critic to the returns, on the scale it will be read with next time.
@@ -272,6 +290,42 @@ def make_networks(
     return policy, config.critic or Value(sizes, activation)
 
 
+def _check_networks(
+    policy: Network,
+    params: PyTree,
+    environment: Environment,
+    observations: Float[Array, "B ..."],
+) -> None:
+    """Raise unless the policy's actions are what the environment takes."""
+
+    def sample(params: PyTree) -> Array:
+        distribution = policy.apply(params, observations)
+        if not isinstance(distribution, Distribution):
+            raise TypeError(
+                f"the policy returned {type(distribution).__name__}, which is not a "
+                "distribution; return trpo_jax.Categorical(logits), "
+                "trpo_jax.DiagonalGaussian(mean, log_std) or one like them."
+            )
+        return distribution.sample(jax.random.key(0))
+
+    actions = jax.eval_shape(sample, params)
+    space = environment.action_space
+    kind = "real floating" if isinstance(space, Box) else "integral"
+    match space:
+        case Box(size):
+            event_shape: tuple[int, ...] = (size,)
+        case MultiDiscrete(num_actions):
+            event_shape = (len(num_actions),)
+        case _:
+            event_shape = ()
+    if actions.shape[1:] != event_shape or not jnp.isdtype(actions.dtype, kind):
+        raise ValueError(
+            f"the policy draws actions {actions.dtype}{list(actions.shape[1:])}, but "
+            f"the environment takes {space}: {kind} {list(event_shape)}. Write a "
+            "policy whose distribution has those."
+        )
+
+
 def observe(
     state: TrainState, observations: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -294,20 +348,20 @@ def check_key(key: Key[Array, ""]) -> None:
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters with their schedules' factors at this update."""
-    kl_factor = config.schedule("kl_schedule")(state.updates)
-    learning_rate_factor = config.schedule("learning_rate_schedule")(state.updates)
     base = state.hyperparameters
+    learning_rate_factor = config.learning_rate_factor(state.updates)
     return base._replace(
-        max_kl=base.max_kl * kl_factor,
+        max_kl=base.max_kl * config.kl_factor(state.updates),
         critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
     )
 
 
-def _flatten_values(
+def _values(
     critic: Network, state: TrainState, observations: Float[Array, "N ..."]
 ) -> Float[Array, " N"]:
     """Return V of normalised observations, in units of return."""
     values = critic.apply(state.critic_params, observations)
+    check_values(values.shape, observations.shape[:1])
     if state.return_statistics is None:
         return values
     return denormalize(state.return_statistics, values)

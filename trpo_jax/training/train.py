@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from trpo_jax.environments import make_environment
-from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.config import Hyperparameters, TRPOConfig, check_hyperparameters
 from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 
 
@@ -50,7 +50,8 @@ def train(
 
     Raises:
         TypeError: If `key` is not a typed key.
-        ValueError: If the environment is unknown or not supported.
+        ValueError: If the environment is unknown or not supported, or a hyperparameter
+            that is known is out of range.
     """
     if key is None:
         key = jax.random.key(config.seed)
@@ -58,6 +59,7 @@ def train(
     make_environment(config.env)
     if hyperparameters is None:
         hyperparameters = config.hyperparameters
+    check_hyperparameters(hyperparameters)
     hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
     program = dataclasses.replace(config, seed=0, hyperparameters=Hyperparameters())
     state, metrics = _train(program, key, hyperparameters)

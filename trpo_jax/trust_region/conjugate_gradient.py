@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from trpo_jax.trust_region.checks import check_not_negative
+
 
 class CGStatus(enum.IntEnum):
     """Why the iteration stopped."""
@@ -20,7 +22,7 @@ class CGStatus(enum.IntEnum):
     NON_POSITIVE_CURVATURE = 2
     """pᵀAp ≤ 0 along a direction p: A is not positive definite. x stops before it."""
     NON_FINITE = 3
-    """b, or a product, holds a NaN or an infinity. x stops before it."""
+    """b, a product, or the square of a norm is not finite. x stops before it."""
 
 
 class CGResult(NamedTuple):
@@ -65,15 +67,20 @@ def conjugate_gradient(
 
     Args:
         matvec: v ↦ A v on pytrees like `b`.
-        b: The right-hand side, a pytree of floating arrays.
+        b: The right-hand side, a pytree of floating arrays. Its dtype must hold ‖b‖²:
+            a b whose square underflows is taken for 0.
         max_iterations: The largest number of products.
         tolerance: Stop when ‖r‖ ≤ tolerance · ‖b‖.
 
     Returns:
         A `CGResult`. As x comes from zero, r is orthogonal to x and xᵀAx = bᵀx.
 
+    Raises:
+        ValueError: If `max_iterations` or `tolerance` is negative.
+
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithm B2.
     """
+    check_not_negative(max_iterations=max_iterations, tolerance=tolerance)
     b_sq = optax.tree.vdot(b, b)
     threshold = tolerance**2 * b_sq
 
@@ -123,7 +130,10 @@ def conjugate_gradient(
     end = jax.lax.while_loop(proceed, iterate, start)
     scale = jnp.where(b_sq > 0, b_sq, 1)
     return CGResult(
-        end.x, end.status, end.iterations, jnp.sqrt(end.residual_sq / scale)
+        x=end.x,
+        status=end.status,
+        iterations=end.iterations,
+        relative_residual=jnp.sqrt(end.residual_sq / scale),
     )
 
 

@@ -38,7 +38,8 @@ class Categorical(NamedTuple):
     """A choice among K actions, π(k) ∝ exp(logits[k]).
 
     Attributes:
-        logits: Unnormalised log-probabilities, float[..., K].
+        logits: Unnormalised log-probabilities, float[..., K], finite: forbid an action
+            by a large negative number, such as −1e9, and not by −∞.
     """
 
     logits: Float[Array, "*N K"]
@@ -56,14 +57,15 @@ class Categorical(NamedTuple):
         return jnp.argmax(self.logits, axis=-1)
 
     def log_prob(self, actions: Int[Array, "*N"]) -> Float[Array, "*N"]:
-        """Return log π(a) for actions int[...].
+        """Return log π(a) for actions int[...]; −∞ for those outside 0 … K−1.
 
         A comparison and a sum rather than an index: the derivative of an index is a
         scatter, which is slow on every device.
         """
         log_probs = self.log_probs()
         chosen = actions[..., None] == jnp.arange(log_probs.shape[-1])
-        return jnp.sum(jnp.where(chosen, log_probs, 0), axis=-1)
+        total = jnp.sum(jnp.where(chosen, log_probs, 0), axis=-1)
+        return jnp.where(jnp.any(chosen, axis=-1), total, -jnp.inf)
 
     def entropy(self) -> Float[Array, "*N"]:
         """Return −Σ_k π(k) log π(k), between 0 and log K."""
@@ -98,7 +100,17 @@ class DiagonalGaussian(NamedTuple):
         return self.mean
 
     def log_prob(self, actions: Float[Array, "*N D"]) -> Float[Array, "*N"]:
-        """Return Σ_d −½ ((a_d − μ_d)/σ_d)² − log σ_d − ½ log 2π."""
+        """Return Σ_d −½ ((a_d − μ_d)/σ_d)² − log σ_d − ½ log 2π.
+
+        Raises:
+            ValueError: If actions have no axis of D dimensions.
+        """
+        shape = jnp.shape(actions)
+        if len(shape) < self.mean.ndim or shape[-1] != self.mean.shape[-1]:
+            raise ValueError(
+                f"actions have the shape {shape} and the mean {self.mean.shape}; write "
+                "actions [..., D], as actions[:, None] for D = 1."
+            )
         z = (actions - self.mean) * jnp.exp(-self.log_std)
         return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
 

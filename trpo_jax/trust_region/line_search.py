@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from trpo_jax.trust_region.checks import check_positive
+
 
 class Candidate(NamedTuple):
     """What is known of one candidate policy θ_old + fraction · step.
@@ -65,8 +67,14 @@ def line_search(
     Returns:
         A `LineSearchResult`. It does not depend on `width`.
 
+    Raises:
+        ValueError: If a count is not positive, or `shrink` not in (0, 1).
+
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
+    check_positive(max_candidates=max_candidates, width=width, shrink=shrink)
+    if not shrink < 1:
+        raise ValueError(f"shrink={shrink} never shrinks; write less than 1, as 0.5.")
     width = min(width, max_candidates)
 
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:

@@ -1,8 +1,10 @@
 """What one update maximises, what it is constrained by, and what that guarantees."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from trpo_jax.trust_region.checks import check_fraction
 from trpo_jax.trust_region.distributions import Distribution
 
 
@@ -25,8 +27,17 @@ def surrogate(
     Returns:
         L(θ), a scalar in the units of the advantages.
 
+    Raises:
+        ValueError: If the shapes differ.
+
     Source: Schulman et al. 2015 (arXiv 1502.05477), equation 14.
     """
+    shapes = [jnp.shape(x) for x in (log_probs, old_log_probs, advantages)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"log_probs, old_log_probs and advantages have the shapes {shapes}; write "
+            "one value of each for each of N transitions: [N]."
+        )
     return jnp.mean(jnp.exp(log_probs - old_log_probs) * advantages)
 
 
@@ -70,8 +81,12 @@ def improvement_bound(
     Returns:
         The bound, a scalar in units of discounted return. It is 0 at π = π_old.
 
+    Raises:
+        ValueError: If `discount` is not in [0, 1).
+
     Source: Schulman et al. 2015 (arXiv 1502.05477), theorem 1.
     """
+    _check_discount(discount)
     penalty = 4 * max_advantage * discount / (1 - discount) ** 2
     return expected_advantage / (1 - discount) - penalty * max_kl
 
@@ -96,9 +111,21 @@ def mean_kl_improvement_bound(
     Returns:
         The bound, a scalar in units of discounted return. It is 0 at π = π_old.
 
+    Raises:
+        ValueError: If `discount` is not in [0, 1).
+
     Source: Achiam et al. 2017 (arXiv 1705.10528), corollaries 2 and 3, with the total
     variation bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); Pinsker's
     inequality holds for either direction.
     """
+    _check_discount(discount)
     penalty = 2 * discount * max_expected_advantage / (1 - discount)
-    return (expected_advantage - penalty * jnp.sqrt(kl / 2)) / (1 - discount)
+    # Rounding may leave a KL of equal policies just below 0.
+    total_variation = jnp.sqrt(jnp.maximum(kl, 0) / 2)
+    return (expected_advantage - penalty * total_variation) / (1 - discount)
+
+
+def _check_discount(discount: float) -> None:
+    check_fraction(discount=discount)
+    if not isinstance(discount, jax.core.Tracer) and discount == 1:
+        raise ValueError("discount=1 has no bound: it grows as 1/(1−γ)²; write less.")

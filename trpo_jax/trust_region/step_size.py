@@ -12,6 +12,17 @@ def undamped_curvature(
 
     The iteration starts from zero, so its residual is orthogonal to x at every step
     and xᵀ(F + λI)x = gᵀx exactly: the curvature without the damping costs no product.
+
+    Args:
+        gradient: g, a pytree.
+        x: The solution, or any iterate, a pytree like `gradient`.
+        damping: λ ≥ 0.
+
+    Returns:
+        A scalar, positive unless rounding hides it.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C, with the damping taken
+    out of its sᵀAs.
     """
     return optax.tree.vdot(gradient, x) - damping * optax.tree.vdot(x, x)
 
@@ -21,7 +32,15 @@ def damped_curvature(
 ) -> Float[Array, ""]:
     """Return xᵀ(F + λI)x = gᵀx, as most implementations use: the step falls short of δ.
 
-    `damping` is not used; it is an argument as in `undamped_curvature`.
+    Args:
+        gradient: g, a pytree.
+        x: The solution, or any iterate, a pytree like `gradient`.
+        damping: λ, part of gᵀx already; here so that both are called alike.
+
+    Returns:
+        A scalar, at least `undamped_curvature`.
+
+    Source: as `undamped_curvature`, as implemented in OpenAI Baselines and after it.
     """
     del damping
     return optax.tree.vdot(gradient, x)
@@ -38,6 +57,8 @@ def trust_region_step_size(
 
     Returns:
         β ≥ 0, scalar; 0 where the curvature is not positive or not finite.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
     usable = jnp.isfinite(curvature) & (curvature > 0)
     return jnp.where(usable, jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1)), 0)

@@ -2,13 +2,14 @@
 
 import enum
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
+from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.conjugate_gradient import (
     CGResult,
     CGStatus,
@@ -54,13 +55,13 @@ class UpdateStatus(enum.IntEnum):
     ACCEPTED = 0
     """The parameters moved."""
     ZERO_GRADIENT = 1
-    """∇L = 0: equal advantages or a single action. Nothing to improve on."""
+    """∇L = 0: advantages all zero, or a single action. Nothing to improve on."""
     NON_FINITE = 2
     """A NaN or an infinity in the batch, the gradient or every candidate."""
     NON_POSITIVE_CURVATURE = 3
     """xᵀFx ≤ 0 to rounding: the KL does not see the direction; no step length."""
     KL_EXCEEDED = 4
-    """The smallest candidate of the line search still left the trust region."""
+    """The smallest candidate still left the trust region, or δ leaves no room."""
     NO_IMPROVEMENT = 5
     """The smallest candidate did not raise the surrogate."""
 
@@ -126,6 +127,8 @@ def trust_region_update(
 
     solved by  (F + λI) x = g,  β = √(2δ / xᵀFx),  θ = θ_old + fraction · β x.
 
+    Pure; `jit` it with `policy_fn` and the keyword arguments bound.
+
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions.
         params: θ_old, a pytree of floating arrays, every one of them optimised.
@@ -138,7 +141,8 @@ def trust_region_update(
         shrink: Ratio of each fraction to the one before.
         line_search_width: Candidates evaluated at once; changes the cost only.
         fisher_stride: The Fisher information is taken over every `fisher_stride`-th
-            state; gradient, KL and line search see them all.
+            state; gradient, KL and line search see them all. Choose a stride that does
+            not follow a pattern in the batch.
         operator_fn: (θ ↦ distributions, θ_old) ↦ Fisher-vector product.
         step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
             `undamped_curvature`, or `damped_curvature` as in most implementations.
@@ -151,26 +155,36 @@ def trust_region_update(
 
     Raises:
         TypeError: If `policy_fn` returns no distribution, or params are not floating.
-        ValueError: If the batch's shapes do not agree.
+        ValueError: If the batch's shapes do not agree, or a number is out of range.
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
-    _check_arguments(policy_fn, params, batch)
+    check_positive(fisher_stride=fisher_stride, max_kl=max_kl)
+    check_not_negative(damping=damping)
+    _check_batch(policy_fn, params, batch)
     # θ is one vector, as in the paper: fewer and larger operations than on a tree.
     theta_old, unravel = ravel_pytree(params)
     states = jax.tree.map(lambda leaf: leaf[::fisher_stride], batch.observations)
+    # A ratio to an infinite log-probability would be a plain 0, and go unseen.
+    batch_finite = jnp.isfinite(batch.log_probs + batch.advantages).all()
 
     def surrogate_at(theta: Float[Array, " P"]) -> tuple[Array, Distribution]:
         new = policy_fn(unravel(theta), batch.observations)
         log_probs = new.log_prob(batch.actions)
         return surrogate(log_probs, batch.log_probs, batch.advantages), new
 
+    def move(fraction: Float[Array, ""]) -> Float[Array, " P"]:
+        return theta_old + (fraction * step).astype(theta_old.dtype)
+
     def evaluate(fraction: Float[Array, ""]) -> Candidate:
-        theta = theta_old + fraction * step
+        theta = move(fraction)
         value, new = surrogate_at(theta)
+        # Two compilations of L may differ in the last bit: staying is no improvement.
+        value = jnp.where(jnp.all(theta == theta_old), surrogate_old, value)
         kl = old.kl_divergence(new)
         evidence = (jnp.max(kl), jnp.mean(new.entropy()))
-        return Candidate(value, jnp.mean(kl), jnp.isfinite(theta).all(), evidence)
+        finite = jnp.isfinite(theta).all() & batch_finite
+        return Candidate(value, jnp.mean(kl), finite, evidence)
 
     with jax.default_matmul_precision(precision):
         # 1. The policy gradient g = ∇L at θ_old.
@@ -207,17 +221,17 @@ def trust_region_update(
     def keep(moved: Array, stayed: Array | float) -> Array:
         return jnp.where(search.accepted, moved, stayed)
 
-    moved = unravel(theta_old + search.fraction * step)
+    moved = unravel(move(search.fraction))
     kl_max, entropy = search.candidate.evidence
     predicted_at_full_step = undamped_curvature(gradient, cg.x, damping) * step_size**2
     info = UpdateInfo(
-        status=_status(gradient, cg, step_size, search, max_kl),
+        status=_status(batch_finite, gradient, cg, step_size, search, max_kl),
         surrogate_before=surrogate_old,
         surrogate_after=keep(search.candidate.surrogate, surrogate_old),
-        expected_improvement=search.fraction * jnp.vdot(gradient, step),
+        expected_improvement=keep(search.fraction * jnp.vdot(gradient, step), 0.0),
         kl=keep(search.candidate.kl, 0.0),
         kl_max=keep(kl_max, 0.0),
-        kl_predicted=0.5 * search.fraction**2 * predicted_at_full_step,
+        kl_predicted=keep(0.5 * search.fraction**2 * predicted_at_full_step, 0.0),
         step_size=step_size,
         accepted_fraction=search.fraction,
         evaluations=search.evaluations,
@@ -231,6 +245,7 @@ def trust_region_update(
 
 
 def _status(
+    batch_finite: Bool[Array, ""],
     gradient: Float[Array, " P"],
     cg: CGResult,
     step_size: Float[Array, ""],
@@ -242,9 +257,10 @@ def _status(
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
         (search.accepted, UpdateStatus.ACCEPTED),
-        (~jnp.isfinite(gradient).all(), UpdateStatus.NON_FINITE),
+        (~(batch_finite & jnp.isfinite(gradient).all()), UpdateStatus.NON_FINITE),
         (~jnp.any(gradient), UpdateStatus.ZERO_GRADIENT),
         (cg.status == CGStatus.NON_FINITE, UpdateStatus.NON_FINITE),
+        (jnp.asarray(max_kl) <= 0, UpdateStatus.KL_EXCEEDED),
         (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
         (~finite, UpdateStatus.NON_FINITE),
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
@@ -253,7 +269,7 @@ def _status(
     return jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT).astype(jnp.int32)
 
 
-def _check_arguments(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
+def _check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
     """Raise with advice, from shapes alone, before anything is computed."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
@@ -262,34 +278,31 @@ def _check_arguments(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
                 "parameter is optimised and must be floating. Close over constants in "
                 "policy_fn instead."
             )
-    num_transitions = jnp.shape(batch.advantages)[:1]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        name = jax.tree_util.keystr(path)
-        shape = jnp.shape(leaf)
-        ndim_ok = len(shape) == 1 or name not in (".log_probs", ".advantages")
-        if not ndim_ok or len(num_transitions) != 1 or shape[:1] != num_transitions:
-            raise ValueError(
-                f"batch{name} has shape {shape}, but batch.advantages has shape "
-                f"{jnp.shape(batch.advantages)}. Write observations [N, ...], actions "
-                "[N] or [N, D], log_probs [N] and advantages [N] with one N: flatten "
-                "time and environments to a single axis first."
-            )
-    distribution: Any = jax.eval_shape(policy_fn, params, batch.observations)
-    if not isinstance(distribution, Distribution):
-        raise TypeError(
-            f"policy_fn returned {type(distribution).__name__}, which is not a "
-            "distribution. Return trpo_jax.Categorical(logits), "
-            "trpo_jax.DiagonalGaussian(mean, log_std), or a pytree with sample, mode, "
-            "log_prob, entropy and kl_divergence."
+    leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    vectors = (batch.log_probs, batch.advantages)
+    if len(leading) > 1 or any(jnp.ndim(vector) != 1 for vector in vectors):
+        raise ValueError(
+            f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
+            "observations [N, ...], actions [N] or [N, D], log_probs [N] and "
+            "advantages [N] with one N: flatten time and environments to one axis."
         )
-    log_probs = jax.eval_shape(
-        lambda params: policy_fn(params, batch.observations).log_prob(batch.actions),
-        params,
-    )
-    if log_probs.shape != num_transitions:
+
+    def evaluate(params: PyTree) -> Array:
+        distribution = policy_fn(params, batch.observations)
+        if not isinstance(distribution, Distribution):
+            raise TypeError(
+                f"policy_fn returned {type(distribution).__name__}, which is not a "
+                "distribution. Return trpo_jax.Categorical(logits), "
+                "trpo_jax.DiagonalGaussian(mean, log_std), or a pytree with sample, "
+                "mode, log_prob, entropy and kl_divergence."
+            )
+        return distribution.log_prob(batch.actions)
+
+    log_probs = jax.eval_shape(evaluate, params)
+    if log_probs.shape != jnp.shape(batch.log_probs):
         raise ValueError(
             f"policy_fn's distribution gives log_prob(batch.actions) of shape "
             f"{log_probs.shape} for actions of shape {jnp.shape(batch.actions)}; it "
-            f"must be {num_transitions}, one joint log-probability for each "
+            f"must be {jnp.shape(batch.log_probs)}, one joint log-probability for each "
             "transition. Sum over action dimensions."
         )
