@@ -200,6 +200,19 @@ def test_a_registered_environment_is_known_by_its_id():
     assert environment.observation_shape == (4,)
 
 
+def test_an_environment_made_while_tracing_serves_afterwards():
+    """This one holds an array of its own, made when it is constructed."""
+    gymnax.register("DeepSea-traced", lambda: gymnax.make("DeepSea-bsuite")[0])
+
+    @fast_jit
+    def start(key):
+        return make_environment("DeepSea-traced").reset(key)
+
+    traced = start(KEY)
+    environment = make_environment("DeepSea-traced")
+    jax.tree.map(np.testing.assert_array_equal, traced, environment.reset(KEY))
+
+
 def test_the_same_argument_is_the_same_object():
     assert make_environment("CartPole-v1") is make_environment("CartPole-v1")
     first = make_environment((TABULAR, CHAIN))

@@ -37,6 +37,12 @@ def test_another_key_is_another_matrix():
     assert not np.allclose(matrices[0], matrices[2])
 
 
+@pytest.mark.parametrize("shape", [(4,), (3, 3, 2, 8)])
+def test_only_matrices_are_orthogonal(shape):
+    with pytest.raises(ValueError, match="write \\(inputs, outputs\\)"):
+        orthogonal()(jax.random.key(0), shape)
+
+
 VMAPPED = """
 import jax, jax.numpy as jnp, numpy as np
 from trpo_jax import CategoricalPolicy

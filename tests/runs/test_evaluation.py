@@ -116,6 +116,15 @@ def test_evaluate_under_vmap_and_jit_is_a_loop():
     assert not compiled
 
 
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_a_state_of_another_number_of_seeds_is_refused(num_seeds):
+    _, state = make(RIGHT_OR_WRONG)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    config, _ = make(RIGHT_OR_WRONG, num_seeds=num_seeds)
+    with pytest.raises(ValueError, match="pass the config that the state was trained"):
+        evaluate(config, states, jax.random.key(1), 5)
+
+
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(
     ("arguments", "advice"),

@@ -31,11 +31,16 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("hidden_sizes", (8.0,), TypeError, "write a tuple of ints, as (64, 64)"),
         ("hidden_sizes", (8, 0), ValueError, "layer without units"),
         ("critic_minibatches", 5, ValueError, "does not divide the 24 transitions"),
-        ("fisher_stride", 25, ValueError, "write a smaller one"),
+        ("fisher_stride", 25, ValueError, "below the 24 states of a rollout, as 23"),
+        ("fisher_stride", 2, ValueError, "would see some of the environments only"),
         ("shrink", 0.0, ValueError, "write 0.5"),
         ("shrink", 1.0, ValueError, "write 0.5"),
         ("cg_tolerance", -1e-5, ValueError, "write 1e-5"),
         ("cg_tolerance", float("nan"), ValueError, "write 1e-5"),
+        ("shrink", "0.5", TypeError, "write a float"),
+        ("initial_log_std", float("inf"), ValueError, "write 0.0"),
+        ("normalize_observations", 1, TypeError, "write True or False"),
+        ("normalize_returns", "yes", TypeError, "write True or False"),
         ("step_length", "short", ValueError, "write one of undamped, damped"),
         ("activation", "sigmoidal", ValueError, "write one of elu, gelu, relu"),
         ("policy", lambda observations: observations, TypeError, "write a Flax module"),
@@ -45,7 +50,7 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("kl_schedule", None, ValueError, "an Optax schedule"),
         ("learning_rate_schedule", [1.0], ValueError, "an Optax schedule"),
         ("critic_optimizer", "adamant", ValueError, "as 'adam' or 'rmsprop'"),
-        ("critic_optimizer", "global_norm", ValueError, "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", "huber_loss", ValueError, "as 'adam' or 'rmsprop'"),
         ("critic_optimizer", 1e-3, ValueError, "as 'adam' or 'rmsprop'"),
         ("env", 7, TypeError, "write an id such as 'CartPole-v1'"),
         ("hyperparameters", {"max_kl": 0.1}, TypeError, "Hyperparameters"),
@@ -90,7 +95,12 @@ def test_a_count_below_one_is_refused(field, value):
         ("gae_lambda", 1.01, ValueError, "a number in [0, 1], as 0.95"),
         ("gae_lambda", -0.1, ValueError, "a number in [0, 1], as 0.95"),
         ("critic_learning_rate", -1e-3, ValueError, "zero or more"),
-        ("max_kl", np.array([0.01, 0.02]), TypeError, "pass arrays of them as train("),
+        ("max_kl", float("inf"), ValueError, "a positive number of nats"),
+        ("damping", float("inf"), ValueError, "zero or more"),
+        ("critic_learning_rate", float("inf"), ValueError, "zero or more"),
+        ("max_kl", True, TypeError, "not a number"),
+        ("max_kl", np.array([0.01, 0.02]), TypeError, "vmap train(config, hyper"),
+        ("max_kl", jnp.array([0.01, 0.02]), TypeError, "vmap train(config, hyper"),
     ],
 )
 def test_a_bad_hyperparameter_is_refused_with_advice(field, value, error, advice):
@@ -169,7 +179,17 @@ def test_counts_that_follow_from_others():
     assert (config.batch_size, config.num_updates) == (24, 2)
 
 
-@pytest.mark.parametrize("field", ["kl_schedule", "learning_rate_schedule"])
+@pytest.mark.parametrize("number", [0.01, np.float32(0.01), jnp.float32(0.01)])
+def test_configs_of_equal_numbers_are_one(number):
+    hyperparameters = Hyperparameters(max_kl=number)
+    first, second = (
+        TRPOConfig(**SMALL, hyperparameters=hyperparameters) for _ in range(2)
+    )
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+@pytest.mark.parametrize("kind", ["kl", "learning_rate"])
 @pytest.mark.parametrize(
     ("schedule", "factors"),
     [
@@ -179,9 +199,12 @@ def test_counts_that_follow_from_others():
         (optax.exponential_decay(1.0, 1, 0.5), [1, 0.5, 0.25, 0.125]),
     ],
 )
-def test_a_schedule_is_a_factor_of_the_update(field, schedule, factors):
-    config = TRPOConfig(**{**SMALL, "total_timesteps": 4 * 24}, **{field: schedule})
-    made = [config.schedule(field)(update) for update in range(4)]
+def test_a_schedule_is_a_factor_of_the_update(kind, schedule, factors):
+    config = TRPOConfig(
+        **{**SMALL, "total_timesteps": 4 * 24}, **{f"{kind}_schedule": schedule}
+    )
+    factor_fn = getattr(config, f"{kind}_factor")
+    made = [factor_fn(update) for update in range(4)]
     np.testing.assert_allclose(made, factors, rtol=1e-5)
 
 

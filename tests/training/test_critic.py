@@ -97,6 +97,15 @@ def test_minibatches_must_divide_the_samples(problem):
         fit(problem, optax.adam(0.1), epochs=1, num_minibatches=5)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+def test_values_must_have_one_axis(problem):
+    def column(params, observations):
+        return linear(params, observations)[:, None]
+
+    with pytest.raises(ValueError, match=r"Write value\[..., 0\]"):
+        fit(problem, optax.adam(0.1), column, epochs=1, num_minibatches=1)
+
+
 def test_explained_variance_against_numpy():
     rng = np.random.default_rng(0)
     values, returns = jnp.asarray(rng.normal(size=(2, 4, 5)), jnp.float32)

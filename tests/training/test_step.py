@@ -1,4 +1,5 @@
 import functools
+import re
 import sys
 
 import jax
@@ -18,10 +19,14 @@ from probes import (
 )
 
 from trpo_jax import (
+    Categorical,
     CategoricalPolicy,
+    DiagonalGaussian,
     GaussianPolicy,
     Hyperparameters,
+    MultiCategorical,
     MultiCategoricalPolicy,
+    NetworkFns,
     TRPOConfig,
     UpdateStatus,
     init,
@@ -327,6 +332,34 @@ def test_zero_rewards_are_harmless(start):
     assert metrics.episode_return == 0
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("network", "output_fn", "error", "advice"),
+    [
+        ("policy", lambda x: x, TypeError, "return trpo_jax.Categorical(logits)"),
+        (
+            "policy",
+            lambda x: DiagonalGaussian(x, jnp.zeros(3)),
+            ValueError,
+            "Write a policy whose distribution has those",
+        ),
+        (
+            "policy",
+            lambda x: MultiCategorical((Categorical(x),)),
+            ValueError,
+            "Write a policy whose distribution has those",
+        ),
+        ("critic", lambda x: x[:, :1], ValueError, "Write value[..., 0]"),
+        ("critic", lambda x: x, ValueError, "Write value[..., 0]"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(network, output_fn, error, advice):
+    own = NetworkFns(lambda key, x: (), lambda params, x: output_fn(x))
+    config = make_config(**{network: own})
+    with pytest.raises(error, match=re.escape(advice)):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
 def first_step(config):
     @fast_jit
     def run(key):
@@ -400,7 +433,7 @@ def test_every_setting_reaches_its_part():
     config = make_config(
         cg_iterations=3,
         cg_tolerance=1e-4,
-        fisher_stride=2,
+        fisher_stride=3,
         max_candidates=7,
         shrink=0.7,
         line_search_width=2,

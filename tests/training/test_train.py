@@ -100,6 +100,21 @@ def test_other_hyperparameters_are_another_run_of_the_same_program(trained):
     assert_close(in_call.state, in_config.state)
 
 
+@pytest.mark.parametrize(
+    ("hyperparameters", "error"),
+    [
+        (Hyperparameters(max_kl=-0.01), ValueError),
+        (Hyperparameters(discount=1.5), ValueError),
+        (Hyperparameters(max_kl=jnp.array([0.01, 0.02])), TypeError),
+        ({"max_kl": 0.01}, TypeError),
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_bad_hyperparameters_are_refused(hyperparameters, error):
+    with pytest.raises(error, match="; write "):
+        train(CONFIG, hyperparameters=hyperparameters)
+
+
 def test_several_seeds_are_independent_runs_side_by_side(trained):
     config = dataclasses.replace(CONFIG, num_seeds=2)
     together = fast_jit(train)(config)

@@ -88,6 +88,6 @@ def standardize(advantages: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """
     spread = jnp.max(advantages) - jnp.min(advantages)
     rounding = 4 * jnp.finfo(advantages.dtype).eps * jnp.max(jnp.abs(advantages))
-    equal = spread <= rounding
+    equal = jnp.isfinite(spread) & (spread <= rounding)
     std = jnp.where(equal, 1, jnp.std(advantages))
     return jnp.where(equal, 0, (advantages - jnp.mean(advantages)) / std)

@@ -114,6 +114,8 @@ class TRPOConfig:
         _check_fractions(self)
         _check_functions(self)
         check_hyperparameters(self.hyperparameters)
+        floats = Hyperparameters(*map(float, self.hyperparameters))
+        object.__setattr__(self, "hyperparameters", floats)
 
     @property
     def kl_factor(self) -> Schedule:
@@ -201,8 +203,12 @@ def _check_counts(config: TRPOConfig) -> None:
 def _check_fractions(config: TRPOConfig) -> None:
     for name in ("shrink", "cg_tolerance", "initial_log_std"):
         value = getattr(config, name)
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if not isinstance(value, numbers.Real):
             raise TypeError(f"{name}={value!r} is not a number; write a float.")
+    if not math.isfinite(config.initial_log_std):
+        raise ValueError(
+            f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
+        )
     for name in ("normalize_observations", "normalize_returns"):
         value = getattr(config, name)
         if not isinstance(value, bool):
@@ -230,7 +236,7 @@ def _check_functions(config: TRPOConfig) -> None:
             )
     for name in ("kl_schedule", "learning_rate_schedule"):
         schedule = getattr(config, name)
-        if not callable(schedule) and schedule not in SCHEDULES:
+        if not callable(schedule) and schedule not in list(SCHEDULES):
             raise ValueError(
                 f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
                 "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
