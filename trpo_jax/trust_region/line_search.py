@@ -65,7 +65,7 @@ def line_search(
             candidate that nobody needs; `max_candidates` evaluates all at once.
 
     Returns:
-        A `LineSearchResult`. It does not depend on `width`.
+        A `LineSearchResult`. But for `evaluations`, it does not depend on `width`.
 
     Raises:
         ValueError: If a count is not positive, or `shrink` not in (0, 1).
