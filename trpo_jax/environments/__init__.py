@@ -37,7 +37,8 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
         ValueError: If no environment has that id, or its spaces are not supported.
         TypeError: If `env` is none of the three.
     """
-    if isinstance(env, str) or (isinstance(env, tuple) and len(env) == 2):
+    pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
+    if isinstance(env, str) or pair:
         return make_gymnax(env)
     if isinstance(env, Environment):
         return env

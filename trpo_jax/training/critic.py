@@ -75,7 +75,9 @@ def fit_critic(
     end, losses = jax.lax.scan(one_epoch, start, jax.random.split(key, epochs))
     # The optimiser's moments too: an infinite one would stop it for good.
     leaves = [
-        leaf for leaf in jax.tree.leaves(end) if jnp.isdtype(leaf, "real floating")
+        leaf
+        for leaf in jax.tree.leaves(end)
+        if jnp.isdtype(leaf.dtype, "real floating")
     ]
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
     params, optimizer_state = jax.tree.map(
