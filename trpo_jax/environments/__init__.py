@@ -37,8 +37,9 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
         ValueError: If no environment has that id, or its spaces are not supported.
         TypeError: If `env` is none of the three.
     """
-    pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
-    if isinstance(env, str) or pair:
+    if isinstance(env, str):
+        return make_gymnax(env)
+    if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step"):
         return make_gymnax(env)
     if isinstance(env, Environment):
         return env
