@@ -85,7 +85,7 @@ def main(
         rows.append(measure(env, num_seeds=num_seeds, num_episodes=num_episodes))
         with output.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
-    print("| environment | steps | return (mean ± 95 %) | worst seed | seconds in all |")
+    print("| environment | steps | return (mean ± 95 %) | worst seed | seconds |")
     print("|---|---|---|---|---|")
     for row in rows:
         print(

@@ -20,7 +20,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "total_timesteps": 100_000,
         "num_envs": 8,
         "rollout_length": 125,
-        "fisher_stride": 5,
         "max_kl": 0.03,
         "kl_schedule": "linear",
         "normalize_observations": True,
