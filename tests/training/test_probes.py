@@ -13,7 +13,7 @@ from compiling import fast_jit
 from probes import TABULAR, by_state, make_tables
 
 from trpo_jax import Hyperparameters, TRPOConfig, UpdateStatus, init, step
-from trpo_jax.training.step import make_networks
+from trpo_jax.training.networks import make_networks
 
 DISCOUNT = 0.8
 PROBES = {

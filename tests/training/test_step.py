@@ -33,7 +33,7 @@ from trpo_jax import (
     make_environment,
     step,
 )
-from trpo_jax.training.step import make_networks
+from trpo_jax.training.networks import make_networks
 
 SMALL = {
     "num_envs": 4,

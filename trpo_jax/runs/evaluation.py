@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from trpo_jax.environments import make_environment
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.step import TrainState, check_key, make_networks, observe
+from trpo_jax.training.networks import make_networks
+from trpo_jax.training.step import TrainState, check_key, observe
 
 
 def evaluate(

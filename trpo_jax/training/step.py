@@ -6,24 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from trpo_jax.environments import (
-    Box,
-    Discrete,
-    Environment,
-    MultiDiscrete,
-    make_environment,
-)
-from trpo_jax.networks import (
-    ACTIVATIONS,
-    CategoricalPolicy,
-    GaussianPolicy,
-    MultiCategoricalPolicy,
-    Network,
-    Value,
-)
+from trpo_jax.environments import make_environment
+from trpo_jax.networks import Network
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
 from trpo_jax.training.critic import check_values, explained_variance, fit_critic
+from trpo_jax.training.networks import check_policy, make_networks
 from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -34,7 +22,6 @@ from trpo_jax.training.statistics import (
 )
 from trpo_jax.trust_region import (
     Batch,
-    Distribution,
     UpdateInfo,
     damped_curvature,
     trust_region_update,
@@ -129,7 +116,7 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
     params = policy.init(policy_key, rollout_state.observation)
     critic_params = critic.init(critic_key, rollout_state.observation)
-    _check_networks(policy, params, environment, rollout_state.observation)
+    check_policy(policy, params, environment, rollout_state.observation)
     values = jax.eval_shape(critic.apply, critic_params, rollout_state.observation)
     check_values(values.shape, (config.num_envs,))
     optimizer = config.optimizer(hyperparameters.critic_learning_rate)
@@ -268,62 +255,6 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
 
 
 _STEP_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvature}
-
-
-def make_networks(
-    config: TRPOConfig, environment: Environment
-) -> tuple[Network, Network]:
-    """Return policy and critic: the config's own, or MLPs that fit the spaces."""
-    activation = ACTIVATIONS[config.activation]
-    sizes = config.hidden_sizes
-    policy = config.policy
-    if policy is None:
-        space = environment.action_space
-        match space:
-            case Discrete(num_actions):
-                policy = CategoricalPolicy(num_actions, sizes, activation)
-            case MultiDiscrete(num_actions):
-                policy = MultiCategoricalPolicy(num_actions, sizes, activation)
-            case Box(size):
-                log_std = config.initial_log_std
-                policy = GaussianPolicy(size, sizes, activation, log_std)
-    return policy, config.critic or Value(sizes, activation)
-
-
-def _check_networks(
-    policy: Network,
-    params: PyTree,
-    environment: Environment,
-    observations: Float[Array, "B ..."],
-) -> None:
-    """Raise unless the policy's actions are what the environment takes."""
-
-    def sample(params: PyTree) -> Array:
-        distribution = policy.apply(params, observations)
-        if not isinstance(distribution, Distribution):
-            raise TypeError(
-                f"the policy returned {type(distribution).__name__}, which is not a "
-                "distribution; return trpo_jax.Categorical(logits), "
-                "trpo_jax.DiagonalGaussian(mean, log_std) or one like them."
-            )
-        return distribution.sample(jax.random.key(0))
-
-    actions = jax.eval_shape(sample, params)
-    space = environment.action_space
-    kind = "real floating" if isinstance(space, Box) else "integral"
-    match space:
-        case Box(size):
-            event_shape: tuple[int, ...] = (size,)
-        case MultiDiscrete(num_actions):
-            event_shape = (len(num_actions),)
-        case _:
-            event_shape = ()
-    if actions.shape[1:] != event_shape or not jnp.isdtype(actions.dtype, kind):
-        raise ValueError(
-            f"the policy draws actions {actions.dtype}{list(actions.shape[1:])}, but "
-            f"the environment takes {space}: {kind} {list(event_shape)}. Write a "
-            "policy whose distribution has those."
-        )
 
 
 def observe(
