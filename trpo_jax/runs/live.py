@@ -38,7 +38,7 @@ def iterate(
 
 @functools.lru_cache(maxsize=16)
 def _compile(config: TRPOConfig, key_type: Any) -> tuple[Any, Any]:
-    """Return `init` and `step` compiled, both at once: half the wait on two cores."""
+    """Return `init` and `step` compiled, the one while the other is."""
     start: Callable = init
     advance: Callable = step
     if config.num_seeds > 1:

@@ -189,10 +189,8 @@ def _check_counts(config: TRPOConfig) -> None:
         )
     stride = config.fisher_stride
     if stride > batch or math.gcd(stride, config.num_envs) > 1:
-        coprime = [n for n in range(1, batch) if math.gcd(n, config.num_envs) == 1] or [
-            1
-        ]
-        nearest = min(coprime, key=lambda n: abs(n - stride))
+        lower = range(min(stride, batch), 0, -1)
+        nearest = next(n for n in lower if math.gcd(n, config.num_envs) == 1)
         raise ValueError(
             f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
             f"the environments only; write a stride without a common divisor below the "

@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "discount": 0.9,
         "gae_lambda": 0.9,
         "critic_epochs": 20,
-        # σ is half the torque's range: narrower, some seeds never swing up.
+        # σ is the torque's bound, 2, to begin with.
         "initial_log_std": 0.7,
         "normalize_observations": True,
         "normalize_returns": True,
