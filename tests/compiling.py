@@ -13,6 +13,7 @@ fast_jit = functools.partial(
     compiler_options={
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
     },
 )
 

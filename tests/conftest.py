@@ -12,7 +12,8 @@ jaxtyping.install_import_hook("trpo_jax", "beartype.beartype")
 # optimisations they compile twice as fast.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false",
 )
 
 import jax  # noqa: E402

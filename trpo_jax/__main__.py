@@ -1,9 +1,12 @@
 """The command line: `python -m trpo_jax --env CartPole-v1`."""
 
 import argparse
+import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -28,6 +31,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False)
         return 2
+    keep_compiled_programs()
     console = Console()
     console.print(
         f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
@@ -41,6 +45,18 @@ def main(args: Sequence[str] | None = None) -> int:
         Console(stderr=True).print("interrupted")
         return 130
     return 0
+
+
+def keep_compiled_programs() -> None:
+    """Keep what is compiled on disk, so that the next run of its kind starts at once.
+
+    In `$XDG_CACHE_HOME/trpo_jax`, by default `~/.cache/trpo_jax`; where JAX has been
+    told of a directory, by JAX_COMPILATION_CACHE_DIR, in that one and on its terms.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", f"{caches}/trpo_jax")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def parse(args: Sequence[str]) -> TRPOConfig:

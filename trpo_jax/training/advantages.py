@@ -86,8 +86,9 @@ def standardize(advantages: Float[Array, "*N"]) -> Float[Array, "*N"]:
         Advantages of mean 0 and standard deviation 1, or zeros where all are equal to
         rounding, whatever their size.
     """
-    spread = jnp.max(advantages) - jnp.min(advantages)
-    rounding = 4 * jnp.finfo(advantages.dtype).eps * jnp.max(jnp.abs(advantages))
+    least, most = jnp.min(advantages), jnp.max(advantages)
+    spread = most - least
+    rounding = 4 * jnp.finfo(advantages.dtype).eps * jnp.maximum(-least, most)
     equal = jnp.isfinite(spread) & (spread <= rounding)
     std = jnp.where(equal, 1, jnp.std(advantages))
     return jnp.where(equal, 0, (advantages - jnp.mean(advantages)) / std)

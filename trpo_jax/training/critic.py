@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 ValueFn = Callable[[PyTree, Float[Array, "N ..."]], Float[Array, " N"]]
 
@@ -22,7 +23,10 @@ def fit_critic(
     epochs: int,
     num_minibatches: int,
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
-    """Minimise mean (V(s) − target)² by minibatches in a new order every epoch.
+    """Minimise mean (V(s) − target)² by minibatches of rows in a random order.
+
+    The rows are shuffled once, so that every minibatch is a slice: drawing a new order
+    and gathering by it in every epoch took half of the time.
 
     A fit that ends in a NaN or an infinity is given up whole: parameters and optimiser
     state come back as they were, and the loss says why.
@@ -56,34 +60,37 @@ def fit_critic(
             "samples; write a divisor."
         )
 
-    def loss_fn(params: PyTree, rows: Array) -> Float[Array, ""]:
-        return jnp.mean((value_fn(params, observations[rows]) - targets[rows]) ** 2)
+    def loss_fn(params: PyTree, batch: tuple[Array, Array]) -> Float[Array, ""]:
+        inputs, wanted = batch
+        return jnp.mean((value_fn(params, inputs) - wanted) ** 2)
 
-    start = (params, optimizer_state)
+    order = jnp.argsort(jax.random.bits(key, targets.shape))
+    minibatches = jax.tree.map(
+        lambda leaf: leaf[order].reshape(num_minibatches, size, *leaf.shape[1:]),
+        (observations, targets),
+    )
 
-    def descend(carry: tuple, rows: Array) -> tuple[tuple, Float[Array, ""]]:
+    def descend(carry: tuple, index: Int[Array, ""]) -> tuple[tuple, Float[Array, ""]]:
         params, optimizer_state = carry
-        loss, gradient = jax.value_and_grad(loss_fn)(params, rows)
+        batch = jax.tree.map(lambda leaf: leaf[index], minibatches)
+        loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return (optax.apply_updates(params, updates), optimizer_state), loss
 
-    def one_epoch(carry: tuple, key: Key[Array, ""]) -> tuple[tuple, Float[Array, ""]]:
-        order = jax.random.permutation(key, targets.shape[0])
-        carry, losses = jax.lax.scan(descend, carry, order.reshape(-1, size))
-        return carry, jnp.mean(losses)
-
-    end, losses = jax.lax.scan(one_epoch, start, jax.random.split(key, epochs))
+    start = (params, optimizer_state)
+    visits = jnp.arange(epochs * num_minibatches) % num_minibatches
+    end, losses = jax.lax.scan(descend, start, visits)
     # The optimiser's moments too: an infinite one would stop it for good.
-    leaves = [
-        leaf
-        for leaf in jax.tree.leaves(end)
-        if jnp.isdtype(leaf.dtype, "real floating")
-    ]
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-    params, optimizer_state = jax.tree.map(
-        lambda fitted, old: jnp.where(finite, fitted, old), end, start
-    )
-    return params, optimizer_state, losses[-1]
+    params, optimizer_state = jax.lax.cond(_all_finite(end), lambda: end, lambda: start)
+    return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether no floating number in a pytree is a NaN or an infinity."""
+    leaves = jax.tree.leaves(tree)
+    floating = [leaf for leaf in leaves if jnp.isdtype(leaf.dtype, "real floating")]
+    vector, _ = ravel_pytree(floating)
+    return jnp.isfinite(vector).all()
 
 
 def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

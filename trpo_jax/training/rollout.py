@@ -104,9 +104,9 @@ def rollout(
     """
 
     def act(
-        state: RolloutState, keys: tuple[Key[Array, ""], Key[Array, " B"]]
+        state: RolloutState, keys: Key[Array, " one_plus_B"]
     ) -> tuple[RolloutState, Trajectory]:
-        action_key, env_keys = keys
+        action_key, env_keys = keys[0], keys[1:]
         distribution = distribution_fn(state.observation)
         action = distribution.sample(action_key)
         env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
@@ -129,9 +129,6 @@ def rollout(
         )
         return following, taken
 
-    # All keys in two draws: inside the scan each split would be a kernel of its own.
-    action_key, env_key = jax.random.split(key)
+    # All keys in one draw: inside the scan each split would be a kernel of its own.
     num_envs = state.episode_length.shape[0]
-    action_keys = jax.random.split(action_key, num_steps)
-    env_keys = jax.random.split(env_key, (num_steps, num_envs))
-    return jax.lax.scan(act, state, (action_keys, env_keys))
+    return jax.lax.scan(act, state, jax.random.split(key, (num_steps, num_envs + 1)))

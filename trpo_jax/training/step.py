@@ -1,5 +1,7 @@
 """The training loop's state, and one turn of it: rollout, policy update, critic fit."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,6 +26,7 @@ from trpo_jax.trust_region import (
     Batch,
     UpdateInfo,
     damped_curvature,
+    micro_batched,
     trust_region_update,
     undamped_curvature,
 )
@@ -168,28 +171,28 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     observations = _flatten(observe(state, trajectory.observation))
 
     # 2. Judge the actions by generalised advantages.
-    values = _values(critic, state, observations)
-    next_values = _values(
-        critic, state, _flatten(observe(state, trajectory.final_observation))
+    value_fn = functools.partial(_values, config, critic, state)
+    values = value_fn(trajectory.observation)
+    next_values = _next_values(
+        value_fn, values, trajectory, rollout_state.observation
     )
-    shape = trajectory.reward.shape
     advantages = generalized_advantages(
         trajectory.reward,
-        values.reshape(shape),
-        next_values.reshape(shape),
+        values,
+        next_values,
         trajectory.terminated,
         trajectory.truncated,
         discount=scheduled.discount,
         gae_lambda=scheduled.gae_lambda,
     )
-    returns = advantages.reshape(-1) + values
+    returns = _flatten(advantages + values)
 
     # 3. Update the policy inside its trust region.
     batch = Batch(
         observations,
         _flatten(trajectory.action),
         _flatten(trajectory.log_prob),
-        standardize(advantages.reshape(-1)),
+        standardize(_flatten(advantages)),
     )
     params, info = trust_region_update(
         policy.apply,
@@ -202,7 +205,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         max_candidates=config.max_candidates,
         shrink=config.shrink,
         line_search_width=config.line_search_width,
-        fisher_stride=config.fisher_stride,
+        fisher_stride=config.curvature_stride,
+        micro_batch_size=config.rows_at_once,
         step_curvature_fn=_STEP_CURVATURES[config.step_length],
         precision=_PRECISION,
     )
@@ -221,7 +225,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         observations,
         targets,
         critic_key,
-        epochs=config.critic_epochs,
+        epochs=config.critic_passes,
         num_minibatches=config.critic_minibatches,
     )
 
@@ -235,7 +239,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     metrics = Metrics(
         env_steps=updates * config.batch_size,
         **_episode_metrics(trajectory),
-        explained_variance=explained_variance(values, returns),
+        explained_variance=explained_variance(_flatten(values), returns),
         critic_loss=critic_loss,
         max_kl=jnp.asarray(scheduled.max_kl),
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
@@ -288,14 +292,42 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
 
 
 def _values(
-    critic: Network, state: TrainState, observations: Float[Array, "N ..."]
-) -> Float[Array, " N"]:
-    """Return V of normalised observations, in units of return."""
-    values = critic.apply(state.critic_params, observations)
-    check_values(values.shape, observations.shape[:1])
-    if state.return_statistics is None:
-        return values
-    return denormalize(state.return_statistics, values)
+    config: TRPOConfig,
+    critic: Network,
+    state: TrainState,
+    observations: Float[Array, "T B ..."],
+) -> Float[Array, "T B"]:
+    """Return V of observations as the environment gave them, in units of return."""
+    rows = _flatten(observe(state, observations))
+    _, values = micro_batched(
+        lambda rows: ((), critic.apply(state.critic_params, rows)),
+        rows,
+        size=config.rows_at_once,
+    )
+    check_values(values.shape, rows.shape[:1])
+    if state.return_statistics is not None:
+        values = denormalize(state.return_statistics, values)
+    return values.reshape(observations.shape[:2])
+
+
+def _next_values(
+    value_fn: Callable[[Float[Array, "T B ..."]], Float[Array, "T B"]],
+    values: Float[Array, "T B"],
+    trajectory: Trajectory,
+    observation: Float[Array, "B ..."],
+) -> Float[Array, "T B"]:
+    """Return V of what each action led to, where the advantages bootstrap from it.
+
+    That is the state acted in next, which has its value already, unless the episode
+    was truncated there: only then are the final observations valued, too.
+    """
+    following = jnp.concatenate([values[1:], value_fn(observation[None])])
+    at_limits = jax.lax.cond(
+        jnp.any(trajectory.truncated),
+        lambda: value_fn(trajectory.final_observation),
+        lambda: following,
+    )
+    return jnp.where(trajectory.truncated, at_limits, following)
 
 
 def _flatten(leaf: Array) -> Array:

@@ -20,6 +20,7 @@ from trpo_jax.trust_region.line_search import (
     LineSearchResult,
     line_search,
 )
+from trpo_jax.trust_region.micro_batches import micro_batched
 from trpo_jax.trust_region.objective import (
     improvement_bound,
     mean_kl,
@@ -58,6 +59,7 @@ __all__ = [
     "line_search",
     "mean_kl",
     "mean_kl_improvement_bound",
+    "micro_batched",
     "surrogate",
     "trust_region_step_size",
     "trust_region_update",

@@ -22,6 +22,7 @@ from trpo_jax.trust_region.line_search import (
     LineSearchResult,
     line_search,
 )
+from trpo_jax.trust_region.micro_batches import micro_batched
 from trpo_jax.trust_region.objective import surrogate
 from trpo_jax.trust_region.step_size import (
     trust_region_step_size,
@@ -117,6 +118,7 @@ def trust_region_update(
     shrink: float = 0.5,
     line_search_width: int = 1,
     fisher_stride: int = 1,
+    micro_batch_size: int | None = None,
     operator_fn: OperatorFn = gauss_newton_vector_product,
     step_curvature_fn: CurvatureFn = undamped_curvature,
     precision: str = "float32",
@@ -143,6 +145,9 @@ def trust_region_update(
         fisher_stride: The Fisher information is taken over every `fisher_stride`-th
             state; gradient, KL and line search see them all. Choose a stride that does
             not follow a pattern in the batch.
+        micro_batch_size: Transitions that gradient, Fisher-vector products and
+            candidates take at a time, None for all: bounds the memory, changes the
+            result to rounding only.
         operator_fn: (θ ↦ distributions, θ_old) ↦ Fisher-vector product.
         step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
             `undamped_curvature`, or `damped_curvature` as in most implementations.
@@ -168,31 +173,48 @@ def trust_region_update(
     # A ratio to an infinite log-probability would be a plain 0, and go unseen.
     batch_finite = jnp.isfinite(batch.log_probs + batch.advantages).all()
 
-    def surrogate_at(theta: Float[Array, " P"]) -> tuple[Array, Distribution]:
+    def by_micro_batches(fn: Callable, rows: PyTree) -> tuple[PyTree, PyTree]:
+        return micro_batched(fn, rows, size=micro_batch_size)
+
+    def surrogate_at(
+        theta: Float[Array, " P"], batch: Batch
+    ) -> tuple[Float[Array, ""], Distribution]:
         new = policy_fn(unravel(theta), batch.observations)
         log_probs = new.log_prob(batch.actions)
         return surrogate(log_probs, batch.log_probs, batch.advantages), new
+
+    def differentiate(batch: Batch) -> tuple[tuple[Array, Array], Distribution]:
+        value_and_gradient = jax.value_and_grad(surrogate_at, has_aux=True)
+        (value, old), gradient = value_and_gradient(theta_old, batch)
+        return (value, gradient), old
+
+    def fisher_of(states: PyTree) -> MatVec:
+        return operator_fn(lambda theta: policy_fn(unravel(theta), states), theta_old)
 
     def move(fraction: Float[Array, ""]) -> Float[Array, " P"]:
         return theta_old + (fraction * step).astype(theta_old.dtype)
 
     def evaluate(fraction: Float[Array, ""]) -> Candidate:
         theta = move(fraction)
-        value, new = surrogate_at(theta)
+
+        def compare(rows: tuple[Batch, Distribution]) -> tuple[tuple, Array]:
+            batch, old = rows
+            value, new = surrogate_at(theta, batch)
+            kl = old.kl_divergence(new)
+            return (value, jnp.mean(kl), jnp.mean(new.entropy())), kl
+
+        (value, kl, entropy), kl_by_state = by_micro_batches(compare, (batch, old))
         # Two compilations of L may differ in the last bit: staying is no improvement.
         value = jnp.where(jnp.all(theta == theta_old), surrogate_old, value)
-        kl = old.kl_divergence(new)
-        evidence = (jnp.max(kl), jnp.mean(new.entropy()))
         finite = jnp.isfinite(theta).all() & batch_finite
-        return Candidate(value, jnp.mean(kl), finite, evidence)
+        return Candidate(value, kl, finite, (jnp.max(kl_by_state), entropy))
 
     with jax.default_matmul_precision(precision):
         # 1. The policy gradient g = ∇L at θ_old.
-        value_and_gradient = jax.value_and_grad(surrogate_at, has_aux=True)
-        (surrogate_old, old), gradient = value_and_gradient(theta_old)
+        (surrogate_old, gradient), old = by_micro_batches(differentiate, batch)
 
         # 2. The curvature F of the KL there, over a subsample of the states.
-        fisher = operator_fn(lambda theta: policy_fn(unravel(theta), states), theta_old)
+        fisher = _micro_batched_operator(fisher_of, states, micro_batch_size)
 
         # 3. The natural direction x ≈ (F + λI)⁻¹ g.
         cg = conjugate_gradient(
@@ -221,7 +243,7 @@ def trust_region_update(
     def keep(moved: Array, stayed: Array | float) -> Array:
         return jnp.where(search.accepted, moved, stayed)
 
-    moved = unravel(move(search.fraction))
+    theta = keep(move(search.fraction), theta_old)
     kl_max, entropy = search.candidate.evidence
     predicted_at_full_step = undamped_curvature(gradient, cg.x, damping) * step_size**2
     info = UpdateInfo(
@@ -241,7 +263,23 @@ def trust_region_update(
         gradient_norm=jnp.linalg.norm(gradient),
         entropy=keep(entropy, jnp.mean(old.entropy())),
     )
-    return jax.tree.map(keep, moved, params), info
+    return unravel(theta), info
+
+
+def _micro_batched_operator(
+    operator_fn: Callable[[PyTree], MatVec], states: PyTree, size: int | None
+) -> MatVec:
+    """Linearise over all states once, or over each micro-batch in every product."""
+    if size is None or size >= jax.tree.leaves(states)[0].shape[0]:
+        return operator_fn(states)
+
+    def matvec(vector: PyTree) -> PyTree:
+        product, _ = micro_batched(
+            lambda rows: (operator_fn(rows)(vector), ()), states, size=size
+        )
+        return product
+
+    return matvec
 
 
 def _status(

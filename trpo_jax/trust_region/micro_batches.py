@@ -1,0 +1,75 @@
+"""Large batches in bounded memory: some rows at a time, the same result to rounding."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from trpo_jax.trust_region.checks import check_positive
+
+
+def micro_batched(
+    fn: Callable[[PyTree], tuple[PyTree, PyTree]], rows: PyTree, *, size: int | None
+) -> tuple[PyTree, PyTree]:
+    """Return fn(rows), computed from `size` of the N rows at a time.
+
+    Only one micro-batch's intermediate results are alive at once. Where these fit into
+    a cache that those of the whole batch overflow, it is the faster way too.
+
+    Args:
+        fn: rows ↦ (means over these rows, results for each of these rows).
+        rows: A pytree of arrays [N, …]. A leaf without that leading axis belongs to
+            all rows, such as a standard deviation that does not depend on the state:
+            every micro-batch is given it whole.
+        size: Rows at a time; None for all at once.
+
+    Returns:
+        The means over N rows, and the results [N, …] in the order of the rows; of a
+        result without that leading axis, the one value that all rows share.
+
+    Raises:
+        ValueError: If `size` is not positive.
+    """
+    if size is not None:
+        check_positive(size=size)
+    num_rows = max(leaf.shape[0] for leaf in jax.tree.leaves(rows) if leaf.ndim)
+    if size is None or size >= num_rows:
+        return fn(rows)
+    count, rest = divmod(num_rows, size)
+
+    def take(start: Int[Array, ""] | int, length: int) -> PyTree:
+        def cut(leaf: Array) -> Array:
+            if leaf.shape[:1] != (num_rows,):
+                return leaf
+            return jax.lax.dynamic_slice_in_dim(leaf, start, length)
+
+        return jax.tree.map(cut, rows)
+
+    def accumulate(total: PyTree, index: Int[Array, ""]) -> tuple[PyTree, PyTree]:
+        means, results = fn(take(index * size, size))
+        return jax.tree.map(jnp.add, total, means), results
+
+    shapes, part = jax.eval_shape(fn, take(0, size))
+    _, whole = jax.eval_shape(fn, rows)
+    of_rows = jax.tree.map(lambda few, all_: few.shape != all_.shape, part, whole)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, results = jax.lax.scan(accumulate, zeros, jnp.arange(count))
+    means = jax.tree.map(lambda leaf: leaf * (size / num_rows), total)
+    results = jax.tree.map(
+        lambda leaf, cut: leaf.reshape(-1, *leaf.shape[2:]) if cut else leaf[0],
+        results,
+        of_rows,
+    )
+    if rest:
+        last_means, last = fn(take(count * size, rest))
+        means = jax.tree.map(
+            lambda leaf, more: leaf + more * (rest / num_rows), means, last_means
+        )
+        results = jax.tree.map(
+            lambda leaf, more, cut: jnp.concatenate([leaf, more]) if cut else leaf,
+            results,
+            last,
+            of_rows,
+        )
+    return means, results
