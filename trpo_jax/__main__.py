@@ -53,7 +53,7 @@ def keep_compiled_programs() -> None:
     In `$XDG_CACHE_HOME/trpo_jax`, by default `~/.cache/trpo_jax`; where JAX has been
     told of a directory, by JAX_COMPILATION_CACHE_DIR, in that one and on its terms.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values.get("jax_compilation_cache_dir") is None:
         caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", f"{caches}/trpo_jax")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -47,7 +47,9 @@ def test_every_size_gives_the_means_and_the_results_of_the_whole(size):
     expected = moments(rows)
     actual = micro_batched(moments, rows, size=size)
     assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected
+    )
 
 
 def test_results_may_be_distributions_whose_spread_does_not_depend_on_the_row():
@@ -78,9 +80,7 @@ def test_an_update_in_micro_batches_is_the_update(float64, kind, size):
     )
     expected = update(params, batch)
     for width in (1, 2):
-        actual = update(
-            params, batch, micro_batch_size=size, line_search_width=width
-        )
+        actual = update(params, batch, micro_batch_size=size, line_search_width=width)
         chex.assert_trees_all_close(actual[0], expected[0], rtol=1e-9)
     assert expected[1].status == UpdateStatus.ACCEPTED
     chex.assert_trees_all_close(

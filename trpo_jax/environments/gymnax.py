@@ -2,7 +2,10 @@
 
 import difflib
 import functools
+import importlib
 import math
+import sys
+import types
 from typing import Any
 
 import jax
@@ -112,7 +115,7 @@ def make_gymnax(env: str | tuple[Any, Any]) -> GymnaxEnvironment:
 
 @functools.cache
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
-    import gymnax  # takes seconds, for pandas and matplotlib: only when it is used
+    gymnax = _import_gymnax()
 
     if env_id not in gymnax.registered_envs:
         known = list(gymnax.registered_envs)
@@ -131,6 +134,31 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
             "Choose an environment without data, or make this one online once."
         ) from error
     return GymnaxEnvironment(env, env_params)
+
+
+def _import_gymnax() -> Any:
+    """Import gymnax, but not yet the plotting libraries that only its pictures need.
+
+    Those take nine tenths of its second and a half.
+    """
+    for name in ("matplotlib.pyplot", "seaborn"):
+        sys.modules.setdefault(name, _LoadedWhenUsed(name))
+    import gymnax
+
+    for name in ("matplotlib.pyplot", "seaborn"):
+        if isinstance(sys.modules[name], _LoadedWhenUsed):
+            del sys.modules[name]
+    return gymnax
+
+
+class _LoadedWhenUsed(types.ModuleType):
+    """Stands for a module in those that import it, until one of them uses it.
+
+    `importlib.util.LazyLoader` would not do: there an import is a use already.
+    """
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), attribute)
 
 
 class _Pair:

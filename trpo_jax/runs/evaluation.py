@@ -1,6 +1,5 @@
 """How well a trained policy does, over whole episodes."""
 
-import functools
 from typing import Literal
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from trpo_jax.environments import make_environment
+from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.networks import make_networks
 from trpo_jax.training.step import TrainState, check_key, observe
@@ -53,10 +53,13 @@ def evaluate(
             f"{config.num_seeds} makes them {expected}; vmap evaluate over other axes, "
             "or pass the config that the state was trained with."
         )
-    return _evaluate(config, state, key, num_episodes, actions, max_steps)
+    # For no steps: it compiles for longer than it runs.
+    run = jit_with_options(
+        _evaluate, (state, key), env_steps=0, static_argnums=(3, 4, 5)
+    )
+    return run(config, state, key, num_episodes, actions, max_steps)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _evaluate(
     config: TRPOConfig,
     state: TrainState,

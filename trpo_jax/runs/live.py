@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 
@@ -46,11 +47,14 @@ def _compile(config: TRPOConfig, key_type: Any) -> tuple[Any, Any]:
     key = jax.ShapeDtypeStruct(key_type.shape, key_type.dtype)
     state = jax.eval_shape(start, config, key)
     programs = [
-        jax.jit(start).lower(config, key),
-        jax.jit(advance, donate_argnums=1).lower(config, state),
+        (jax.jit(start).lower(config, key), compiler_options(env_steps=0)),
+        (
+            jax.jit(advance, donate_argnums=1).lower(config, state),
+            compiler_options(config.env_steps),
+        ),
     ]
     with ThreadPoolExecutor() as pool:
         compiled_start, compiled_advance = pool.map(
-            lambda program: program.compile(), programs
+            lambda program: program[0].compile(program[1]), programs
         )
     return compiled_start, compiled_advance

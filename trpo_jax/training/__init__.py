@@ -1,6 +1,7 @@
 """Whole runs: configuration, rollout, advantages, critic, and the loop around them."""
 
 from trpo_jax.training.advantages import generalized_advantages, standardize
+from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.presets import PRESETS, preset
@@ -26,6 +27,7 @@ __all__ = [
     "TrainState",
     "Trajectory",
     "absorb",
+    "compiler_options",
     "denormalize",
     "explained_variance",
     "fit_critic",

@@ -171,10 +171,10 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     observations = _flatten(observe(state, trajectory.observation))
 
     # 2. Judge the actions by generalised advantages.
-    value_fn = functools.partial(_values, config, critic, state)
-    values = value_fn(trajectory.observation)
-    next_values = _next_values(
-        value_fn, values, trajectory, rollout_state.observation
+    values, next_values = _values(
+        functools.partial(_value, config, critic, state),
+        trajectory,
+        rollout_state.observation,
     )
     advantages = generalized_advantages(
         trajectory.reward,
@@ -291,7 +291,7 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     )
 
 
-def _values(
+def _value(
     config: TRPOConfig,
     critic: Network,
     state: TrainState,
@@ -310,24 +310,25 @@ def _values(
     return values.reshape(observations.shape[:2])
 
 
-def _next_values(
+def _values(
     value_fn: Callable[[Float[Array, "T B ..."]], Float[Array, "T B"]],
-    values: Float[Array, "T B"],
     trajectory: Trajectory,
     observation: Float[Array, "B ..."],
-) -> Float[Array, "T B"]:
-    """Return V of what each action led to, where the advantages bootstrap from it.
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+    """Return V(sₜ), and V of what each action led to.
 
-    That is the state acted in next, which has its value already, unless the episode
-    was truncated there: only then are the final observations valued, too.
+    That is the state acted in next, whose value is there already, unless the episode
+    was truncated: only then are the final observations valued, too.
     """
-    following = jnp.concatenate([values[1:], value_fn(observation[None])])
+    acted_in = jnp.concatenate([trajectory.observation, observation[None]])
+    values = value_fn(acted_in)
+    following = values[1:]
     at_limits = jax.lax.cond(
         jnp.any(trajectory.truncated),
         lambda: value_fn(trajectory.final_observation),
         lambda: following,
     )
-    return jnp.where(trajectory.truncated, at_limits, following)
+    return values[:-1], jnp.where(trajectory.truncated, at_limits, following)
 
 
 def _flatten(leaf: Array) -> Array:

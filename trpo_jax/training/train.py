@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from trpo_jax.environments import make_environment
+from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import Hyperparameters, TRPOConfig, check_hyperparameters
 from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 
@@ -62,11 +63,11 @@ def train(
     check_hyperparameters(hyperparameters)
     hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
     program = dataclasses.replace(config, seed=0, hyperparameters=Hyperparameters())
-    state, metrics = _train(program, key, hyperparameters)
+    run = jit_with_options(_train, (key, hyperparameters), env_steps=config.env_steps)
+    state, metrics = run(program, key, hyperparameters)
     return TrainResult(state, metrics, config)
 
 
-@jax.jit
 def _train(
     config: TRPOConfig, key: Key[Array, ""], hyperparameters: Hyperparameters
 ) -> tuple[TrainState, Metrics]:

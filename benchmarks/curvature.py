@@ -1,0 +1,146 @@
+"""What curvature costs: Fisher-vector products and solves against one gradient.
+
+    python -m benchmarks.curvature
+
+One gradient is that of the surrogate over the same batch. A product within a solve is
+a tenth of what ten further iterations of conjugate gradient take. All of a case's
+programs take turns. Operations are counted from the layers' shapes, bytes from what a
+product must at least read; their shares are of the device's own measured ceilings.
+"""
+
+import itertools
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import tyro
+
+from benchmarks.harness import (
+    RESULTS,
+    ceilings,
+    take_turns,
+    write_rows,
+)
+from benchmarks.problems import (
+    FEATURES,
+    OPERATORS,
+    gradient_program,
+    make_problem,
+    num_parameters,
+    solve_program,
+    update_program,
+)
+
+SIZES = tuple(4**k for k in range(5, 11))
+WIDTHS = (64, 256, 1024)
+KINDS = ("categorical", "gaussian")
+ITERATIONS = 10
+
+
+def product_operations(width: int, outputs: int = 2) -> int:
+    """Multiplications and additions in one Gauss–Newton product, for one state.
+
+    J is one product of matrices in the first layer and two in each later one, for the
+    tangents of its input and of its weights; Jᵀ is as much again.
+    """
+    first, hidden, last = FEATURES * width, width**2, width * outputs
+    return 2 * 2 * (first + 2 * hidden + 2 * last)
+
+
+def product_bytes(width: int, outputs: int = 2) -> int:
+    """Bytes that one product must read, for one state: its layers' activations."""
+    return 4 * (FEATURES + 2 * width + outputs)
+
+
+def measure(
+    kind: str, num_rows: int, width: int, ceiling: dict[str, float], seconds: float
+) -> dict:
+    problem = make_problem(kind, num_rows, (width, width))
+    config = problem.config
+    programs = {
+        "gradient": gradient_program(problem),
+        "gradient_in_micro_batches": gradient_program(problem, config.rows_at_once),
+        "update": update_program(problem),
+    }
+    for operator, extra in itertools.product(OPERATORS, (1, 1 + ITERATIONS)):
+        programs[f"{operator}_{extra}"] = solve_program(problem, operator, extra)
+    timings = take_turns(programs, seconds=seconds, repeats=3)
+    gradient = timings["gradient"].median
+    products = {
+        operator: (
+            timings[f"{operator}_{1 + ITERATIONS}"].median
+            - timings[f"{operator}_1"].median
+        )
+        / ITERATIONS
+        for operator in OPERATORS
+    }
+    product = products["gauss_newton"]
+    return {
+        "kind": kind,
+        "rows": num_rows,
+        "width": width,
+        "parameters": num_parameters(problem),
+        "fisher_stride": config.curvature_stride,
+        "micro_batch_size": config.rows_at_once,
+        "seconds": timings,
+        "product_seconds": products,
+        "product_over_gradient": {
+            name: value / gradient for name, value in products.items()
+        },
+        "update_over_gradient": timings["update"].median / gradient,
+        "update_over_faster_gradient": timings["update"].median
+        / min(gradient, timings["gradient_in_micro_batches"].median),
+        "compile_seconds": {
+            name: program.trace_seconds + program.compile_seconds
+            for name, program in programs.items()
+        },
+        "temporary_bytes": {
+            name: program.temporary_bytes for name, program in programs.items()
+        },
+        "share_of_matrix_ceiling": num_rows
+        * product_operations(width)
+        / product
+        / ceiling["flops_per_second"],
+        "share_of_copy_ceiling": num_rows
+        * product_bytes(width)
+        / product
+        / ceiling["bytes_per_second"],
+        "ceilings": ceiling,
+    }
+
+
+def cases(most_operations: float) -> Iterator[tuple[str, int, int]]:
+    """Every case whose single product has at most so many operations."""
+    for kind, width, num_rows in itertools.product(KINDS, WIDTHS, SIZES):
+        if num_rows * product_operations(width) <= most_operations:
+            yield kind, num_rows, width
+
+
+def main(
+    seconds: float = 2.0,
+    most_operations: float | None = None,
+    output: pathlib.Path = RESULTS / "curvature.jsonl",
+) -> None:
+    """Measure every case that fits the device.
+
+    Args:
+        seconds: For each case's programs together.
+        most_operations: Leave out larger products; by default 5e10 on a CPU, all of
+            them on an accelerator.
+        output: Where the rows go.
+    """
+    if most_operations is None:
+        most_operations = 5e10 if jax.default_backend() == "cpu" else float("inf")
+    ceiling = ceilings()
+    print(ceiling)
+    write_rows(
+        output,
+        (
+            measure(kind, num_rows, width, ceiling, seconds)
+            for kind, num_rows, width in cases(most_operations)
+        ),
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

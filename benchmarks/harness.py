@@ -1,0 +1,158 @@
+"""What every benchmark shares: timing, the machine's description, JSON lines.
+
+A timing is of a compiled program on inputs that are already on the device, after a
+warm-up, until its outputs are there. Programs that are to be compared take turns, so
+that whatever else the machine does meets them alike.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import trpo_jax
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one run of a program: the median, and the middle half's ends."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> "Timing":
+        values = np.asarray(list(seconds))
+        low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+        return cls(float(median), float(low), float(high), len(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled function with its arguments, and what compiling it took."""
+
+    run: Callable[[], Any]
+    trace_seconds: float
+    compile_seconds: float
+    temporary_bytes: int | None
+
+
+def compile_program(fn: Callable, *args: Any, **jit_options: Any) -> Program:
+    """Compile `fn` for `args`; tracing and compiling are timed apart."""
+    start = time.perf_counter()
+    lowered = jax.jit(fn, **jit_options).lower(*args)
+    traced = time.perf_counter()
+    compiled = lowered.compile(trpo_jax.compiler_options())
+    end = time.perf_counter()
+    memory = compiled.memory_analysis()
+    return Program(
+        run=lambda: jax.block_until_ready(compiled(*args)),
+        trace_seconds=traced - start,
+        compile_seconds=end - traced,
+        temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
+    )
+
+
+def take_turns(
+    programs: dict[str, Program], *, seconds: float = 2.0, repeats: int = 5
+) -> dict[str, Timing]:
+    """Time programs in turns, `repeats` rounds at least and for `seconds` in all."""
+    spent: dict[str, list[float]] = {name: [] for name in programs}
+    for program in programs.values():
+        program.run()
+    start = time.perf_counter()
+    rounds = 0
+    while rounds < repeats or time.perf_counter() - start < seconds:
+        for name, program in programs.items():
+            before = time.perf_counter()
+            program.run()
+            spent[name].append(time.perf_counter() - before)
+        rounds += 1
+    return {name: Timing.of(values) for name, values in spent.items()}
+
+
+def fitted_exponent(sizes: Iterable[float], seconds: Iterable[float]) -> float:
+    """The slope of log time against log size by least squares: 1 is proportional."""
+    return float(np.polyfit(np.log(list(sizes)), np.log(list(seconds)), 1)[0])
+
+
+def ceilings() -> dict[str, float]:
+    """What the device does at best, measured: matrix products and copies, float32."""
+    size = 2048
+    matrix = jnp.ones((size, size))
+    vector = jnp.ones(2**26)
+    product = compile_program(
+        lambda a, b: jnp.matmul(a, b, precision="float32"), matrix, matrix
+    )
+    copy = compile_program(lambda x: x + 1, vector)
+    timings = take_turns({"product": product, "copy": copy}, seconds=3.0)
+    return {
+        "flops_per_second": 2 * size**3 / timings["product"].low,
+        "bytes_per_second": 2 * vector.nbytes / timings["copy"].low,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on and with."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {"trpo_jax": trpo_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; None outside of one."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_rows(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> list[dict]:
+    """Write each row as a JSON line when it comes; return them all.
+
+    What the file held before is replaced with the first row.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written: list[dict] = []
+    for row in rows:
+        written.append(row | machine())
+        with path.open("w" if len(written) == 1 else "a") as file:
+            file.write(json.dumps(written[-1], default=dataclasses.asdict) + "\n")
+        print(json.dumps(row, default=dataclasses.asdict), flush=True)
+    return written
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a results file; none if there is no such file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]

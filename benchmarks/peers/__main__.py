@@ -1,0 +1,209 @@
+"""Peers beside trpo_jax, in turns, in one run on one machine.
+
+    python -m benchmarks.peers
+    python -m benchmarks.peers --policy-gradients-jax PATH    # a checkout of it, too
+
+Each peer runs in an environment of its own, made from its requirements file here under
+--environments at the first run. Every figure is the median of --rounds processes of
+each side, one after the other, so that both meet the same noise.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import tyro
+
+from benchmarks.harness import RESULTS, Timing, write_rows
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+ENVIRONMENTS = pathlib.Path.home() / ".cache" / "trpo_jax_peers"
+PEERS = {
+    "sb3-contrib TRPO": "sb3_contrib",
+    "rejax PPO": "rejax",
+    "PolicyGradientsJax TRPO": "policy_gradients_jax",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One comparison: a peer's command against ours, each printing one JSON line."""
+
+    measure: str
+    peer: str
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    figure: str  # the field of the JSON line; "wall" is the whole process's seconds
+    target: str
+    rounds: int | None = None
+
+
+CASES = (
+    Case(
+        "steps per second, CartPole, the zoo's settings (2 × 512)",
+        "sb3-contrib TRPO",
+        ("steps",),
+        ("zoo",),
+        "steps_per_second",
+        "≥ 15",
+    ),
+    Case(
+        "process wall time, 100k steps of CartPole trained and evaluated, cold cache",
+        "sb3-contrib TRPO",
+        ("train",),
+        ("-m", "trpo_jax"),
+        "wall",
+        "≤ 0.25",
+        rounds=1,
+    ),
+    *(
+        Case(
+            f"steps per second, CartPole, {num_envs} × {length}, our defaults",
+            "rejax PPO",
+            ("steps", str(num_envs), str(length)),
+            ("steps", str(num_envs), str(length)),
+            "steps_per_second",
+            target,
+        )
+        for num_envs, length, target in (
+            (8, 128, "–"),
+            (64, 128, "≥ 1.2"),
+            (1024, 128, "≥ 1.2"),
+        )
+    ),
+    Case(
+        "seconds to 475 on CartPole, 8 seeds' median, each at its own settings",
+        "rejax PPO",
+        ("solve", "8"),
+        ("solve", "8"),
+        "seconds",
+        "≤ 0.7",
+        rounds=1,
+    ),
+    *(
+        Case(
+            f"compile time: our step {how}, their train",
+            "rejax PPO",
+            ("compile",),
+            (measure,),
+            "seconds",
+            "≤ 0.7",
+        )
+        for how, measure in (
+            ("as the command line compiles it", "compile_short"),
+            ("by jax.jit alone", "compile"),
+        )
+    ),
+    Case(
+        "steps per second, CartPole, the zoo's settings (2 × 512)",
+        "PolicyGradientsJax TRPO",
+        ("steps",),
+        ("zoo",),
+        "steps_per_second",
+        "–",
+        rounds=1,
+    ),
+)
+
+
+def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
+    """The interpreter of a peer's environment, which is made if it is not there."""
+    folder = environments / PEERS[peer]
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        print(f"making an environment for {peer} …", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        requirements = HERE / f"{PEERS[peer]}.requirements.txt"
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True
+        )
+        (folder / "complete").touch()
+    return python
+
+
+def run_once(command: list[str], figure: str) -> tuple[float, dict]:
+    """Run a process; return its figure, and all that it printed in its last line."""
+    with tempfile.TemporaryDirectory() as caches:
+        start = time.perf_counter()
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"XDG_CACHE_HOME": caches, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        wall = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    last = done.stdout.strip().splitlines()[-1]
+    if figure == "wall":
+        return wall, {"last_line": last}
+    printed = json.loads(last)
+    return printed[figure], printed
+
+
+def compare(
+    cases: tuple[Case, ...], python_for: Callable[[str], pathlib.Path], rounds: int
+) -> Iterator[dict]:
+    """Run every case, ours and theirs in turns, and yield a row for each."""
+    for case in cases:
+        script = str(HERE / f"run_{PEERS[case.peer]}.py")
+        commands = {
+            "theirs": [str(python_for(case.peer)), script, *case.theirs],
+            "ours": [
+                sys.executable,
+                *(
+                    case.ours
+                    if case.ours[0] == "-m"
+                    else (str(HERE / "run_trpo_jax.py"), *case.ours)
+                ),
+            ],
+        }
+        figures: dict[str, list[float]] = {"theirs": [], "ours": []}
+        printed: dict[str, dict] = {}
+        for _ in range(case.rounds or rounds):
+            for side, command in commands.items():
+                value, printed[side] = run_once(command, case.figure)
+                figures[side].append(value)
+        timings = {side: Timing.of(values) for side, values in figures.items()}
+        yield {
+            "measure": case.measure,
+            "peer": case.peer,
+            "figure": case.figure,
+            "theirs": timings["theirs"],
+            "ours": timings["ours"],
+            "ratio": timings["ours"].median / timings["theirs"].median,
+            "target": case.target,
+            "printed": printed,
+        }
+
+
+def main(
+    rounds: int = 3,
+    environments: pathlib.Path = ENVIRONMENTS,
+    policy_gradients_jax: pathlib.Path | None = None,
+    output: pathlib.Path = RESULTS / "peers.jsonl",
+) -> None:
+    """Compare with every peer."""
+    cases = tuple(
+        dataclasses.replace(case, theirs=(*case.theirs, str(policy_gradients_jax)))
+        if case.peer.startswith("PolicyGradientsJax")
+        else case
+        for case in CASES
+        if policy_gradients_jax or not case.peer.startswith("PolicyGradientsJax")
+    )
+    write_rows(
+        output,
+        compare(cases, lambda peer: python_of(peer, environments), rounds),
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,128 @@
+"""rejax's PPO on CartPole; prints one JSON line.
+
+python run_rejax.py steps NUM_ENVS NUM_STEPS   # 4 epochs of 4 minibatches, 64 × 64
+python run_rejax.py compile                    # tracing and compiling `train`
+python run_rejax.py solve SEEDS                # seconds to a return of 475
+"""
+
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+from rejax import PPO
+from rejax.evaluate import evaluate
+
+# rejax, configs/gymnax/cartpole.yaml.
+OWN = {
+    "num_envs": 5,
+    "num_steps": 100,
+    "num_epochs": 5,
+    "num_minibatches": 5,
+    "learning_rate": 0.00075,
+    "max_grad_norm": 0.5,
+    "total_timesteps": 100_000,
+    "eval_freq": 1000,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "clip_eps": 0.2,
+    "ent_coef": 0.01,
+    "vf_coef": 0.5,
+}
+
+
+def make(**settings) -> PPO:
+    algorithm = PPO.create(
+        env="CartPole-v1", agent_kwargs={"activation": "tanh"}, **settings
+    )
+    return algorithm.replace(eval_callback=lambda *_: ())
+
+
+def steps(num_envs: int, num_steps: int) -> dict:
+    batch = num_envs * num_steps
+    updates = max(2, 80_000 // batch)
+    algorithm = make(
+        num_envs=num_envs,
+        num_steps=num_steps,
+        num_epochs=4,
+        num_minibatches=4,
+        learning_rate=3e-4,
+        total_timesteps=batch * updates,
+        eval_freq=batch * updates,
+    )
+
+    @jax.jit
+    def run(state):
+        def body(state, _):
+            return algorithm.train_iteration(state), None
+
+        return jax.lax.scan(body, state, None, updates)[0]
+
+    state = jax.jit(algorithm.init_state)(jax.random.key(0))
+    state = jax.block_until_ready(run(state))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        state = jax.block_until_ready(run(state))
+        seconds.append(time.perf_counter() - start)
+    return {"steps_per_second": batch * updates / float(np.median(seconds))}
+
+
+def compile_train() -> dict:
+    algorithm = make(
+        num_envs=64,
+        num_steps=128,
+        num_epochs=4,
+        num_minibatches=4,
+        learning_rate=3e-4,
+        total_timesteps=8192 * 4,
+        eval_freq=8192 * 4,
+    )
+    start = time.perf_counter()
+    jax.jit(algorithm.train).lower(jax.random.key(0)).compile()
+    return {"seconds": time.perf_counter() - start}
+
+
+def solve(num_seeds: int) -> dict:
+    """Updates until 128 sampled episodes have a mean of 475, times one's seconds."""
+    algorithm = make(**OWN)
+    step = jax.jit(algorithm.train_iteration)
+    env, env_params = algorithm.env, algorithm.env_params
+
+    @jax.jit
+    def score(state, key):
+        act = algorithm.make_act(state)
+        return evaluate(act, key, env, env_params, 128)[1].mean()
+
+    batch = OWN["num_envs"] * OWN["num_steps"]
+    by_seed = []
+    for seed in range(num_seeds):
+        state = jax.jit(algorithm.init_state)(jax.random.key(seed))
+        state = jax.block_until_ready(step(state))
+        spent, reached = [], None
+        for update in range(2, OWN["total_timesteps"] // batch + 1):
+            start = time.perf_counter()
+            state = jax.block_until_ready(step(state))
+            spent.append(time.perf_counter() - start)
+            if float(score(state, jax.random.key(update))) >= 475:
+                reached = update
+                break
+        each = float(np.median(spent))
+        by_seed.append({"updates": reached, "seconds_per_update": each})
+    seconds = [
+        float("inf")
+        if row["updates"] is None
+        else row["updates"] * row["seconds_per_update"]
+        for row in by_seed
+    ]
+    return {
+        "seconds": float(np.median(seconds)),
+        "by_seed": seconds,
+        "steps": [row["updates"] and row["updates"] * batch for row in by_seed],
+    }
+
+
+if __name__ == "__main__":
+    measures = {"steps": steps, "compile": compile_train, "solve": solve}
+    print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))

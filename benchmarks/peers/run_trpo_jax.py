@@ -1,0 +1,111 @@
+"""trpo_jax on CartPole, measured as its peers are; prints one JSON line.
+
+python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
+python run_trpo_jax.py zoo                             # sb3-contrib's zoo settings
+python run_trpo_jax.py compile                         # tracing and compiling `step`
+python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
+"""
+
+import functools
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+
+import trpo_jax
+
+ZOO = trpo_jax.TRPOConfig(
+    num_envs=2,
+    rollout_length=512,
+    total_timesteps=100_352,
+    cg_iterations=15,
+    fisher_stride=1,
+    shrink=0.8,
+    critic_epochs=20,
+    critic_minibatches=2,
+    hyperparameters=trpo_jax.Hyperparameters(damping=1e-3, gae_lambda=0.98),
+)
+
+
+def make(num_envs: int, rollout_length: int) -> trpo_jax.TRPOConfig:
+    batch = num_envs * rollout_length
+    return trpo_jax.TRPOConfig(
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=batch * max(2, 80_000 // batch),
+    )
+
+
+def steps(config: trpo_jax.TRPOConfig) -> dict:
+    @functools.partial(jax.jit, compiler_options=trpo_jax.compiler_options())
+    def run(state):
+        def body(state, _):
+            return trpo_jax.step(config, state)[0], None
+
+        return jax.lax.scan(body, state, None, config.num_updates)[0]
+
+    state = jax.jit(trpo_jax.init)(config, jax.random.key(0))
+    state = jax.block_until_ready(run(state))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        state = jax.block_until_ready(run(state))
+        seconds.append(time.perf_counter() - start)
+    return {"steps_per_second": config.total_timesteps / float(np.median(seconds))}
+
+
+def compile_step(options: dict | None = None) -> dict:
+    config = make(64, 128)
+    trpo_jax.make_environment(config.env)  # imports gymnax, as rejax has by now
+    state = jax.eval_shape(trpo_jax.init, config, jax.random.key(0))
+    start = time.perf_counter()
+    jax.jit(trpo_jax.step).lower(config, state).compile(options)
+    return {"seconds": time.perf_counter() - start}
+
+
+def solve(num_seeds: int) -> dict:
+    """Updates until 128 sampled episodes have a mean of 475, times one's seconds."""
+    config = trpo_jax.preset("CartPole-v1")
+    step = jax.jit(trpo_jax.step, compiler_options=trpo_jax.compiler_options())
+    by_seed = []
+    for seed in range(num_seeds):
+        state = jax.jit(trpo_jax.init)(config, jax.random.key(seed))
+        state, _ = jax.block_until_ready(step(config, state))
+        spent, reached = [], None
+        for update in range(2, config.num_updates + 1):
+            start = time.perf_counter()
+            state, _ = jax.block_until_ready(step(config, state))
+            spent.append(time.perf_counter() - start)
+            returns = trpo_jax.evaluate(
+                config, state, jax.random.key(update), 128, actions="sample"
+            )
+            if float(returns.mean()) >= 475:
+                reached = update
+                break
+        each = float(np.median(spent))
+        by_seed.append({"updates": reached, "seconds_per_update": each})
+    seconds = [
+        float("inf")
+        if row["updates"] is None
+        else row["updates"] * row["seconds_per_update"]
+        for row in by_seed
+    ]
+    batch = config.batch_size
+    return {
+        "seconds": float(np.median(seconds)),
+        "by_seed": seconds,
+        "steps": [row["updates"] and row["updates"] * batch for row in by_seed],
+    }
+
+
+if __name__ == "__main__":
+    measures = {
+        "steps": lambda *sizes: steps(make(*sizes)),
+        "zoo": lambda: steps(ZOO),
+        "compile": compile_step,
+        "compile_short": lambda: compile_step(trpo_jax.compiler_options(env_steps=0)),
+        "solve": solve,
+    }
+    print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))

@@ -1,0 +1,164 @@
+"""The policies and batches that curvature and scaling are measured on."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+import trpo_jax
+from benchmarks.harness import Program, compile_program
+
+FEATURES = 4
+
+
+class Problem(NamedTuple):
+    """A policy with parameters, and an on-policy batch with random advantages.
+
+    The programs below take the parameters as one vector, as the update does.
+    """
+
+    policy: Any
+    params: Any
+    batch: trpo_jax.Batch
+
+    @property
+    def vector(self) -> jax.Array:
+        return ravel_pytree(self.params)[0]
+
+    def distribution(self, vector: jax.Array, observations: jax.Array) -> Any:
+        return self.policy.apply(ravel_pytree(self.params)[1](vector), observations)
+
+    @property
+    def num_rows(self) -> int:
+        return self.batch.log_probs.shape[0]
+
+    @property
+    def config(self) -> trpo_jax.TRPOConfig:
+        """The defaults of a run whose rollouts are as large as this batch."""
+        num_envs = max(1, self.num_rows // 128)
+        return trpo_jax.TRPOConfig(
+            num_envs=num_envs,
+            rollout_length=self.num_rows // num_envs,
+            total_timesteps=self.num_rows,
+        )
+
+
+def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Problem:
+    """A "categorical" policy over two actions, a "gaussian" one of two dimensions."""
+    networks = {
+        "categorical": trpo_jax.CategoricalPolicy,
+        "gaussian": trpo_jax.GaussianPolicy,
+    }
+    policy = networks[kind](2, hidden_sizes)
+    keys = jax.random.split(jax.random.key(0), 4)
+    observations = jax.random.normal(keys[0], (num_rows, FEATURES))
+    params = jax.jit(policy.init)(keys[1], observations[:1])
+
+    @jax.jit
+    def act(params: Any) -> tuple[jax.Array, jax.Array]:
+        distribution = policy.apply(params, observations)
+        actions = distribution.sample(keys[2])
+        return actions, distribution.log_prob(actions)
+
+    actions, log_probs = act(params)
+    advantages = jax.random.normal(keys[3], (num_rows,))
+    batch = trpo_jax.Batch(observations, actions, log_probs, advantages)
+    return Problem(policy, params, batch)
+
+
+def surrogate_of(
+    problem: Problem, vector: jax.Array, batch: trpo_jax.Batch
+) -> jax.Array:
+    log_probs = problem.distribution(vector, batch.observations).log_prob(batch.actions)
+    return trpo_jax.surrogate(log_probs, batch.log_probs, batch.advantages)
+
+
+def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
+    """The surrogate's value and gradient over the whole batch."""
+
+    def differentiate(vector: jax.Array, batch: trpo_jax.Batch) -> tuple[Any, tuple]:
+        fn = functools.partial(surrogate_of, problem)
+        return jax.value_and_grad(fn)(vector, batch), ()
+
+    def run(vector: jax.Array, batch: trpo_jax.Batch) -> Any:
+        return trpo_jax.micro_batched(
+            functools.partial(differentiate, vector), batch, size=micro_batch_size
+        )[0]
+
+    return compile_program(run, problem.vector, problem.batch)
+
+
+def hessian_operator(distribution_fn: Callable, params: Any) -> Callable:
+    """`jvp` over `grad` of the mean KL, linearised once."""
+    old = jax.lax.stop_gradient(distribution_fn(params))
+    return trpo_jax.fisher_vector_product(
+        lambda theta: trpo_jax.mean_kl(old, distribution_fn(theta)), params
+    )
+
+
+OPERATORS: dict[str, Callable] = {
+    "gauss_newton": trpo_jax.gauss_newton_vector_product,
+    "hessian": hessian_operator,
+}
+
+
+def solve_program(
+    problem: Problem, operator: str, iterations: int, stride: int = 1
+) -> Program:
+    """Conjugate gradient that stops after so many iterations and not before."""
+
+    def solve(vector: jax.Array, gradient: jax.Array, states: jax.Array) -> Any:
+        matvec = OPERATORS[operator](
+            lambda theta: problem.distribution(theta, states), vector
+        )
+        return trpo_jax.conjugate_gradient(
+            lambda v: matvec(v) + 0.1 * v,
+            gradient,
+            max_iterations=iterations,
+            tolerance=0.0,
+        ).x
+
+    _, gradient = gradient_program(problem).run()
+    states = problem.batch.observations[::stride]
+    return compile_program(solve, problem.vector, gradient, states)
+
+
+def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
+    """The surrogate and the KL of one candidate over the whole batch."""
+    old = jax.jit(problem.policy.apply)(problem.params, problem.batch.observations)
+
+    def compare(vector: jax.Array, rows: tuple) -> tuple[tuple, jax.Array]:
+        batch, old = rows
+        new = problem.distribution(vector, batch.observations)
+        value = trpo_jax.surrogate(
+            new.log_prob(batch.actions), batch.log_probs, batch.advantages
+        )
+        kl = old.kl_divergence(new)
+        return (value, kl.mean()), kl
+
+    def run(vector: jax.Array, rows: tuple) -> Any:
+        return trpo_jax.micro_batched(
+            functools.partial(compare, vector), rows, size=micro_batch_size
+        )
+
+    return compile_program(run, problem.vector, (problem.batch, old))
+
+
+def update_program(problem: Problem, **settings: Any) -> Program:
+    """A whole policy update as a run of this size would make it."""
+    config = problem.config
+    defaults = {
+        "fisher_stride": config.curvature_stride,
+        "micro_batch_size": config.rows_at_once,
+    }
+    update = functools.partial(
+        trpo_jax.trust_region_update, problem.policy.apply, **(defaults | settings)
+    )
+    return compile_program(update, problem.params, problem.batch)
+
+
+def num_parameters(problem: Problem) -> int:
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(problem.params))

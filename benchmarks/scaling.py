@@ -1,0 +1,91 @@
+"""How time grows with the batch, the seeds and the parameters: fitted exponents.
+
+    python -m benchmarks.scaling
+
+An exponent of 1 is proportional. The fit is over every size measured.
+"""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+import trpo_jax
+from benchmarks.harness import (
+    RESULTS,
+    Program,
+    compile_program,
+    fitted_exponent,
+    take_turns,
+    write_rows,
+)
+from benchmarks.problems import make_problem, update_program
+
+BATCHES = tuple(2**k for k in range(12, 21))
+SEEDS = tuple(4**k for k in range(5))
+WIDTHS = (32, 64, 128, 256, 512)
+
+
+def batch_program(num_rows: int) -> Program:
+    """One policy update of 64 × 64 units on N transitions, at the defaults."""
+    return update_program(make_problem("categorical", num_rows, (64, 64)))
+
+
+def seeds_update_program(num_seeds: int) -> Program:
+    """The policy updates of that many agents side by side, 1,024 transitions each."""
+    problem = make_problem("categorical", 1024, (64, 64))
+    update = functools.partial(trpo_jax.trust_region_update, problem.policy.apply)
+    params, batch = jax.tree.map(
+        lambda leaf: jnp.stack([leaf] * num_seeds), (problem.params, problem.batch)
+    )
+    return compile_program(jax.vmap(update), params, batch)
+
+
+def seeds_program(num_seeds: int) -> Program:
+    """One whole step of that many agents side by side, 8 × 128 transitions each."""
+    config = trpo_jax.TRPOConfig()
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    state = jax.jit(jax.vmap(trpo_jax.init, in_axes=(None, 0)))(config, keys)
+    return compile_program(jax.vmap(trpo_jax.step, in_axes=(None, 0)), config, state)
+
+
+def parameters_program(width: int) -> Program:
+    """One policy update of two layers of `width` units on 8,192 transitions."""
+    return update_program(make_problem("categorical", 8192, (width, width)))
+
+
+CASES = (
+    ("policy update against transitions N", BATCHES, batch_program),
+    ("policy update against seeds", SEEDS, seeds_update_program),
+    ("whole step against seeds", SEEDS, seeds_program),
+    ("policy update against units a layer", WIDTHS, parameters_program),
+)
+
+
+def measure(seconds: float) -> Iterator[dict]:
+    for name, sizes, make in CASES:
+        timings = []
+        for size in sizes:
+            program = make(size)
+            timings.append(take_turns({"run": program}, seconds=seconds)["run"])
+            print(f"{name}: {size}: {timings[-1].median:.4f} s", flush=True)
+        yield {
+            "measure": name,
+            "sizes": sizes,
+            "seconds": timings,
+            "exponent": fitted_exponent(sizes, [timing.median for timing in timings]),
+        }
+
+
+def main(
+    seconds: float = 2.0, output: pathlib.Path = RESULTS / "scaling.jsonl"
+) -> None:
+    """Measure every size for `seconds` and fit the exponents."""
+    write_rows(output, measure(seconds))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

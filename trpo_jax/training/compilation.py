@@ -1,0 +1,59 @@
+"""How XLA is asked to compile these programs."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+# Up to so many environment steps a run is over sooner with a program that is quick to
+# compile than with a quick one: on two cores, with 64 × 64 units and 8 environments, it
+# saves 2 s and costs 7 µs for each step.
+_SHORT_RUN = 2**18
+
+
+def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
+    """Return the options that measured fastest, for `jit(…, compiler_options=…)`.
+
+    On a CPU: LLVM at level 1, which takes a fifth off the compilation and nothing off
+    the speed. Elsewhere none: the defaults are best.
+
+    Args:
+        env_steps: For how many environment steps the program will run, None for many.
+            A short run is over sooner with XLA's older emitters of fused loops, which
+            compile in half the time.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    options: dict[str, bool | int | str] = {"xla_backend_optimization_level": 1}
+    if env_steps is not None and env_steps <= _SHORT_RUN:
+        options["xla_cpu_use_fusion_emitters"] = False
+    return options
+
+
+def jit_with_options(
+    fn: Callable,
+    inputs: PyTree,
+    *,
+    env_steps: int,
+    static_argnums: tuple[int, ...] = (),
+) -> Callable:
+    """Return `fn` jitted with `compiler_options(env_steps)`.
+
+    But without options where `inputs` are traced: only a program that is not part of
+    another one can have options of its own.
+    """
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs))
+    options = {} if traced else compiler_options(env_steps)
+    return _jit(fn, static_argnums, tuple(options.items()))
+
+
+@functools.cache
+def _jit(
+    fn: Callable, static_argnums: tuple[int, ...], options: tuple[tuple[str, Any], ...]
+) -> Callable:
+    """One jitted function for the same arguments: nothing compiles twice."""
+    return jax.jit(
+        fn, static_argnums=static_argnums, compiler_options=dict(options) or None
+    )
