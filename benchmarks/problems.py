@@ -106,9 +106,14 @@ OPERATORS: dict[str, Callable] = {
 
 
 def solve_program(
-    problem: Problem, operator: str, iterations: int, stride: int = 1
+    problem: Problem,
+    operator: str,
+    iterations: int,
+    *,
+    stride: int = 1,
+    tolerance: float = 0.0,
 ) -> Program:
-    """Conjugate gradient that stops after so many iterations and not before."""
+    """Conjugate gradient that stops after so many iterations; before, by a tolerance."""
 
     def solve(vector: jax.Array, gradient: jax.Array, states: jax.Array) -> Any:
         matvec = OPERATORS[operator](
@@ -118,7 +123,7 @@ def solve_program(
             lambda v: matvec(v) + 0.1 * v,
             gradient,
             max_iterations=iterations,
-            tolerance=0.0,
+            tolerance=tolerance,
         ).x
 
     _, gradient = gradient_program(problem).run()

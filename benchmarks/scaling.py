@@ -7,7 +7,7 @@ An exponent of 1 is proportional. The fit is over every size measured.
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,26 +65,26 @@ CASES = (
 )
 
 
-def measure(seconds: float) -> Iterator[dict]:
-    for name, sizes, make in CASES:
-        timings = []
-        for size in sizes:
-            program = make(size)
-            timings.append(take_turns({"run": program}, seconds=seconds)["run"])
-            print(f"{name}: {size}: {timings[-1].median:.4f} s", flush=True)
-        yield {
-            "measure": name,
-            "sizes": sizes,
-            "seconds": timings,
-            "exponent": fitted_exponent(sizes, [timing.median for timing in timings]),
-        }
+def measure(
+    name: str, sizes: Sequence[int], make: Callable[[int], Program], seconds: float
+) -> dict:
+    timings = []
+    for size in sizes:
+        timings.append(take_turns({"run": make(size)}, seconds=seconds)["run"])
+        print(f"{name}: {size}: {timings[-1].median:.4f} s", flush=True)
+    return {
+        "measure": name,
+        "sizes": sizes,
+        "seconds": timings,
+        "exponent": fitted_exponent(sizes, [timing.median for timing in timings]),
+    }
 
 
 def main(
     seconds: float = 2.0, output: pathlib.Path = RESULTS / "scaling.jsonl"
 ) -> None:
     """Measure every size for `seconds` and fit the exponents."""
-    write_rows(output, measure(seconds))
+    write_rows(output, (measure(*case, seconds) for case in CASES))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,11 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
         "values and advantages": advantages,
         "gradient": gradient_program(problem, rows),
         "conjugate gradient": solve_program(
-            problem, "gauss_newton", config.cg_iterations, stride
+            problem,
+            "gauss_newton",
+            config.cg_iterations,
+            stride=stride,
+            tolerance=config.cg_tolerance,
         ),
         "line search, one candidate": candidate_program(problem, rows),
         "policy update, whole": update_program(

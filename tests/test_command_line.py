@@ -1,11 +1,12 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 import trpo_jax
-from trpo_jax.__main__ import main, parse
+from trpo_jax.__main__ import keep_compiled_programs, main, parse
 from trpo_jax.runs import console, live
 
 TINY = [
@@ -101,3 +102,37 @@ def test_bad_options_end_with_status_two_and_advice(options, advice, capsys):
     assert status == 2
     text = capsys.readouterr().err.replace("│", " ")
     assert advice in " ".join(text.split())
+
+
+@pytest.fixture
+def cache_settings():
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {name: jax.config.values[name] for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(
+    cache_settings, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled_programs()
+    assert jax.config.values["jax_compilation_cache_dir"] == f"{tmp_path}/trpo_jax"
+    assert jax.config.values["jax_persistent_cache_min_compile_time_secs"] == 0
+
+
+def test_a_cache_that_jax_was_told_of_stays(cache_settings, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    keep_compiled_programs()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def programs_of_these_tests_are_not_kept(request, monkeypatch):
+    if "cache_settings" not in request.fixturenames:
+        monkeypatch.setattr("trpo_jax.__main__.keep_compiled_programs", lambda: None)

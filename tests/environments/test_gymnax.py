@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import urllib.error
 
 import gymnax
@@ -331,3 +334,23 @@ def test_data_that_cannot_be_downloaded_is_said_to_be_the_reason(monkeypatch):
     monkeypatch.setattr(gymnax, "make", make)
     with pytest.raises(ValueError, match=r"downloads its data .* no network"):
         make_environment("MNISTBandit-bsuite")
+
+
+def test_plotting_libraries_are_loaded_when_a_picture_is_drawn():
+    """In a process of its own: here they may have been imported already."""
+    program = """
+import sys
+import trpo_jax
+trpo_jax.make_environment("Pong-misc")
+heavy = {"matplotlib.pyplot", "seaborn", "pandas", "scipy.stats"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+import gymnax, jax
+env, params = gymnax.make("Pong-misc")
+_, state = env.reset(jax.random.key(0), params)
+assert env.render(state, params) is not None
+import matplotlib.pyplot as plt
+import seaborn as sns
+assert plt.figure and sns.color_palette and "pandas" in sys.modules
+"""
+    environment = os.environ | {"MPLBACKEND": "agg"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

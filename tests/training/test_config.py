@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import re
 
 import flax.linen as nn
@@ -75,6 +76,7 @@ def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
         "line_search_width",
         "critic_epochs",
         "critic_minibatches",
+        "micro_batch_size",
     ],
 )
 def test_a_count_below_one_is_refused(field, value):
@@ -220,3 +222,41 @@ def test_networks_of_ones_own_are_accepted(network):
     config = TRPOConfig(**SMALL, policy=network, critic=network)
     assert config.policy is network
     assert config.critic is network
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "rollout_length", "stride", "epochs"),
+    [
+        (1, 8, 1, 10),  # a small batch is worth every state and many passes
+        (8, 128, 1, 10),
+        (8, 500, 3, 5),  # a thousand states remain, of all eight environments
+        (64, 128, 7, 4),
+        (1024, 128, 9, 4),  # no more than the paper's tenth, coprime with the batch
+        (30, 4096, 7, 4),
+        (1009, 128, 10, 4),
+    ],
+)
+def test_stride_and_passes_follow_the_batch(num_envs, rollout_length, stride, epochs):
+    batch = num_envs * rollout_length
+    config = TRPOConfig(
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=batch,
+        critic_minibatches=1,
+    )
+    assert (config.curvature_stride, config.critic_passes) == (stride, epochs)
+    assert math.gcd(config.curvature_stride, num_envs) == 1
+    set_by_hand = dataclasses.replace(config, fisher_stride=1, critic_epochs=7)
+    assert (set_by_hand.curvature_stride, set_by_hand.critic_passes) == (1, 7)
+
+
+def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
+    monkeypatch,
+):
+    config = TRPOConfig()
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert config.rows_at_once == 8192
+    assert dataclasses.replace(config, micro_batch_size=64).rows_at_once == 64
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert config.rows_at_once is None
+    assert dataclasses.replace(config, micro_batch_size=64).rows_at_once == 64

@@ -1,0 +1,124 @@
+"""Everything that needs an accelerator, in one command within nine minutes.
+
+    python -m benchmarks.gpu
+
+Throughput, curvature, scaling, a thousand agents side by side, and the largest update,
+in that order; each row is written when it is there, so that a run that is cut short
+keeps what it has. Without an accelerator it says so and does nothing.
+"""
+
+import functools
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import tyro
+
+import trpo_jax
+from benchmarks import curvature, scaling, throughput
+from benchmarks.harness import RESULTS, ceilings, compile_program, write_rows
+from benchmarks.problems import make_problem, update_program
+
+CURVATURE = (
+    ("categorical", 2**16, 64),
+    ("categorical", 2**20, 64),
+    ("gaussian", 2**20, 64),
+    ("categorical", 2**20, 256),
+    ("categorical", 2**18, 1024),
+)
+AGENTS, AGENT_STEPS = 1024, 102_400
+LARGEST_ROWS, LARGEST_WIDTH, LARGEST_MICRO_BATCH = 2**22, 1024, 2**15
+
+
+def many_agents() -> dict:
+    """1,024 whole runs at the defaults as one program."""
+    config = trpo_jax.TRPOConfig(total_timesteps=AGENT_STEPS, num_seeds=AGENTS)
+    program = compile_program(trpo_jax.train, config)
+    start = time.perf_counter()
+    result = program.run()
+    seconds = time.perf_counter() - start
+    returns = result.metrics.episode_return[:, -1]
+    return {
+        "agents": AGENTS,
+        "steps_each": AGENT_STEPS,
+        "wall_seconds": seconds,
+        "compile_seconds": program.trace_seconds + program.compile_seconds,
+        "mean_return_of_the_last_rollout": float(returns.mean()),
+    }
+
+
+def largest_update() -> dict:
+    """2²² transitions beside 1,024-wide layers, in micro-batches."""
+    sizes = (LARGEST_WIDTH, LARGEST_WIDTH)
+    problem = make_problem("categorical", LARGEST_ROWS, sizes)
+    program = update_program(problem, micro_batch_size=LARGEST_MICRO_BATCH)
+    program.run()
+    start = time.perf_counter()
+    _, info = program.run()
+    seconds = time.perf_counter() - start
+    memory = jax.devices()[0].memory_stats() or {}
+    return {
+        "rows": LARGEST_ROWS,
+        "width": LARGEST_WIDTH,
+        "micro_batch_size": LARGEST_MICRO_BATCH,
+        "seconds": seconds,
+        "status": trpo_jax.UpdateStatus(int(info.status)).name,
+        "temporary_bytes": program.temporary_bytes,
+        "peak_bytes": memory.get("peak_bytes_in_use"),
+    }
+
+
+def sections(seconds: float) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """Every case by the name of its benchmark, the ones most asked for first."""
+    for case in throughput.ACCELERATOR_CASES:
+        yield "throughput", functools.partial(throughput.measure, case, seconds)
+    yield "many agents", many_agents
+    ceiling = ceilings()
+    for case in CURVATURE:
+        yield (
+            "curvature",
+            functools.partial(curvature.measure, *case, ceiling, seconds),
+        )
+    yield "largest update", largest_update
+    for case in scaling.CASES:
+        yield "scaling", functools.partial(scaling.measure, *case, seconds)
+
+
+def main(minutes: float = 9.0, seconds: float = 1.0) -> int:
+    """Measure for at most so many minutes; no case is begun after them.
+
+    Args:
+        minutes: When to begin no further case.
+        seconds: For each case.
+
+    Returns:
+        The exit status: 1 if a case failed.
+    """
+    if jax.default_backend() == "cpu":
+        print("no accelerator: JAX sees a CPU only, so there is nothing to measure.")
+        return 0
+    deadline = time.perf_counter() + 60 * minutes
+    failed = []
+
+    def rows() -> Iterator[dict]:
+        for name, measure in sections(seconds):
+            if time.perf_counter() > deadline:
+                yield {"benchmark": name, "skipped": "out of time"}
+                continue
+            try:
+                yield {"benchmark": name} | measure()
+            except Exception as error:  # the other cases are worth having all the same
+                failed.append(name)
+                yield {"benchmark": name, "error": f"{type(error).__name__}: {error}"}
+
+    device = jax.devices()[0].device_kind.replace(" ", "-").lower()
+    write_rows(pathlib.Path(RESULTS / f"accelerator-{device}.jsonl"), rows())
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
