@@ -46,27 +46,31 @@ class Problem(NamedTuple):
         )
 
 
-def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Problem:
+def make_policy(kind: str, hidden_sizes: tuple[int, ...]) -> Any:
     """A "categorical" policy over two actions, a "gaussian" one of two dimensions."""
     networks = {
         "categorical": trpo_jax.CategoricalPolicy,
         "gaussian": trpo_jax.GaussianPolicy,
     }
-    policy = networks[kind](2, hidden_sizes)
-    keys = jax.random.split(jax.random.key(0), 4)
+    return networks[kind](2, hidden_sizes)
+
+
+def draw(policy: Any, num_rows: int, key: jax.Array) -> tuple[Any, trpo_jax.Batch]:
+    """Parameters, and a batch that a policy with them could have made."""
+    keys = jax.random.split(key, 4)
     observations = jax.random.normal(keys[0], (num_rows, FEATURES))
-    params = jax.jit(policy.init)(keys[1], observations[:1])
-
-    @jax.jit
-    def act(params: Any) -> tuple[jax.Array, jax.Array]:
-        distribution = policy.apply(params, observations)
-        actions = distribution.sample(keys[2])
-        return actions, distribution.log_prob(actions)
-
-    actions, log_probs = act(params)
+    params = policy.init(keys[1], observations[:1])
+    distribution = policy.apply(params, observations)
+    actions = distribution.sample(keys[2])
+    log_probs = distribution.log_prob(actions)
     advantages = jax.random.normal(keys[3], (num_rows,))
-    batch = trpo_jax.Batch(observations, actions, log_probs, advantages)
-    return Problem(policy, params, batch)
+    return params, trpo_jax.Batch(observations, actions, log_probs, advantages)
+
+
+def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Problem:
+    policy = make_policy(kind, hidden_sizes)
+    drawn = jax.jit(functools.partial(draw, policy, num_rows))
+    return Problem(policy, *drawn(jax.random.key(0)))
 
 
 def surrogate_of(
@@ -85,7 +89,10 @@ def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> P
 
     def run(vector: jax.Array, batch: trpo_jax.Batch) -> Any:
         return trpo_jax.micro_batched(
-            functools.partial(differentiate, vector), batch, size=micro_batch_size
+            functools.partial(differentiate, vector),
+            batch,
+            num_rows=problem.num_rows,
+            size=micro_batch_size,
         )[0]
 
     return compile_program(run, problem.vector, problem.batch)
@@ -113,7 +120,7 @@ def solve_program(
     stride: int = 1,
     tolerance: float = 0.0,
 ) -> Program:
-    """Conjugate gradient that stops after so many iterations; before, by a tolerance."""
+    """Conjugate gradient for so many iterations, or up to a tolerance."""
 
     def solve(vector: jax.Array, gradient: jax.Array, states: jax.Array) -> Any:
         matvec = OPERATORS[operator](
@@ -146,7 +153,10 @@ def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> 
 
     def run(vector: jax.Array, rows: tuple) -> Any:
         return trpo_jax.micro_batched(
-            functools.partial(compare, vector), rows, size=micro_batch_size
+            functools.partial(compare, vector),
+            rows,
+            num_rows=problem.num_rows,
+            size=micro_batch_size,
         )
 
     return compile_program(run, problem.vector, (problem.batch, old))

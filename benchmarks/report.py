@@ -111,8 +111,11 @@ def curvature(rows: list[dict]) -> str:
             "gradient, ms",
             "GN product / gradient",
             "Hessian product / gradient",
+            "solve of ten / gradient",
             "update / gradient",
+            "update / faster gradient",
             "share of matrix ceiling",
+            "of copy ceiling",
             "temporaries of the update, MiB",
         ),
         (
@@ -123,8 +126,11 @@ def curvature(rows: list[dict]) -> str:
                 spread(row["seconds"]["gradient"], 1e3),
                 f"{row['product_over_gradient']['gauss_newton']:.2f}",
                 f"{row['product_over_gradient']['hessian']:.2f}",
+                f"{10 * row['product_over_gradient']['gauss_newton']:.1f}",
                 f"{row['update_over_gradient']:.2f}",
+                f"{row['update_over_faster_gradient']:.2f}",
                 f"{row['share_of_matrix_ceiling']:.0%}",
+                f"{row['share_of_copy_ceiling']:.0%}",
                 significant(row["temporary_bytes"]["update"] / KIBI**2),
             )
             for row in rows

@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import tyro
 
 import trpo_jax
@@ -22,7 +21,7 @@ from benchmarks.harness import (
     take_turns,
     write_rows,
 )
-from benchmarks.problems import make_problem, update_program
+from benchmarks.problems import draw, make_policy, make_problem, update_program
 
 BATCHES = tuple(2**k for k in range(12, 21))
 SEEDS = tuple(4**k for k in range(5))
@@ -36,12 +35,11 @@ def batch_program(num_rows: int) -> Program:
 
 def seeds_update_program(num_seeds: int) -> Program:
     """The policy updates of that many agents side by side, 1,024 transitions each."""
-    problem = make_problem("categorical", 1024, (64, 64))
-    update = functools.partial(trpo_jax.trust_region_update, problem.policy.apply)
-    params, batch = jax.tree.map(
-        lambda leaf: jnp.stack([leaf] * num_seeds), (problem.params, problem.batch)
-    )
-    return compile_program(jax.vmap(update), params, batch)
+    policy = make_policy("categorical", (64, 64))
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    drawn = jax.jit(jax.vmap(functools.partial(draw, policy, 1024)))
+    update = functools.partial(trpo_jax.trust_region_update, policy.apply)
+    return compile_program(jax.vmap(update), *drawn(keys))
 
 
 def seeds_program(num_seeds: int) -> Program:

@@ -122,7 +122,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
             targets,
             jax.random.key(2),
             epochs=config.critic_passes,
-            num_minibatches=config.critic_minibatches,
+            num_minibatches=config.critic_steps,
         )
 
     rollout = compile_program(act, state, jax.random.key(1))

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -54,7 +53,7 @@ def keep_compiled_programs() -> None:
     told of a directory, by JAX_COMPILATION_CACHE_DIR, in that one and on its terms.
     """
     if jax.config.values.get("jax_compilation_cache_dir") is None:
-        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", f"{caches}/trpo_jax")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

@@ -5,7 +5,7 @@
 
 Each peer runs in an environment of its own, made from its requirements file here under
 --environments at the first run. Every figure is the median of --rounds processes of
-each side, one after the other, so that both meet the same noise.
+each side, in turns, so that both meet the same noise; or of the seeds in them.
 """
 
 import dataclasses
@@ -61,7 +61,6 @@ CASES = (
         ("-m", "trpo_jax"),
         "wall",
         "≤ 0.25",
-        rounds=1,
     ),
     *(
         Case(
@@ -89,16 +88,17 @@ CASES = (
     ),
     *(
         Case(
-            f"compile time: our step {how}, their train",
+            f"compile time: our step {ours}, their train {theirs}",
             "rejax PPO",
-            ("compile",),
-            (measure,),
+            (their_measure,),
+            (our_measure,),
             "seconds",
             "≤ 0.7",
         )
-        for how, measure in (
-            ("as the command line compiles it", "compile_short"),
-            ("by jax.jit alone", "compile"),
+        for ours, our_measure, theirs, their_measure in (
+            ("as the command line has it", "compile_short", "as it is", "compile"),
+            ("by jax.jit", "compile", "as it is", "compile"),
+            ("with its options", "compile_short", "with the same", "compile_short"),
         )
     ),
     Case(
@@ -113,6 +113,10 @@ CASES = (
 )
 
 
+def requirements_of(peer: str) -> pathlib.Path:
+    return HERE / f"{PEERS[peer]}.requirements.txt"
+
+
 def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
     """The interpreter of a peer's environment, which is made if it is not there."""
     folder = environments / PEERS[peer]
@@ -120,22 +124,21 @@ def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
     if not (folder / "complete").exists():
         print(f"making an environment for {peer} …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        requirements = HERE / f"{PEERS[peer]}.requirements.txt"
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True
-        )
+        install = [python, "-m", "pip", "install", "--quiet", "-r"]
+        subprocess.run([*install, requirements_of(peer)], check=True)
         (folder / "complete").touch()
     return python
 
 
 def run_once(command: list[str], figure: str) -> tuple[float, dict]:
     """Run a process; return its figure, and all that it printed in its last line."""
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     with tempfile.TemporaryDirectory() as caches:
         start = time.perf_counter()
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=os.environ | {"XDG_CACHE_HOME": caches, "PYTHONPATH": str(ROOT)},
+            env=kept | {"XDG_CACHE_HOME": caches, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
         )
@@ -171,7 +174,7 @@ def compare(
         for _ in range(case.rounds or rounds):
             for side, command in commands.items():
                 value, printed[side] = run_once(command, case.figure)
-                figures[side].append(value)
+                figures[side] += printed[side].get("by_seed", [value])
         timings = {side: Timing.of(values) for side, values in figures.items()}
         yield {
             "measure": case.measure,
@@ -181,6 +184,7 @@ def compare(
             "ours": timings["ours"],
             "ratio": timings["ours"].median / timings["theirs"].median,
             "target": case.target,
+            "requirements": requirements_of(case.peer).read_text().splitlines(),
             "printed": printed,
         }
 
@@ -193,15 +197,17 @@ def main(
 ) -> None:
     """Compare with every peer."""
     cases = tuple(
-        dataclasses.replace(case, theirs=(*case.theirs, str(policy_gradients_jax)))
-        if case.peer.startswith("PolicyGradientsJax")
+        dataclasses.replace(
+            case, theirs=(*case.theirs, str(policy_gradients_jax.resolve()))
+        )
+        if policy_gradients_jax and case.peer.startswith("PolicyGradientsJax")
         else case
         for case in CASES
         if policy_gradients_jax or not case.peer.startswith("PolicyGradientsJax")
     )
     write_rows(
         output,
-        compare(cases, lambda peer: python_of(peer, environments), rounds),
+        compare(cases, lambda peer: python_of(peer, environments.resolve()), rounds),
     )
 
 

@@ -21,6 +21,7 @@ ZOO = trpo_jax.TRPOConfig(
     rollout_length=512,
     total_timesteps=100_352,
     cg_iterations=15,
+    cg_tolerance=0.0,
     fisher_stride=1,
     shrink=0.8,
     critic_epochs=20,

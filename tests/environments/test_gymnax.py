@@ -354,3 +354,22 @@ assert plt.figure and sns.color_palette and "pandas" in sys.modules
 """
     environment = os.environ | {"MPLBACKEND": "agg"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_a_failing_import_leaves_the_plotting_libraries_as_they_were():
+    program = """
+import sys
+import trpo_jax
+sys.modules["gymnax"] = None  # makes its import fail
+try:
+    trpo_jax.make_environment("CartPole-v1")
+except ImportError:
+    pass
+else:
+    raise AssertionError("gymnax was imported")
+assert "seaborn" not in sys.modules
+import matplotlib.pyplot as plt
+assert plt.figure
+"""
+    environment = os.environ | {"MPLBACKEND": "agg"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

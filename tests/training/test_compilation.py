@@ -30,16 +30,24 @@ def test_an_accelerator_has_the_defaults(monkeypatch):
 
 
 def test_the_same_function_and_options_are_the_same_program():
-    first = jit_with_options(double, 1.0, env_steps=1, static_argnums=(1,))
+    first = jit_with_options(double, 2.0, env_steps=1, static_argnums=(1,))
     assert jit_with_options(double, 2.0, env_steps=2, static_argnums=(1,)) is first
-    assert jit_with_options(double, 1.0, env_steps=10**9, static_argnums=(1,)) != first
+    assert jit_with_options(double, 2.0, env_steps=10**9, static_argnums=(1,)) != first
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
-def test_inside_another_program_there_are_no_options(transform):
+def test_it_can_be_part_of_another_program(transform):
     def outer(x):
         return jit_with_options(double, x, env_steps=1, static_argnums=(1,))(x, 3)
 
     x = jnp.array([1.0, 2.0]) if transform is jax.vmap else jnp.float32(2.0)
     expected = {jax.jit: 16.0, jax.vmap: [2.0, 16.0], jax.grad: 24.0}[transform]
     assert transform(outer)(x).tolist() == expected
+
+
+def test_it_can_be_part_of_another_program_with_nothing_traced_in_its_inputs():
+    @jax.jit
+    def outer():
+        return jit_with_options(double, 2.0, env_steps=1, static_argnums=(1,))(2.0, 3)
+
+    assert outer() == 16.0

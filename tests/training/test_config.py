@@ -260,3 +260,39 @@ def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert config.rows_at_once is None
     assert dataclasses.replace(config, micro_batch_size=64).rows_at_once == 64
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "rollout_length", "steps"), [(8, 128, 8), (10, 50, 5), (1, 7, 7)]
+)
+def test_minibatches_divide_the_rollout(num_envs, rollout_length, steps):
+    config = TRPOConfig(
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=num_envs * rollout_length,
+    )
+    assert config.critic_steps == steps
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_a_named_optimizer_is_what_optax_has_by_that_name(name):
+    params = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.5])}
+    gradient = {"w": jnp.array([[0.1, 0.3]]), "b": jnp.array([-2.0])}
+    results = []
+    named = TRPOConfig(critic_optimizer=name).optimizer(0.1)
+    for optimizer in (named, getattr(optax, name)(0.1)):
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(gradient, state, params)
+        results.append(updates)
+    for mine, theirs in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+def test_an_optimizer_that_looks_at_layers_sees_them():
+    state = TRPOConfig(critic_optimizer="lamb").optimizer(0.1).init({"w": jnp.ones(2)})
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(state)}
+    assert any(
+        "w" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)
+    )
+    assert (2,) in shapes

@@ -45,7 +45,7 @@ def test_every_size_gives_the_means_and_the_results_of_the_whole(size):
     x = jax.random.normal(jax.random.key(0), (12, 3))
     rows = (x, jnp.array([1.0, -2.0, 0.5]))
     expected = moments(rows)
-    actual = micro_batched(moments, rows, size=size)
+    actual = micro_batched(moments, rows, num_rows=12, size=size)
     assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected
@@ -58,14 +58,14 @@ def test_results_may_be_distributions_whose_spread_does_not_depend_on_the_row():
     def fn(mean):
         return (), DiagonalGaussian(mean, jnp.zeros(2))
 
-    _, actual = micro_batched(fn, mean, size=3)
+    _, actual = micro_batched(fn, mean, num_rows=7, size=3)
     assert actual.log_std.shape == (2,)
     np.testing.assert_array_equal(actual.mean, mean)
 
 
 def test_a_size_below_one_is_refused():
     with pytest.raises(ValueError, match="size=0 is not positive"):
-        micro_batched(moments, jnp.zeros((4, 2)), size=0)
+        micro_batched(moments, jnp.zeros((4, 2)), num_rows=4, size=0)
 
 
 @pytest.mark.parametrize("kind", policies.KINDS)

@@ -136,19 +136,20 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
     return GymnaxEnvironment(env, env_params)
 
 
+# What gymnax imports to draw its pictures: nine tenths of its second and a half.
+_PLOTTING = ("matplotlib.pyplot", "seaborn")
+
+
 def _import_gymnax() -> Any:
-    """Import gymnax, but not yet the plotting libraries that only its pictures need.
-
-    Those take nine tenths of its second and a half.
-    """
-    for name in ("matplotlib.pyplot", "seaborn"):
-        sys.modules.setdefault(name, _LoadedWhenUsed(name))
-    import gymnax
-
-    for name in ("matplotlib.pyplot", "seaborn"):
-        if isinstance(sys.modules[name], _LoadedWhenUsed):
-            del sys.modules[name]
-    return gymnax
+    """Import gymnax, but not yet the plotting libraries that only its pictures need."""
+    stand_ins = {name: _LoadedWhenUsed(name) for name in _PLOTTING}
+    for name, stand_in in stand_ins.items():
+        sys.modules.setdefault(name, stand_in)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for stand_in in stand_ins.values():
+            stand_in.step_aside()
 
 
 class _LoadedWhenUsed(types.ModuleType):
@@ -158,7 +159,13 @@ class _LoadedWhenUsed(types.ModuleType):
     """
 
     def __getattr__(self, attribute: str) -> Any:
+        self.step_aside()
         return getattr(importlib.import_module(self.__name__), attribute)
+
+    def step_aside(self) -> None:
+        """Let the next import find the module itself."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
 
 
 class _Pair:

@@ -46,15 +46,13 @@ def _compile(config: TRPOConfig, key_type: Any) -> tuple[Any, Any]:
         start, advance = (jax.vmap(fn, in_axes=(None, 0)) for fn in (init, step))
     key = jax.ShapeDtypeStruct(key_type.shape, key_type.dtype)
     state = jax.eval_shape(start, config, key)
-    programs = [
-        (jax.jit(start).lower(config, key), compiler_options(env_steps=0)),
-        (
-            jax.jit(advance, donate_argnums=1).lower(config, state),
-            compiler_options(config.env_steps),
-        ),
+    lowered = [
+        jax.jit(start).lower(config, key),
+        jax.jit(advance, donate_argnums=1).lower(config, state),
     ]
+    options = [compiler_options(env_steps=0), compiler_options(config.all_env_steps)]
     with ThreadPoolExecutor() as pool:
         compiled_start, compiled_advance = pool.map(
-            lambda program: program[0].compile(program[1]), programs
+            lambda program, chosen: program.compile(chosen), lowered, options
         )
     return compiled_start, compiled_advance

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 # Up to so many environment steps a run is over sooner with a program that is quick to
@@ -41,11 +42,12 @@ def jit_with_options(
 ) -> Callable:
     """Return `fn` jitted with `compiler_options(env_steps)`.
 
-    But without options where `inputs` are traced: only a program that is not part of
-    another one can have options of its own.
+    But without options where another program is being traced, be it from `inputs` or
+    from nothing: one that is part of another cannot have any.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs))
-    options = {} if traced else compiler_options(env_steps)
+    leaves = [*jax.tree.leaves(inputs), jnp.zeros(())]
+    inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    options = {} if inside else compiler_options(env_steps)
     return _jit(fn, static_argnums, tuple(options.items()))
 
 

@@ -25,6 +25,9 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 """Factors from 1 to 0 over a run, by the names that a configuration uses."""
 
 
+# Optimisers to which a vector is the same as the tree that it was made from.
+_ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
+
 # The paper takes a tenth of the states (appendix C); fewer than a thousand estimate the
 # curvature of a small network poorly.
 _MAX_STRIDE = 10
@@ -39,6 +42,7 @@ _CPU_MICRO_BATCH = 8192
 # no faster from 8,192.
 _CRITIC_PASSES = (4, 10)
 _CRITIC_ROWS = 20_480
+_MINIBATCHES = 8
 
 
 class Hyperparameters(NamedTuple):
@@ -96,8 +100,8 @@ class TRPOConfig:
     """Take the Fisher information over every n-th state only, coprime with num_envs.
     None: the largest such n up to 10 that leaves a thousand states."""
     micro_batch_size: int | None = None
-    """Transitions that the policy update takes at a time. None: on a CPU as many as its
-    caches hold, all on an accelerator; write less where memory runs out."""
+    """Transitions that the policy update and the critic's values take at a time. None:
+    8,192 on a CPU, all on an accelerator; write less where memory runs out."""
     step_length: Literal["undamped", "damped"] = "undamped"
     """Curvature under the step length: xᵀFx, or xᵀ(F + λI)x, which falls short of δ."""
     max_candidates: int = 10
@@ -112,11 +116,11 @@ class TRPOConfig:
     critic_epochs: int | None = None
     """Passes of the critic's optimiser over each rollout. None: ten over a small one,
     four over a large one."""
-    critic_minibatches: int = 8
-    """Gradient steps in each of those passes."""
+    critic_minibatches: int | None = None
+    """Gradient steps in each of those passes. None: eight, or the next number below
+    that divides the rollout."""
     critic_optimizer: Any = "adam"
-    """Name of an Optax optimiser, which then sees the parameters as one vector; or a
-    function learning rate ↦ optimiser, which sees their layers."""
+    """Name of an Optax optimiser, or a function learning rate ↦ optimiser."""
     learning_rate_schedule: Any = "constant"
     """Multiplies critic_learning_rate: as kl_schedule."""
 
@@ -158,8 +162,11 @@ class TRPOConfig:
         value = self.critic_optimizer
         if not isinstance(value, str):
             return value
+        named = getattr(optax, value)
+        if value not in _ELEMENTWISE:
+            return named
         # As one vector: a tenth less time in small minibatches, and a smaller program.
-        return lambda learning_rate: optax.flatten(getattr(optax, value)(learning_rate))
+        return lambda learning_rate: optax.flatten(named(learning_rate))
 
     @property
     def curvature_stride(self) -> int:
@@ -185,12 +192,19 @@ class TRPOConfig:
         return min(max(_CRITIC_ROWS // self.batch_size, fewest), most)
 
     @property
+    def critic_steps(self) -> int:
+        """What `critic_minibatches` stands for: the gradient steps in one pass."""
+        if self.critic_minibatches is not None:
+            return self.critic_minibatches
+        return next(n for n in range(_MINIBATCHES, 0, -1) if self.batch_size % n == 0)
+
+    @property
     def batch_size(self) -> int:
         """N = num_envs × rollout_length, the transitions of one update."""
         return self.num_envs * self.rollout_length
 
     @property
-    def env_steps(self) -> int:
+    def all_env_steps(self) -> int:
         """Environment steps of all seeds together."""
         return self.num_seeds * self.total_timesteps
 
@@ -209,9 +223,13 @@ def _check_counts(config: TRPOConfig) -> None:
         "cg_iterations",
         "max_candidates",
         "line_search_width",
-        "critic_minibatches",
     ]
-    optional = ["critic_epochs", "fisher_stride", "micro_batch_size"]
+    optional = [
+        "critic_epochs",
+        "critic_minibatches",
+        "fisher_stride",
+        "micro_batch_size",
+    ]
     counts += [name for name in optional if getattr(config, name) is not None]
     for name in counts:
         value = getattr(config, name)
@@ -234,7 +252,7 @@ def _check_counts(config: TRPOConfig) -> None:
             f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
             f"write {f'{below} or ' if below else ''}{below + batch}."
         )
-    if batch % config.critic_minibatches:
+    if batch % config.critic_steps:
         raise ValueError(
             f"critic_minibatches={config.critic_minibatches} does not divide the "
             f"{batch} transitions of a rollout (num_envs × rollout_length); write a "

@@ -171,7 +171,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     observations = _flatten(observe(state, trajectory.observation))
 
     # 2. Judge the actions by generalised advantages.
-    values, next_values = _values(
+    values, next_values = _values_and_next(
         functools.partial(_value, config, critic, state),
         trajectory,
         rollout_state.observation,
@@ -226,7 +226,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         targets,
         critic_key,
         epochs=config.critic_passes,
-        num_minibatches=config.critic_minibatches,
+        num_minibatches=config.critic_steps,
     )
 
     # 5. Let the observation normaliser absorb what was seen, now that nobody uses it.
@@ -298,11 +298,13 @@ def _value(
     observations: Float[Array, "T B ..."],
 ) -> Float[Array, "T B"]:
     """Return V of observations as the environment gave them, in units of return."""
-    rows = _flatten(observe(state, observations))
+    rows = _flatten(observations)
+
+    def evaluate(rows: Float[Array, "N ..."]) -> tuple[tuple, Float[Array, " N"]]:
+        return (), critic.apply(state.critic_params, observe(state, rows))
+
     _, values = micro_batched(
-        lambda rows: ((), critic.apply(state.critic_params, rows)),
-        rows,
-        size=config.rows_at_once,
+        evaluate, rows, num_rows=rows.shape[0], size=config.rows_at_once
     )
     check_values(values.shape, rows.shape[:1])
     if state.return_statistics is not None:
@@ -310,7 +312,7 @@ def _value(
     return values.reshape(observations.shape[:2])
 
 
-def _values(
+def _values_and_next(
     value_fn: Callable[[Float[Array, "T B ..."]], Float[Array, "T B"]],
     trajectory: Trajectory,
     observation: Float[Array, "B ..."],
@@ -320,15 +322,14 @@ def _values(
     That is the state acted in next, whose value is there already, unless the episode
     was truncated: only then are the final observations valued, too.
     """
-    acted_in = jnp.concatenate([trajectory.observation, observation[None]])
-    values = value_fn(acted_in)
-    following = values[1:]
+    values = value_fn(trajectory.observation)
+    following = jnp.concatenate([values[1:], value_fn(observation[None])])
     at_limits = jax.lax.cond(
         jnp.any(trajectory.truncated),
         lambda: value_fn(trajectory.final_observation),
         lambda: following,
     )
-    return values[:-1], jnp.where(trajectory.truncated, at_limits, following)
+    return values, jnp.where(trajectory.truncated, at_limits, following)
 
 
 def _flatten(leaf: Array) -> Array:

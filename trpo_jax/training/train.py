@@ -63,7 +63,9 @@ def train(
     check_hyperparameters(hyperparameters)
     hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
     program = dataclasses.replace(config, seed=0, hyperparameters=Hyperparameters())
-    run = jit_with_options(_train, (key, hyperparameters), env_steps=config.env_steps)
+    run = jit_with_options(
+        _train, (key, hyperparameters), env_steps=config.all_env_steps
+    )
     state, metrics = run(program, key, hyperparameters)
     return TrainResult(state, metrics, config)
 

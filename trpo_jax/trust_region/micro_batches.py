@@ -10,7 +10,11 @@ from trpo_jax.trust_region.checks import check_positive
 
 
 def micro_batched(
-    fn: Callable[[PyTree], tuple[PyTree, PyTree]], rows: PyTree, *, size: int | None
+    fn: Callable[[PyTree], tuple[PyTree, PyTree]],
+    rows: PyTree,
+    *,
+    num_rows: int,
+    size: int | None,
 ) -> tuple[PyTree, PyTree]:
     """Return fn(rows), computed from `size` of the N rows at a time.
 
@@ -22,6 +26,7 @@ def micro_batched(
         rows: A pytree of arrays [N, …]. A leaf without that leading axis belongs to
             all rows, such as a standard deviation that does not depend on the state:
             every micro-batch is given it whole.
+        num_rows: N.
         size: Rows at a time; None for all at once.
 
     Returns:
@@ -33,7 +38,6 @@ def micro_batched(
     """
     if size is not None:
         check_positive(size=size)
-    num_rows = max(leaf.shape[0] for leaf in jax.tree.leaves(rows) if leaf.ndim)
     if size is None or size >= num_rows:
         return fn(rows)
     count, rest = divmod(num_rows, size)

@@ -174,7 +174,8 @@ def trust_region_update(
     batch_finite = jnp.isfinite(batch.log_probs + batch.advantages).all()
 
     def by_micro_batches(fn: Callable, rows: PyTree) -> tuple[PyTree, PyTree]:
-        return micro_batched(fn, rows, size=micro_batch_size)
+        num_rows = batch.log_probs.shape[0]
+        return micro_batched(fn, rows, num_rows=num_rows, size=micro_batch_size)
 
     def surrogate_at(
         theta: Float[Array, " P"], batch: Batch
@@ -270,13 +271,15 @@ def _micro_batched_operator(
     operator_fn: Callable[[PyTree], MatVec], states: PyTree, size: int | None
 ) -> MatVec:
     """Linearise over all states once, or over each micro-batch in every product."""
-    if size is None or size >= jax.tree.leaves(states)[0].shape[0]:
+    num_states = jax.tree.leaves(states)[0].shape[0]
+    if size is None or size >= num_states:
         return operator_fn(states)
 
     def matvec(vector: PyTree) -> PyTree:
-        product, _ = micro_batched(
-            lambda rows: (operator_fn(rows)(vector), ()), states, size=size
-        )
+        def multiply(states: PyTree) -> tuple[PyTree, tuple]:
+            return operator_fn(states)(vector), ()
+
+        product, _ = micro_batched(multiply, states, num_rows=num_states, size=size)
         return product
 
     return matvec
