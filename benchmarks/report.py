@@ -170,6 +170,8 @@ def draw_scaling(rows: list[dict], path: pathlib.Path) -> None:
         axis.loglog(sizes, medians, "o-", label=f"exponent {row['exponent']:.2f}")
         ideal = [medians[-1] * size / sizes[-1] for size in sizes]
         axis.loglog(sizes, ideal, ":", color="gray", label="proportional")
+        axis.minorticks_off()
+        axis.set_xticks(sizes[::2], [f"{size:,}" for size in sizes[::2]], rotation=40)
         axis.set_xlabel(row["measure"].split("against ")[1])
         axis.set_ylabel("seconds")
         axis.set_title(row["measure"].split(" against")[0], fontsize=10)
