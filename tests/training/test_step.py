@@ -2,6 +2,7 @@ import functools
 import re
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -440,6 +441,7 @@ def test_every_setting_reaches_its_part():
         step_length="damped",
         critic_epochs=3,
         critic_minibatches=8,
+        micro_batch_size=5,
     )
     before = jax.eval_shape(init, config, jax.random.key(0))
     passed = {}
@@ -455,7 +457,28 @@ def test_every_setting_reaches_its_part():
     for name in ("cg_iterations", "cg_tolerance", "fisher_stride", "max_candidates"):
         assert update[name] == getattr(config, name)
     assert (update["shrink"], update["line_search_width"]) == (0.7, 2)
+    assert update["micro_batch_size"] == 5
     assert update["step_curvature_fn"].__name__ == "damped_curvature"
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_a_step_in_micro_batches_is_the_step(num_seeds):
+    """Also under vmap, where both branches for truncated episodes are computed."""
+    results = []
+    for size in (None, 7):
+        config = make_config(micro_batch_size=size, critic_epochs=1)
+        keys = jax.random.split(jax.random.key(0), num_seeds)
+        states = jax.vmap(init, in_axes=(None, 0))(config, keys)
+        step_fn = fast_jit(jax.vmap(step, in_axes=(None, 0)))
+        results.append(step_fn(config, states))
+    chex.assert_trees_all_close(
+        *(jax.tree.map(_key_data, result) for result in results), rtol=1e-3, atol=1e-4
+    )
+
+
+def _key_data(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
 def test_the_critics_optimizer_is_the_configs():
