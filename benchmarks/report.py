@@ -204,6 +204,12 @@ def draw_shares(rows: list[dict], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def insert(text: str, name: str, body: str) -> str:
+    """Put a body between the marks of its name, in place of what stands there."""
+    pattern = re.compile(f"<!-- {name} -->\n(.*?)<!-- end -->", re.DOTALL)
+    return pattern.sub(lambda _: f"<!-- {name} -->\n{body}\n<!-- end -->", text)
+
+
 PICTURES = {"scaling": draw_scaling, "throughput": draw_shares}
 
 
@@ -212,8 +218,7 @@ def main() -> None:
     for name, write in TABLES.items():
         rows = read_rows(RESULTS / f"{name}.jsonl")
         body = f"{write(rows)}\n\n{stamp(rows)}" if rows else stamp(rows)
-        pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text = pattern.sub(lambda m, body=body: m[1] + body + m[2], text)
+        text = insert(text, name, body)
         if rows and name in PICTURES:
             PICTURES[name](rows, RESULTS / f"{name}.png")
     README.write_text(text)

@@ -75,6 +75,11 @@ for name in report.TABLES:
     assert re.search(f"<!-- {name} -->.*?<!-- end -->", text, re.DOTALL), name
 assert report.table("ab", [(1, 2)]) == "| a | b |\\n| --- | --- |\\n| 1 | 2 |"
 assert report.spread({"median": 1.5, "low": 1, "high": 2000}) == "1.5 (1–2,000)"
+page = "<!-- a -->\\n<!-- end -->\\ntext\\n<!-- b -->\\nold\\n<!-- end -->"
+filled = report.insert(report.insert(page, "a", "x"), "b", "y")
+expected = "<!-- a -->\\nx\\n<!-- end -->\\ntext\\n<!-- b -->\\ny\\n<!-- end -->"
+assert filled == expected, filled
+assert report.insert(filled, "a", "x") == filled
 assert report.stamp([]) == "Not measured yet."
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
