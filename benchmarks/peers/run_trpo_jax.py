@@ -2,7 +2,8 @@
 
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
 python run_trpo_jax.py zoo                             # sb3-contrib's zoo settings
-python run_trpo_jax.py compile                         # tracing and compiling `step`
+python run_trpo_jax.py compile                         # `step`, by jax.jit alone
+python run_trpo_jax.py compile_short                   # … as the command line does
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
 """
 

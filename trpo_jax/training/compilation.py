@@ -18,7 +18,7 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
     """Return the options that measured fastest, for `jit(…, compiler_options=…)`.
 
     On a CPU: LLVM at level 1, which takes a fifth off the compilation and nothing off
-    the speed. Elsewhere none: the defaults are best.
+    the speed. Elsewhere none.
 
     Args:
         env_steps: For how many environment steps the program will run, None for many.
