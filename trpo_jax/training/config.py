@@ -32,10 +32,9 @@ _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
 _MAX_STRIDE = 10
 _MIN_FISHER_STATES = 1000
 
-# The fastest of 1,024 … 16,384 at 64 × 64 units: the gradient of 131,072 rows takes half
-# the time that it takes all at once.
+# The fastest of 1,024 … 16,384 at 64 × 64 units: so the gradient of 131,072 rows takes
+# half the time that it takes all at once.
 _CPU_MICRO_BATCH = 8192
-
 
 # On CartPole and Acrobot ten passes learn faster than four from 1,024 transitions, and
 # no faster from 8,192.
