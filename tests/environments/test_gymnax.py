@@ -132,7 +132,7 @@ class Reached(Tabular):
 
 def test_a_box_of_any_shape_takes_flat_actions():
     environment = make_environment((Reached(), CHAIN))
-    assert environment.action_space == Box(2)
+    assert environment.action_space == Box(2, (-1.0, 0.0), (1.0, 5.0))
     state, _ = environment.reset(KEY)
     _, taken = environment.step(KEY, state, jnp.array([-3.0, 7.0]))
     assert taken.reward == -10 + 5

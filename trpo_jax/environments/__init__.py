@@ -8,6 +8,7 @@ from trpo_jax.environments.protocol import (
     Box,
     Discrete,
     Environment,
+    MaskedObservation,
     MultiDiscrete,
     TimeStep,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Discrete",
     "Environment",
     "GymnaxEnvironment",
+    "MaskedObservation",
     "MultiDiscrete",
     "TimeStep",
     "make_environment",

@@ -18,34 +18,58 @@ class MultiDiscrete(NamedTuple):
 
 
 class Box(NamedTuple):
-    """D real numbers; actions are float32[D], flat whatever the environment's shape."""
+    """D real numbers; actions are float32[D], flat whatever the environment's shape.
+
+    Attributes:
+        size: D.
+        low: The least that each number can be, D floats; None where nothing bounds it.
+        high: The most, likewise.
+    """
 
     size: int
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
 
 
 ActionSpace = Discrete | MultiDiscrete | Box
+
+
+class MaskedObservation(NamedTuple):
+    """An observation that says which actions may be taken on it.
+
+    Attributes:
+        values: What there is to see, float32[…].
+        action_mask: True where an action is allowed, bool[K]; of a `MultiDiscrete`
+            space the masks of all its dimensions one after the other, bool[ΣK].
+    """
+
+    values: Float[Array, "..."]
+    action_mask: Bool[Array, "..."]
+
+
+Observation = Float[Array, "..."] | MaskedObservation
 
 
 class TimeStep(NamedTuple):
     """What one step of one environment returns.
 
     Attributes:
-        observation: What to act on next, float32[…]: the first of a new episode if
-            the last has ended.
+        observation: What to act on next, float32[…] or a `MaskedObservation`: the
+            first of a new episode if the last has ended.
         reward: Float32 scalar.
         terminated: The task ended: nothing is to be had from here, bool scalar. Wins
             where both flags are set.
         truncated: The episode was cut, by a time limit say, bool scalar; never
             together with `terminated`.
-        final_observation: What the action led to, float32[…]: `observation`, unless
-            the episode ended, then its last. Values are bootstrapped from it.
+        final_observation: What the action led to: `observation`, unless the episode
+            ended, then its last. Values are bootstrapped from it.
     """
 
-    observation: Float[Array, "..."]
+    observation: Observation
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
-    final_observation: Float[Array, "..."]
+    final_observation: Observation
 
 
 @runtime_checkable
@@ -58,13 +82,13 @@ class Environment(Protocol):
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """Shape of one observation."""
+        """Shape of one observation, of its values where it is masked."""
 
     @property
     def action_space(self) -> ActionSpace:
         """What an action looks like."""
 
-    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`.
 
         Returns:
