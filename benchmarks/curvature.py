@@ -59,7 +59,7 @@ def measure(
     config = problem.config
     programs = {
         "gradient": gradient_program(problem),
-        "gradient_in_micro_batches": gradient_program(problem, config.rows_at_once),
+        "gradient_in_micro_batches": gradient_program(problem, config.steps_at_once),
         "update": update_program(problem),
     }
     for operator, extra in itertools.product(OPERATORS, (1, 1 + ITERATIONS)):
@@ -81,7 +81,7 @@ def measure(
         "width": width,
         "parameters": num_parameters(problem),
         "fisher_stride": config.curvature_stride,
-        "micro_batch_size": config.rows_at_once,
+        "micro_batch_size": config.steps_at_once,
         "seconds": timings,
         "product_seconds": products,
         "product_over_gradient": {

@@ -48,11 +48,11 @@ class Problem(NamedTuple):
 
 def make_policy(kind: str, hidden_sizes: tuple[int, ...]) -> Any:
     """A "categorical" policy over two actions, a "gaussian" one of two dimensions."""
-    networks = {
-        "categorical": trpo_jax.CategoricalPolicy,
-        "gaussian": trpo_jax.GaussianPolicy,
+    heads = {
+        "categorical": trpo_jax.CategoricalHead,
+        "gaussian": trpo_jax.GaussianHead,
     }
-    return networks[kind](2, hidden_sizes)
+    return trpo_jax.Policy(trpo_jax.MLP(hidden_sizes), heads[kind](2))
 
 
 def draw(policy: Any, num_rows: int, key: jax.Array) -> tuple[Any, trpo_jax.Batch]:
@@ -167,7 +167,7 @@ def update_program(problem: Problem, **settings: Any) -> Program:
     config = problem.config
     defaults = {
         "fisher_stride": config.curvature_stride,
-        "micro_batch_size": config.rows_at_once,
+        "micro_batch_size": config.steps_at_once,
     }
     update = functools.partial(
         trpo_jax.trust_region_update, problem.policy.apply, **(defaults | settings)

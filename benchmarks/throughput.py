@@ -89,8 +89,13 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
     policy, critic = make_networks(config, environment)
 
     def act(state: Any, key: jax.Array) -> Any:
+        def draw(key: jax.Array, memory: Any, seen: jax.Array, starts: Any) -> Any:
+            distribution = policy.apply(state.params, seen)
+            action = distribution.sample(key)
+            return memory, action, distribution.log_prob(action)
+
         return trpo_jax.rollout(
-            lambda seen: policy.apply(state.params, seen),
+            draw,
             environment,
             state.rollout,
             key,
@@ -136,7 +141,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
         trpo_jax.standardize(targets),
     )
     problem = Problem(policy, state.params, batch)
-    rows, stride = config.rows_at_once, config.curvature_stride
+    rows, stride = config.steps_at_once, config.curvature_stride
     return {
         "rollout": rollout,
         "values and advantages": advantages,

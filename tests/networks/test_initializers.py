@@ -45,9 +45,9 @@ def test_only_matrices_are_orthogonal(shape):
 
 VMAPPED = """
 import jax, jax.numpy as jnp, numpy as np
-from trpo_jax import CategoricalPolicy
+from trpo_jax import MLP, CategoricalHead, Policy
 
-policy = CategoricalPolicy(2, (64, 64))
+policy = Policy(MLP((64, 64)), CategoricalHead(2))
 init = lambda key: policy.init(key, jnp.zeros((1, 4)))
 keys = jax.random.split(jax.random.key(0), 64)
 together = jax.jit(jax.vmap(init))(keys)

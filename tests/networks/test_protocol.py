@@ -7,10 +7,12 @@ from compiling import fast_jit
 from probes import CHAIN, TABULAR
 
 from trpo_jax import (
+    MLP,
     Categorical,
-    CategoricalPolicy,
+    CategoricalHead,
     Network,
     NetworkFns,
+    Policy,
     TRPOConfig,
     UpdateStatus,
     init,
@@ -64,7 +66,11 @@ def test_networks_of_ones_own_train():
 
 @pytest.mark.parametrize(
     "network",
-    [NetworkFns(init_params, policy_fn), QuadraticValue(), CategoricalPolicy(3)],
+    [
+        NetworkFns(init_params, policy_fn),
+        QuadraticValue(),
+        Policy(MLP(), CategoricalHead(3)),
+    ],
 )
 def test_networks_are_recognized_and_static(network):
     assert isinstance(network, Network)

@@ -255,11 +255,11 @@ def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
 ):
     config = TRPOConfig()
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert config.rows_at_once == 8192
-    assert dataclasses.replace(config, micro_batch_size=64).rows_at_once == 64
+    assert config.steps_at_once == 8192
+    assert dataclasses.replace(config, micro_batch_size=64).steps_at_once == 64
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert config.rows_at_once is None
-    assert dataclasses.replace(config, micro_batch_size=64).rows_at_once == 64
+    assert config.steps_at_once is None
+    assert dataclasses.replace(config, micro_batch_size=64).steps_at_once == 64
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,13 @@ from trpo_jax import Categorical, init_rollout, make_environment, rollout
 NUM_ENVS, NUM_STEPS = 3, 7
 
 
-def policy(observations):
-    """Prefers action 1, differently in each state."""
-    return Categorical(jnp.stack([0 * observations[:, 0], observations[:, 1]], axis=-1))
+def act(key, memory, observations, starts):
+    """Prefers action 1, differently in each state; counts the episode's steps."""
+    logits = jnp.stack([0 * observations[:, 0], observations[:, 1]], axis=-1)
+    policy = Categorical(logits)
+    action = policy.sample(key)
+    memory = jnp.where(starts, 0, memory) + 1
+    return memory, action, policy.log_prob(action)
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +26,14 @@ def played():
 
     @fast_jit
     def play(state, key):
-        return rollout(policy, environment, state, key, num_steps=NUM_STEPS)
+        return rollout(act, environment, state, key, num_steps=NUM_STEPS)
 
-    start = init_rollout(environment, jax.random.key(0), num_envs=NUM_ENVS)
+    start = init_rollout(
+        environment,
+        jax.random.key(0),
+        num_envs=NUM_ENVS,
+        memory=jnp.zeros(NUM_ENVS, jnp.int32),
+    )
     middle, first = play(start, jax.random.key(1))
     end, second = play(middle, jax.random.key(2))
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
@@ -113,3 +122,27 @@ def test_actions_follow_the_policys_probabilities(played):
     excess = np.sum(trajectory.action) - np.sum(probability)
     assert abs(excess) < 3 * spread
     assert set(np.unique(trajectory.action)) == {0, 1}
+
+
+def test_memory_lasts_as_long_as_an_episode(played):
+    """It counted the steps, across rollouts, and began anew where an episode began."""
+    _, trajectory, end = played
+    np.testing.assert_array_equal(end.memory, trajectory.episode_length[-1])
+    np.testing.assert_array_equal(trajectory.start, trajectory.episode_length == 1)
+    assert trajectory.start.any()
+
+
+def test_a_period_of_noise_draws_with_the_same_key():
+    environment = make_environment((TABULAR, CHAIN))
+    state = init_rollout(environment, jax.random.key(0), num_envs=2)
+
+    def draw(key, memory, observations, starts):
+        noise = jax.random.uniform(key, (2,))
+        return memory, jnp.zeros(2, jnp.int32), noise
+
+    _, trajectory = rollout(
+        draw, environment, state, jax.random.key(1), num_steps=8, noise_period=3
+    )
+    noise = np.asarray(trajectory.log_prob)
+    same = np.all(noise[1:] == noise[:-1], axis=1)
+    assert same.tolist() == [True, True, False, True, True, False, True]

@@ -21,12 +21,12 @@ from probes import (
 
 from trpo_jax import (
     Categorical,
-    CategoricalPolicy,
+    CategoricalHead,
     DiagonalGaussian,
-    GaussianPolicy,
+    GaussianHead,
     Hyperparameters,
     MultiCategorical,
-    MultiCategoricalPolicy,
+    MultiCategoricalHead,
     NetworkFns,
     TRPOConfig,
     UpdateStatus,
@@ -392,21 +392,22 @@ def test_a_step_does_not_need_jit(start):
 
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize(
-    ("env", "network"),
+    ("env", "head"),
     [
-        ((TABULAR, CHAIN), CategoricalPolicy),
-        ("Pendulum-v1", GaussianPolicy),
-        ((TWO_CHOICES, CHAIN), MultiCategoricalPolicy),
+        ((TABULAR, CHAIN), CategoricalHead),
+        ("Pendulum-v1", GaussianHead),
+        ((TWO_CHOICES, CHAIN), MultiCategoricalHead),
     ],
 )
-def test_the_state_keeps_its_structure_shapes_and_types(env, network, normalized):
+def test_the_state_keeps_its_structure_shapes_and_types(env, head, normalized):
     config = TRPOConfig(
         env=env,
         **SMALL,
         normalize_observations=normalized,
         normalize_returns=normalized,
     )
-    assert type(make_networks(config, make_environment(config.env))[0]) is network
+    policy, _ = make_networks(config, make_environment(config.env))
+    assert type(policy.head) is head
     before = jax.eval_shape(init, config, jax.random.key(0))
     after, _ = jax.eval_shape(step, config, before)
     assert jax.tree.structure(after) == jax.tree.structure(before)
@@ -422,12 +423,14 @@ def test_the_state_keeps_its_structure_shapes_and_types(env, network, normalized
 def test_continuous_actions_train():
     config = TRPOConfig(env="Pendulum-v1", **SMALL, initial_log_std=-1.0)
     before, after, metrics = first_step(config)
-    np.testing.assert_array_equal(before.params["params"]["log_std"], -1)
+    np.testing.assert_array_equal(before.params["params"]["head"]["log_std"], -1)
     assert metrics.update.status == UpdateStatus.ACCEPTED
     # 0.5 log 2πe σ², which starts at 0.419 and moves with the standard deviation.
-    expected = 0.5 * np.log(2 * np.pi * np.e) + after.params["params"]["log_std"]
+    expected = (
+        0.5 * np.log(2 * np.pi * np.e) + after.params["params"]["head"]["log_std"]
+    )
     np.testing.assert_allclose(metrics.update.entropy, expected[0], rtol=1e-5)
-    assert after.params["params"]["log_std"] != -1
+    assert log_std != -1
 
 
 def test_every_setting_reaches_its_part():

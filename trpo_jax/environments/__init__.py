@@ -12,6 +12,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.squashed import SquashedActions, squash_actions
 
 __all__ = [
     "ActionSpace",
@@ -21,8 +22,10 @@ __all__ = [
     "GymnaxEnvironment",
     "MaskedObservation",
     "MultiDiscrete",
+    "SquashedActions",
     "TimeStep",
     "make_environment",
+    "squash_actions",
 ]
 
 

@@ -4,6 +4,19 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
+from trpo_jax.networks.protocol import MaskedObservation, Observation
+
+__all__ = [
+    "ActionSpace",
+    "Box",
+    "Discrete",
+    "Environment",
+    "MaskedObservation",
+    "MultiDiscrete",
+    "Observation",
+    "TimeStep",
+]
+
 
 class Discrete(NamedTuple):
     """One choice among `num_actions`; actions are int32 scalars."""
@@ -32,22 +45,6 @@ class Box(NamedTuple):
 
 
 ActionSpace = Discrete | MultiDiscrete | Box
-
-
-class MaskedObservation(NamedTuple):
-    """An observation that says which actions may be taken on it.
-
-    Attributes:
-        values: What there is to see, float32[…].
-        action_mask: True where an action is allowed, bool[K]; of a `MultiDiscrete`
-            space the masks of all its dimensions one after the other, bool[ΣK].
-    """
-
-    values: Float[Array, "..."]
-    action_mask: Bool[Array, "..."]
-
-
-Observation = Float[Array, "..."] | MaskedObservation
 
 
 class TimeStep(NamedTuple):

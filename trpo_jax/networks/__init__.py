@@ -1,24 +1,45 @@
 """Networks that turn observations into a distribution or a value."""
 
-from trpo_jax.networks.initializers import orthogonal
-from trpo_jax.networks.mlp import (
-    ACTIVATIONS,
-    MLP,
-    CategoricalPolicy,
-    GaussianPolicy,
-    MultiCategoricalPolicy,
-    Value,
+from trpo_jax.networks.feed_forward import Policy, Value
+from trpo_jax.networks.heads import (
+    CategoricalHead,
+    GaussianHead,
+    GSDEHead,
+    MultiCategoricalHead,
+    StateDependentGaussianHead,
+    TanhGaussianHead,
 )
-from trpo_jax.networks.protocol import Network, NetworkFns
+from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.protocol import (
+    MaskedObservation,
+    Network,
+    NetworkFns,
+    Observation,
+    RecurrentNetwork,
+    RecurrentNetworkFns,
+)
+from trpo_jax.networks.recurrent import RecurrentPolicy, RecurrentValue
+from trpo_jax.networks.torsos import ACTIVATIONS, CNN, MLP
 
 __all__ = [
     "ACTIVATIONS",
+    "CNN",
     "MLP",
-    "CategoricalPolicy",
-    "GaussianPolicy",
-    "MultiCategoricalPolicy",
+    "CategoricalHead",
+    "GSDEHead",
+    "GaussianHead",
+    "MaskedObservation",
+    "MultiCategoricalHead",
     "Network",
     "NetworkFns",
+    "Observation",
+    "Policy",
+    "RecurrentNetwork",
+    "RecurrentNetworkFns",
+    "RecurrentPolicy",
+    "RecurrentValue",
+    "StateDependentGaussianHead",
+    "TanhGaussianHead",
     "Value",
     "orthogonal",
 ]

@@ -1,9 +1,25 @@
-"""What training asks of a network; every Flax module meets it."""
+"""What networks see, and what training asks of them; Flax modules meet it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, Num, PyTree
+
+
+class MaskedObservation(NamedTuple):
+    """An observation that says which actions may be taken on it.
+
+    Attributes:
+        values: What there is to see, [*batch, …].
+        action_mask: True where an action is allowed, bool[*batch, K]; where an action
+            has several dimensions, their masks one after the other, bool[*batch, ΣK].
+    """
+
+    values: Num[Array, "..."]
+    action_mask: Bool[Array, "..."]
+
+
+Observation = Num[Array, "..."] | MaskedObservation
 
 
 @runtime_checkable
@@ -23,8 +39,42 @@ class Network(Protocol):
         """(params, observations[N, …]) ↦ output."""
 
 
+@runtime_checkable
+class RecurrentNetwork(Protocol):
+    """A function of an episode so far, static under `jit`: hashable, three methods.
+
+    It maps B sequences of T observations [B, T, …] to a `Distribution` with batch
+    [B, T], or to values float[B, T]. `memory` [B, …], a pytree, is all that it knows of
+    what came before; `starts` bool[B, T] says which observations begin an episode and
+    must be met with the initial memory.
+    """
+
+    @property
+    def initial_memory(self) -> Callable[[int], PyTree]:
+        """B ↦ the memory of B episodes before their first observation, [B, …]."""
+
+    @property
+    def init(self) -> Callable[..., PyTree]:
+        """(key, memory, observations, starts) ↦ params."""
+
+    @property
+    def apply(self) -> Callable[..., tuple[PyTree, Any]]:
+        """(params, memory, observations, starts) ↦ (memory after each step, output).
+
+        The memories have the axes [B, T, …].
+        """
+
+
 class NetworkFns(NamedTuple):
     """A `Network` of two plain functions, for whoever does without Flax."""
 
     init: Callable[..., PyTree]
     apply: Callable[..., Any]
+
+
+class RecurrentNetworkFns(NamedTuple):
+    """A `RecurrentNetwork` of three plain functions."""
+
+    initial_memory: Callable[[int], PyTree]
+    init: Callable[..., PyTree]
+    apply: Callable[..., tuple[PyTree, Any]]

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.networks import make_networks
+from trpo_jax.training.networks import assemble
 from trpo_jax.training.step import TrainState, check_key, observe
+from trpo_jax.training.views import apply_once
+from trpo_jax.trust_region import Distribution
 
 
 def evaluate(
@@ -68,8 +69,7 @@ def _evaluate(
     actions: str,
     max_steps: int,
 ) -> Float[Array, "*seeds episodes"]:
-    environment = make_environment(config.env)
-    policy, _ = make_networks(config, environment)
+    environment, policy, _ = assemble(config)
 
     def play(state: TrainState, key: Key[Array, ""]) -> Float[Array, " episodes"]:
         reset_key, key = jax.random.split(key)
@@ -81,16 +81,24 @@ def _evaluate(
             return (steps < max_steps) & ~jnp.all(ended)
 
         def act(carry: tuple) -> tuple:
-            steps, ended, total, env_state, observation = carry
+            steps, ended, total, env_state, observation, memory = carry
             action_key, env_key = jax.random.split(jax.random.fold_in(key, steps))
-            distribution = policy.apply(state.params, observe(state, observation))
-            sampled = actions == "sample"
-            action = distribution.sample(action_key) if sampled else distribution.mode()
+
+            def choose(distribution: Distribution) -> Array:
+                if actions == "sample":
+                    return distribution.sample(action_key)
+                return distribution.mode()
+
+            seen = observe(state, observation)
+            starts = jnp.broadcast_to(steps == 0, num_episodes)
+            memory, action = apply_once(
+                policy, state.params, memory, seen, starts, choose
+            )
             env_keys = jax.random.split(env_key, num_episodes)
             env_state, taken = jax.vmap(environment.step)(env_keys, env_state, action)
             total = total + jnp.where(ended, 0, taken.reward)
             ended = ended | taken.terminated | taken.truncated
-            return steps + 1, ended, total, env_state, taken.observation
+            return steps + 1, ended, total, env_state, taken.observation, memory
 
         start = (
             jnp.int32(0),
@@ -98,8 +106,9 @@ def _evaluate(
             jnp.zeros(num_episodes),
             env_state,
             observation,
+            policy.initial_memory(num_episodes),
         )
-        _, ended, total, _, _ = jax.lax.while_loop(proceed, act, start)
+        _, ended, total, *_ = jax.lax.while_loop(proceed, act, start)
         return jnp.where(ended, total, jnp.nan)
 
     if config.num_seeds == 1:

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Int
 
 from trpo_jax.environments import make_environment
-from trpo_jax.networks import ACTIVATIONS, Network
+from trpo_jax.networks import ACTIVATIONS, Network, RecurrentNetwork
 
 Schedule = Callable[[Int[Array, ""]], Any]
 Optimizer = Callable[[Any], optax.GradientTransformation]
@@ -82,13 +82,25 @@ class TRPOConfig:
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer, of policy and critic alike."""
     activation: Literal["elu", "gelu", "relu", "silu", "tanh"] = "tanh"
-    """Function between the layers."""
+    """Function after each layer."""
+    channels: tuple[int, ...] = ()
+    """Filters of each 3 × 3 convolution before these layers, for images."""
+    convolution_stride: int = 1
+    """Pixels from one patch of a convolution to the next."""
+    memory_size: int = 0
+    """Units of a GRU after these layers, for what one observation does not tell; 0 for
+    none."""
+    gaussian: Literal["constant", "state_dependent", "gsde", "tanh"] = "constant"
+    """Continuous actions: one σ for each dimension; σ(s) between bounds; generalised
+    state-dependent exploration; or squashed into the environment's bounds by tanh."""
     initial_log_std: float = 0.0
     """log σ of continuous actions before training, in units of the action."""
-    policy: Network | None = None
-    """A network that returns distributions, in place of the MLP."""
-    critic: Network | None = None
-    """A network that returns values, in place of the MLP."""
+    noise_period: int = 1
+    """Steps for which actions are drawn with the same noise, 4 is usual with gsde."""
+    policy: Network | RecurrentNetwork | None = None
+    """A network that returns distributions, in place of all this."""
+    critic: Network | RecurrentNetwork | None = None
+    """A network that returns values, in place of all this."""
 
     cg_iterations: int = 10
     """Fisher-vector products in one update, at most."""
@@ -175,8 +187,8 @@ class TRPOConfig:
         return _coprime(most, self.num_envs)
 
     @property
-    def rows_at_once(self) -> int | None:
-        """What `micro_batch_size` stands for, None being all rows."""
+    def steps_at_once(self) -> int | None:
+        """What `micro_batch_size` stands for, None being all transitions."""
         if self.micro_batch_size is None and jax.default_backend() == "cpu":
             return _CPU_MICRO_BATCH
         return self.micro_batch_size
@@ -194,7 +206,16 @@ class TRPOConfig:
         """What `critic_minibatches` stands for: the gradient steps in one pass."""
         if self.critic_minibatches is not None:
             return self.critic_minibatches
-        return next(n for n in range(_MINIBATCHES, 0, -1) if self.batch_size % n == 0)
+        rows = self.critic_rows
+        return next(n for n in range(_MINIBATCHES, 0, -1) if rows % n == 0)
+
+    @property
+    def critic_rows(self) -> int:
+        """What the critic's minibatches are made of: transitions, or sequences."""
+        recurrent = self.memory_size > 0
+        if self.critic is not None:
+            recurrent = isinstance(self.critic, RecurrentNetwork)
+        return self.num_envs if recurrent else self.batch_size
 
     @property
     def batch_size(self) -> int:
@@ -221,6 +242,8 @@ def _check_counts(config: TRPOConfig) -> None:
         "cg_iterations",
         "max_candidates",
         "line_search_width",
+        "convolution_stride",
+        "noise_period",
     ]
     optional = [
         "critic_epochs",
@@ -237,11 +260,15 @@ def _check_counts(config: TRPOConfig) -> None:
             raise ValueError(f"{name}={value} is not positive; write at least 1.")
     if not isinstance(config.seed, int):
         raise TypeError(f"seed={config.seed!r} is not an int; write a whole number.")
-    sizes = config.hidden_sizes
-    if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
-        raise TypeError(f"hidden_sizes={sizes!r}; write a tuple of ints, as (64, 64).")
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"hidden_sizes={sizes} has a layer without units.")
+    memory = config.memory_size
+    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
+        raise ValueError(f"memory_size={memory!r}; write a number of units, or 0.")
+    for name in ("hidden_sizes", "channels"):
+        sizes = getattr(config, name)
+        if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
+            raise TypeError(f"{name}={sizes!r}; write a tuple of ints, as (64, 64).")
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"{name}={sizes} has a layer without units.")
     batch, total = config.batch_size, config.total_timesteps
     if total % batch or total >= 2**31:
         below = min(total, 2**31 - 1) // batch * batch
@@ -250,11 +277,12 @@ def _check_counts(config: TRPOConfig) -> None:
             f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
             f"write {f'{below} or ' if below else ''}{below + batch}."
         )
-    if batch % config.critic_steps:
+    if config.critic_rows % config.critic_steps:
         raise ValueError(
             f"critic_minibatches={config.critic_minibatches} does not divide the "
-            f"{batch} transitions of a rollout (num_envs × rollout_length); write a "
-            "divisor."
+            f"{config.critic_rows} transitions of a rollout (num_envs × "
+            "rollout_length), or its sequences (num_envs) where the critic has a "
+            "memory; write a divisor."
         )
     stride = config.fisher_stride
     if stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
@@ -290,7 +318,11 @@ def _check_fractions(config: TRPOConfig) -> None:
         raise ValueError(
             f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
         )
-    choices = {"step_length": ("undamped", "damped"), "activation": tuple(ACTIVATIONS)}
+    choices = {
+        "step_length": ("undamped", "damped"),
+        "activation": tuple(ACTIVATIONS),
+        "gaussian": ("constant", "state_dependent", "gsde", "tanh"),
+    }
     for name, allowed in choices.items():
         value = getattr(config, name)
         if value not in allowed:
@@ -300,10 +332,12 @@ def _check_fractions(config: TRPOConfig) -> None:
 def _check_functions(config: TRPOConfig) -> None:
     for name in ("policy", "critic"):
         network = getattr(config, name)
+        # Whatever has a recurrent network's methods has a network's, too.
         if network is not None and not isinstance(network, Network):
             raise TypeError(
                 f"{name} is a {type(network).__name__}; write a Flax module, or "
-                "trpo_jax.networks.NetworkFns(init, apply)."
+                "trpo_jax.NetworkFns(init, apply), or one with a memory: "
+                "trpo_jax.RecurrentNetworkFns(initial_memory, init, apply)."
             )
     for name in ("kl_schedule", "learning_rate_schedule"):
         schedule = getattr(config, name)

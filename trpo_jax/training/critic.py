@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-ValueFn = Callable[[PyTree, Float[Array, "N ..."]], Float[Array, " N"]]
+ValueFn = Callable[[PyTree, PyTree[Num[Array, "N ..."]]], Float[Array, "N *T"]]
 
 
 def fit_critic(
@@ -16,8 +16,8 @@ def fit_critic(
     params: PyTree,
     optimizer: optax.GradientTransformation,
     optimizer_state: optax.OptState,
-    observations: Float[Array, "N ..."],
-    targets: Float[Array, " N"],
+    observations: PyTree[Num[Array, "N ..."]],
+    targets: Float[Array, "N *T"],
     key: Key[Array, ""],
     *,
     epochs: int,
@@ -32,12 +32,13 @@ def fit_critic(
     state come back as they were, and the loss says why.
 
     Args:
-        value_fn: (params, observations[N, …]) ↦ values float[N].
+        value_fn: (params, observations[N, …]) ↦ values float[N], or float[N, T] of a
+            critic that takes sequences whole.
         params: The critic's parameters.
         optimizer: An Optax optimiser.
         optimizer_state: Its state.
-        observations: Inputs, float[N, …].
-        targets: Values to regress on, float[N].
+        observations: Inputs, [N, …] or a pytree of such arrays.
+        targets: Values to regress on, float[N] or float[N, T].
         key: Randomness for the order; consumed.
         epochs: Passes over the data.
         num_minibatches: Gradient steps in each pass; must divide N.
@@ -57,14 +58,14 @@ def fit_critic(
     if rest:
         raise ValueError(
             f"num_minibatches={num_minibatches} does not divide the {targets.shape[0]} "
-            "samples; write a divisor."
+            "rows (sequences, if the critic has a memory); write a divisor."
         )
 
-    def loss_fn(params: PyTree, batch: tuple[Array, Array]) -> Float[Array, ""]:
+    def loss_fn(params: PyTree, batch: tuple[PyTree, Array]) -> Float[Array, ""]:
         inputs, wanted = batch
         return jnp.mean((value_fn(params, inputs) - wanted) ** 2)
 
-    order = jnp.argsort(jax.random.bits(key, targets.shape))
+    order = jnp.argsort(jax.random.bits(key, targets.shape[:1]))
     minibatches = jax.tree.map(
         lambda leaf: leaf[order].reshape(num_minibatches, size, *leaf.shape[1:]),
         (observations, targets),

@@ -1,52 +1,110 @@
 """The networks of a run, and whether they fit its environment."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from trpo_jax.environments import Box, Discrete, Environment, MultiDiscrete
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    Environment,
+    MultiDiscrete,
+    make_environment,
+    squash_actions,
+)
 from trpo_jax.networks import (
     ACTIVATIONS,
-    CategoricalPolicy,
-    GaussianPolicy,
-    MultiCategoricalPolicy,
+    CNN,
+    MLP,
+    CategoricalHead,
+    GaussianHead,
+    GSDEHead,
+    MultiCategoricalHead,
     Network,
+    Policy,
+    RecurrentNetwork,
+    RecurrentPolicy,
+    RecurrentValue,
+    StateDependentGaussianHead,
+    TanhGaussianHead,
     Value,
 )
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.critic import check_values
+from trpo_jax.training.rollout import RolloutState
+from trpo_jax.training.views import View, apply_once, view_of
 from trpo_jax.trust_region import Distribution
+
+_GAUSSIAN_HEADS = {
+    "constant": GaussianHead,
+    "state_dependent": StateDependentGaussianHead,
+    "gsde": GSDEHead,
+    "tanh": TanhGaussianHead,
+}
+
+
+def assemble(config: TRPOConfig) -> tuple[Environment, View, View]:
+    """Return the environment of a run, and the views of its policy and critic."""
+    environment = make_environment(config.env)
+    if config.gaussian == "tanh":
+        environment = squash_actions(environment)
+    policy, critic = make_networks(config, environment)
+    return environment, view_of(policy), view_of(critic)
 
 
 def make_networks(
     config: TRPOConfig, environment: Environment
-) -> tuple[Network, Network]:
-    """Return policy and critic: the config's own, or MLPs that fit the spaces."""
-    activation = ACTIVATIONS[config.activation]
-    sizes = config.hidden_sizes
-    policy = config.policy
+) -> tuple[Network | RecurrentNetwork, Network | RecurrentNetwork]:
+    """Return policy and critic: the config's own, or such as fit the environment.
+
+    Raises:
+        ValueError: If the config asks for a Gaussian and actions are discrete.
+    """
+    policy, critic = config.policy, config.critic
+    size = config.memory_size
     if policy is None:
-        space = environment.action_space
-        match space:
-            case Discrete(num_actions):
-                policy = CategoricalPolicy(num_actions, sizes, activation)
-            case MultiDiscrete(num_actions):
-                policy = MultiCategoricalPolicy(num_actions, sizes, activation)
-            case Box(size):
-                log_std = config.initial_log_std
-                policy = GaussianPolicy(size, sizes, activation, log_std)
-    return policy, config.critic or Value(sizes, activation)
+        head = _head(config, environment)
+        policy = Policy(_torso(config), head)
+        if size:
+            policy = RecurrentPolicy(_torso(config), head, size)
+    if critic is None:
+        critic = Value(_torso(config))
+        if size:
+            critic = RecurrentValue(_torso(config), size)
+    return policy, critic
+
+
+def _torso(config: TRPOConfig) -> nn.Module:
+    sizes, activation = config.hidden_sizes, ACTIVATIONS[config.activation]
+    if config.channels:
+        stride = config.convolution_stride
+        return CNN(config.channels, 3, stride, sizes, activation)
+    return MLP(sizes, activation)
+
+
+def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
+    space = environment.action_space
+    if config.gaussian != "constant" and not isinstance(space, Box):
+        raise ValueError(
+            f"gaussian={config.gaussian!r} is for continuous actions, but the "
+            f"environment takes {space}; leave it out."
+        )
+    match space:
+        case Discrete(num_actions):
+            return CategoricalHead(num_actions)
+        case MultiDiscrete(num_actions):
+            return MultiCategoricalHead(num_actions)
+        case Box(size):
+            return _GAUSSIAN_HEADS[config.gaussian](size, config.initial_log_std)
 
 
 def check_policy(
-    policy: Network,
-    params: PyTree,
-    environment: Environment,
-    observations: Float[Array, "B ..."],
+    policy: View, params: PyTree, environment: Environment, state: RolloutState
 ) -> None:
     """Raise unless the policy's actions are what the environment takes."""
 
-    def sample(params: PyTree) -> Array:
-        distribution = policy.apply(params, observations)
+    def draw(distribution: Distribution) -> Array:
         if not isinstance(distribution, Distribution):
             raise TypeError(
                 f"the policy returned {type(distribution).__name__}, which is not a "
@@ -55,7 +113,12 @@ def check_policy(
             )
         return distribution.sample(jax.random.key(0))
 
-    actions = jax.eval_shape(sample, params)
+    def sample(params: PyTree, state: RolloutState) -> Array:
+        starts = state.episode_length == 0
+        seen = (state.memory, state.observation, starts)
+        return apply_once(policy, params, *seen, draw)[1]
+
+    actions = jax.eval_shape(sample, params, state)
     space = environment.action_space
     kind = "real floating" if isinstance(space, Box) else "integral"
     match space:
@@ -71,3 +134,17 @@ def check_policy(
             f"the environment takes {space}: {kind} {list(event_shape)}. Write a "
             "policy whose distribution has those."
         )
+
+
+def check_critic(
+    critic: View, params: PyTree, memory: PyTree, state: RolloutState
+) -> None:
+    """Raise unless the critic returns one value for each observation."""
+
+    def evaluate(params: PyTree, memory: PyTree, state: RolloutState) -> Array:
+        starts = state.episode_length == 0
+        seen = (memory, state.observation, starts)
+        return apply_once(critic, params, *seen, lambda values: values)[1]
+
+    values = jax.eval_shape(evaluate, params, memory, state)
+    check_values(values.shape, state.episode_length.shape)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from trpo_jax.environments.protocol import Environment
-from trpo_jax.trust_region.distributions import Distribution
+from trpo_jax.environments.protocol import Environment, Observation
 
 
 class RolloutState(NamedTuple):
@@ -16,13 +15,15 @@ class RolloutState(NamedTuple):
 
     Attributes:
         env_state: The environments' own states, a pytree with leading axis [B].
-        observation: What to act on next, float[B, …].
+        observation: What to act on next, [B, …].
+        memory: What the policy remembers of the episode so far, [B, …]; () if nothing.
         episode_return: Sum of rewards of the episode so far, undiscounted, float[B].
         episode_length: Steps of the episode so far, int32[B].
     """
 
     env_state: PyTree
-    observation: Float[Array, "B ..."]
+    observation: Observation
+    memory: PyTree
     episode_return: Float[Array, " B"]
     episode_length: Int[Array, " B"]
 
@@ -31,24 +32,24 @@ class Trajectory(NamedTuple):
     """T steps in B environments, time first.
 
     Attributes:
-        observation: sₜ as the environment gave it, float[T, B, …].
+        observation: sₜ as the environment gave it, [T, B, …].
         action: aₜ as the policy drew it, [T, B] or [T, B, D].
         log_prob: log π(aₜ|sₜ), float[T, B].
         reward: rₜ, float[T, B].
         terminated: The task ended with this step, bool[T, B].
         truncated: The episode was cut after this step, bool[T, B].
-        final_observation: What the action led to, before any reset, float[T, B, …].
+        final_observation: What the action led to, before any reset, [T, B, …].
         episode_return: Sum of rewards of the episode up to this step, float[T, B].
         episode_length: Steps of the episode up to this one, int32[T, B].
     """
 
-    observation: Float[Array, "T B ..."]
+    observation: Observation
     action: Num[Array, "T B ..."]
     log_prob: Float[Array, "T B"]
     reward: Float[Array, "T B"]
     terminated: Bool[Array, "T B"]
     truncated: Bool[Array, "T B"]
-    final_observation: Float[Array, "T B ..."]
+    final_observation: Observation
     episode_return: Float[Array, "T B"]
     episode_length: Int[Array, "T B"]
 
@@ -57,9 +58,26 @@ class Trajectory(NamedTuple):
         """Whether the episode ended with this step, either way."""
         return self.terminated | self.truncated
 
+    @property
+    def start(self) -> Bool[Array, "*T B"]:
+        """Whether the episode began with this step."""
+        return self.episode_length == 1
+
+
+# (key, memory, observations, whether each begins an episode) ↦ (memory, actions, their
+# log-probabilities), all with the leading axis [B].
+ActFn = Callable[
+    [Key[Array, ""], PyTree, Observation, Bool[Array, " B"]],
+    tuple[PyTree, Num[Array, "B ..."], Float[Array, " B"]],
+]
+
 
 def init_rollout(
-    environment: Environment, key: Key[Array, ""], *, num_envs: int
+    environment: Environment,
+    key: Key[Array, ""],
+    *,
+    num_envs: int,
+    memory: PyTree = (),
 ) -> RolloutState:
     """Reset `num_envs` environments, each with its own randomness.
 
@@ -67,6 +85,7 @@ def init_rollout(
         environment: The environment.
         key: A typed key; consumed.
         num_envs: B.
+        memory: The policy's before it sees anything, [B, …]; () if it has none.
 
     Returns:
         The state of B environments at the start of an episode.
@@ -76,44 +95,52 @@ def init_rollout(
     return RolloutState(
         env_state,
         observation,
+        memory,
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs, jnp.int32),
     )
 
 
 def rollout(
-    distribution_fn: Callable[[Float[Array, "B ..."]], Distribution],
+    act_fn: ActFn,
     environment: Environment,
     state: RolloutState,
     key: Key[Array, ""],
     *,
     num_steps: int,
+    noise_period: int = 1,
 ) -> tuple[RolloutState, Trajectory]:
     """Sample `num_steps` actions in each of B environments; consumes `key`.
 
     Args:
-        distribution_fn: observations float[B, …] ↦ action distributions. Whatever it
-            closes over, parameters or a normaliser, stays as it is for the rollout.
+        act_fn: (key, memory, observations, starts) ↦ (memory, actions, log-
+            probabilities), for B environments at once; `starts` bool[B] says which
+            observations begin an episode. Whatever it closes over, parameters or a
+            normaliser, stays as it is for the rollout.
         environment: The environment, which resets itself.
         state: Where to go on from; episodes run on across rollouts.
         key: Randomness for actions and environments.
         num_steps: T.
+        noise_period: For how many steps actions are drawn with the same key: the noise
+            of `GSDEGaussian` is one function of the state for so long.
 
     Returns:
         Where the environments stand afterwards, and the `Trajectory` of [T, B] steps.
     """
 
-    def act(
-        state: RolloutState, keys: Key[Array, " one_plus_B"]
+    def advance(
+        state: RolloutState, keys: tuple[Key[Array, ""], Key[Array, " B"]]
     ) -> tuple[RolloutState, Trajectory]:
-        action_key, env_keys = keys[0], keys[1:]
-        distribution = distribution_fn(state.observation)
-        action = distribution.sample(action_key)
+        action_key, env_keys = keys
+        starts = state.episode_length == 0
+        memory, action, log_prob = act_fn(
+            action_key, state.memory, state.observation, starts
+        )
         env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
         taken = Trajectory(
             observation=state.observation,
             action=action,
-            log_prob=distribution.log_prob(action),
+            log_prob=log_prob,
             reward=step.reward,
             terminated=step.terminated,
             truncated=step.truncated,
@@ -124,6 +151,7 @@ def rollout(
         following = RolloutState(
             env_state,
             step.observation,
+            memory,
             episode_return=jnp.where(taken.done, 0, taken.episode_return),
             episode_length=jnp.where(taken.done, 0, taken.episode_length),
         )
@@ -131,4 +159,7 @@ def rollout(
 
     # All keys in one draw: inside the scan each split would be a kernel of its own.
     num_envs = state.episode_length.shape[0]
-    return jax.lax.scan(act, state, jax.random.split(key, (num_steps, num_envs + 1)))
+    keys = jax.random.split(key, (num_steps, num_envs + 1))
+    steps = jnp.arange(num_steps)
+    action_keys = keys[steps // noise_period * noise_period, 0]
+    return jax.lax.scan(advance, state, (action_keys, keys[:, 1:]))

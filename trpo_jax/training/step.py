@@ -1,19 +1,17 @@
 """The training loop's state, and one turn of it: rollout, policy update, critic fit."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from trpo_jax.environments import make_environment
-from trpo_jax.networks import Network
+from trpo_jax.networks import MaskedObservation, Observation
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
-from trpo_jax.training.critic import check_values, explained_variance, fit_critic
-from trpo_jax.training.networks import check_policy, make_networks
+from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.networks import assemble, check_critic, check_policy
 from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -22,11 +20,18 @@ from trpo_jax.training.statistics import (
     init_statistics,
     normalize,
 )
+from trpo_jax.training.views import (
+    View,
+    apply_once,
+    evaluate_rollout,
+    init_params,
+    rows_at_once,
+)
 from trpo_jax.trust_region import (
     Batch,
+    Distribution,
     UpdateInfo,
     damped_curvature,
-    micro_batched,
     trust_region_update,
     undamped_curvature,
 )
@@ -48,6 +53,8 @@ class TrainState(NamedTuple):
         params: Parameters of the policy, a pytree.
         critic_params: Parameters of the critic, a pytree.
         critic_optimizer_state: State of the critic's optimiser, a pytree.
+        critic_memory: What the critic remembers of the episodes so far, [num_envs, …];
+            () if nothing. The policy's memory is in `rollout`.
         observation_statistics: Running moments of observations, None if not normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: Where the environments stand, leaves [num_envs, …].
@@ -59,6 +66,7 @@ class TrainState(NamedTuple):
     params: PyTree
     critic_params: PyTree
     critic_optimizer_state: PyTree
+    critic_memory: PyTree
     observation_statistics: RunningStatistics | None
     return_statistics: RunningStatistics | None
     rollout: RolloutState
@@ -112,22 +120,27 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
             not fit it.
     """
     check_key(key)
-    environment = make_environment(config.env)
-    policy, critic = make_networks(config, environment)
+    environment, policy, critic = assemble(config)
     rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
-    rollout_state = init_rollout(environment, rollout_key, num_envs=config.num_envs)
+    rollout_state = init_rollout(
+        environment,
+        rollout_key,
+        num_envs=config.num_envs,
+        memory=policy.initial_memory(config.num_envs),
+    )
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
-    params = policy.init(policy_key, rollout_state.observation)
-    critic_params = critic.init(critic_key, rollout_state.observation)
-    check_policy(policy, params, environment, rollout_state.observation)
-    values = jax.eval_shape(critic.apply, critic_params, rollout_state.observation)
-    check_values(values.shape, (config.num_envs,))
+    params = init_params(policy, policy_key, rollout_state.observation)
+    critic_params = init_params(critic, critic_key, rollout_state.observation)
+    critic_memory = critic.initial_memory(config.num_envs)
+    check_policy(policy, params, environment, rollout_state)
+    check_critic(critic, critic_params, critic_memory, rollout_state)
     optimizer = config.optimizer(hyperparameters.critic_learning_rate)
     observation_statistics = init_statistics(environment.observation_shape)
     return TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=optimizer.init(critic_params),
+        critic_memory=critic_memory,
         observation_statistics=(
             observation_statistics if config.normalize_observations else None
         ),
@@ -154,27 +167,25 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6.
     """
-    environment = make_environment(config.env)
-    policy, critic = make_networks(config, environment)
+    environment, policy, critic = assemble(config)
     scheduled = _scheduled(config, state)
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
 
     # 1. Act with the policy as it is.
     with jax.default_matmul_precision(_PRECISION):
         rollout_state, trajectory = rollout(
-            lambda seen: policy.apply(state.params, observe(state, seen)),
+            functools.partial(_act, policy, state),
             environment,
             state.rollout,
             rollout_key,
             num_steps=config.rollout_length,
+            noise_period=config.noise_period,
         )
-    observations = _flatten(observe(state, trajectory.observation))
+    observations = observe(state, trajectory.observation)
 
     # 2. Judge the actions by generalised advantages.
-    values, next_values = _values_and_next(
-        functools.partial(_value, config, critic, state),
-        trajectory,
-        rollout_state.observation,
+    values, next_values, critic_memory = _values_and_next(
+        config, critic, state, trajectory, rollout_state.observation
     )
     advantages = generalized_advantages(
         trajectory.reward,
@@ -185,17 +196,18 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         discount=scheduled.discount,
         gae_lambda=scheduled.gae_lambda,
     )
-    returns = _flatten(advantages + values)
+    returns = advantages + values
 
     # 3. Update the policy inside its trust region.
+    rows = policy.rows(state.rollout.memory, observations, trajectory.start)
     batch = Batch(
-        observations,
-        _flatten(trajectory.action),
-        _flatten(trajectory.log_prob),
-        standardize(_flatten(advantages)),
+        rows,
+        policy.by_row(trajectory.action),
+        policy.by_row(trajectory.log_prob),
+        policy.by_row(standardize(advantages)),
     )
     params, info = trust_region_update(
-        policy.apply,
+        lambda params, rows: policy.apply(params, rows)[1],
         state.params,
         batch,
         max_kl=scheduled.max_kl,
@@ -206,7 +218,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         shrink=config.shrink,
         line_search_width=config.line_search_width,
         fisher_stride=config.curvature_stride,
-        micro_batch_size=config.rows_at_once,
+        micro_batch_size=rows_at_once(rows, config.batch_size, config.steps_at_once),
         step_curvature_fn=_STEP_CURVATURES[config.step_length],
         precision=_PRECISION,
     )
@@ -215,15 +227,15 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     return_statistics = state.return_statistics
     targets = returns
     if return_statistics is not None:
-        return_statistics = absorb(return_statistics, returns)
+        return_statistics = absorb(return_statistics, returns.ravel())
         targets = normalize(return_statistics, returns)
     critic_params, critic_optimizer_state, critic_loss = fit_critic(
-        critic.apply,
+        lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
         config.optimizer(scheduled.critic_learning_rate),
         state.critic_optimizer_state,
-        observations,
-        targets,
+        critic.rows(state.critic_memory, observations, trajectory.start),
+        critic.by_row(targets),
         critic_key,
         epochs=config.critic_passes,
         num_minibatches=config.critic_steps,
@@ -232,14 +244,16 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     # 5. Let the observation normaliser absorb what was seen, now that nobody uses it.
     observation_statistics = state.observation_statistics
     if observation_statistics is not None:
-        seen = _flatten(trajectory.observation)
-        observation_statistics = absorb(observation_statistics, seen)
+        seen = _values_of(trajectory.observation)
+        observation_statistics = absorb(
+            observation_statistics, seen.reshape(-1, *seen.shape[2:])
+        )
 
     updates = state.updates + 1
     metrics = Metrics(
         env_steps=updates * config.batch_size,
         **_episode_metrics(trajectory),
-        explained_variance=explained_variance(_flatten(values), returns),
+        explained_variance=explained_variance(values, returns),
         critic_loss=critic_loss,
         max_kl=jnp.asarray(scheduled.max_kl),
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
@@ -249,6 +263,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=critic_optimizer_state,
+        critic_memory=critic_memory,
         observation_statistics=observation_statistics,
         return_statistics=return_statistics,
         rollout=rollout_state,
@@ -261,13 +276,22 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
 _STEP_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvature}
 
 
-def observe(
-    state: TrainState, observations: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def observe(state: TrainState, observations: Observation) -> Observation:
     """Return observations as the networks of `state` see them: normalised or not."""
     if state.observation_statistics is None:
         return observations
-    return normalize(state.observation_statistics, observations, clip=_OBSERVATION_CLIP)
+    values = normalize(
+        state.observation_statistics, _values_of(observations), clip=_OBSERVATION_CLIP
+    )
+    if isinstance(observations, MaskedObservation):
+        return observations._replace(values=values)
+    return values
+
+
+def _values_of(observations: Observation) -> Float[Array, "..."]:
+    if isinstance(observations, MaskedObservation):
+        return observations.values
+    return observations
 
 
 def check_key(key: Key[Array, ""]) -> None:
@@ -291,50 +315,74 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     )
 
 
-def _value(
-    config: TRPOConfig,
-    critic: Network,
+def _act(
+    policy: View,
     state: TrainState,
-    observations: Float[Array, "T B ..."],
-) -> Float[Array, "T B"]:
-    """Return V of observations as the environment gave them, in units of return."""
-    rows = _flatten(observations)
+    key: Key[Array, ""],
+    memory: PyTree,
+    observations: Observation,
+    starts: Bool[Array, " B"],
+) -> tuple[PyTree, Num[Array, "B ..."], Float[Array, " B"]]:
+    """Draw actions for observations as the environments gave them; consumes `key`."""
 
-    def evaluate(rows: Float[Array, "N ..."]) -> tuple[tuple, Float[Array, " N"]]:
-        return (), critic.apply(state.critic_params, observe(state, rows))
+    def draw(distribution: Distribution) -> tuple[Array, Array]:
+        action = distribution.sample(key)
+        return action, distribution.log_prob(action)
 
-    _, values = micro_batched(
-        evaluate, rows, num_rows=rows.shape[0], size=config.rows_at_once
-    )
-    check_values(values.shape, rows.shape[:1])
-    if state.return_statistics is not None:
-        values = denormalize(state.return_statistics, values)
-    return values.reshape(observations.shape[:2])
+    seen = observe(state, observations)
+    memory, drawn = apply_once(policy, state.params, memory, seen, starts, draw)
+    return memory, *drawn
 
 
 def _values_and_next(
-    value_fn: Callable[[Float[Array, "T B ..."]], Float[Array, "T B"]],
+    config: TRPOConfig,
+    critic: View,
+    state: TrainState,
     trajectory: Trajectory,
-    observation: Float[Array, "B ..."],
-) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
-    """Return V(sₜ), and V of what each action led to.
+    observation: Observation,
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"], PyTree]:
+    """Return V(sₜ), V of what each action led to, and the critic's memory at the end.
 
-    That is the state acted in next, whose value is there already, unless the episode
-    was truncated: only then are the final observations valued, too.
+    What an action led to is the state acted in next, whose value is there already,
+    unless the episode was truncated: only then are the final observations valued, too.
     """
-    values = value_fn(trajectory.observation)
-    following = jnp.concatenate([values[1:], value_fn(observation[None])])
-    at_limits = jax.lax.cond(
-        jnp.any(trajectory.truncated),
-        lambda: value_fn(trajectory.final_observation),
-        lambda: following,
+
+    def value(
+        memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
+    ) -> tuple[PyTree, Float[Array, "T B"]]:
+        memories, values = evaluate_rollout(
+            critic,
+            state.critic_params,
+            memory,
+            observe(state, observations),
+            starts,
+            steps_at_once=config.steps_at_once,
+        )
+        if state.return_statistics is not None:
+            values = denormalize(state.return_statistics, values)
+        return memories, values
+
+    def value_of_final_observations() -> Float[Array, "T B"]:
+        # Each is one more step from where its episode was: T·B sequences of one step.
+        memory, observations = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
+            (memories, trajectory.final_observation),
+        )
+        one_step = jax.tree.map(lambda leaf: leaf[None], observations)
+        _, values = value(memory, one_step, jnp.zeros((1, config.batch_size), bool))
+        return values.reshape(trajectory.truncated.shape)
+
+    memories, values = value(
+        state.critic_memory, trajectory.observation, trajectory.start
     )
-    return values, jnp.where(trajectory.truncated, at_limits, following)
-
-
-def _flatten(leaf: Array) -> Array:
-    """[T, B, …] → [N, …]."""
-    return leaf.reshape(-1, *leaf.shape[2:])
+    memory = jax.tree.map(lambda leaf: leaf[-1], memories)
+    one_step = jax.tree.map(lambda leaf: leaf[None], observation)
+    _, last = value(memory, one_step, trajectory.done[-1:])
+    following = jnp.concatenate([values[1:], last])
+    at_limits = jax.lax.cond(
+        jnp.any(trajectory.truncated), value_of_final_observations, lambda: following
+    )
+    return values, jnp.where(trajectory.truncated, at_limits, following), memory
 
 
 def _episode_metrics(trajectory: Trajectory) -> dict[str, Array]:

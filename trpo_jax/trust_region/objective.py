@@ -9,9 +9,9 @@ from trpo_jax.trust_region.distributions import Distribution
 
 
 def surrogate(
-    log_probs: Float[Array, " N"],
-    old_log_probs: Float[Array, " N"],
-    advantages: Float[Array, " N"],
+    log_probs: Float[Array, "*N"],
+    old_log_probs: Float[Array, "*N"],
+    advantages: Float[Array, "*N"],
 ) -> Float[Array, ""]:
     """Return the surrogate objective L(θ) = mean[ratio · A].
 
@@ -20,7 +20,7 @@ def surrogate(
     θ_old every ratio is 1 and ∇L is the policy gradient.
 
     Args:
-        log_probs: log π_θ(a|s) of the actions taken, float[N].
+        log_probs: log π_θ(a|s) of the actions taken, float[N], or of any shape.
         old_log_probs: log π_old(a|s) of the same actions, float[N].
         advantages: A(s, a), float[N], in units of return (or standardised).
 

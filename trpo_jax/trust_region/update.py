@@ -35,19 +35,24 @@ CurvatureFn = Callable[..., Float[Array, ""]]
 
 
 class Batch(NamedTuple):
-    """N transitions of the policy that is to be improved.
+    """N transitions of the policy that is to be improved, or N sequences of T each.
+
+    A policy with a memory sees sequences whole. Wherever a mean over transitions is
+    taken, it is over all N·T of them.
 
     Attributes:
-        observations: What the policy saw, [N, …] or a pytree of such arrays.
-        actions: What it did, unclipped and unsquashed, [N] or [N, D].
-        log_probs: log π_old(a|s) when it did, float[N].
-        advantages: A(s, a), float[N]; standardised by convention.
+        observations: What the policy saw, [N, …] or a pytree of such arrays; of
+            sequences, all that it needs to go through them again.
+        actions: What it did, unclipped and unsquashed, [N] or [N, D]; [N, T] or
+            [N, T, D] of sequences.
+        log_probs: log π_old(a|s) when it did, float[N]; [N, T] of sequences.
+        advantages: A(s, a), float[N] or [N, T]; standardised by convention.
     """
 
     observations: PyTree[Num[Array, "N ..."]]
     actions: Num[Array, "N ..."]
-    log_probs: Float[Array, " N"]
-    advantages: Float[Array, " N"]
+    log_probs: Float[Array, "N *T"]
+    advantages: Float[Array, "N *T"]
 
 
 class UpdateStatus(enum.IntEnum):
@@ -132,7 +137,8 @@ def trust_region_update(
     Pure; `jit` it with `policy_fn` and the keyword arguments bound.
 
     Args:
-        policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions.
+        policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
+            [N], or [N, T] for sequences.
         params: θ_old, a pytree of floating arrays, every one of them optimised.
         batch: The transitions, see `Batch`.
         max_kl: δ, the radius of the trust region, in nats.
@@ -143,11 +149,11 @@ def trust_region_update(
         shrink: Ratio of each fraction to the one before.
         line_search_width: Candidates evaluated at once; changes the cost only.
         fisher_stride: The Fisher information is taken over every `fisher_stride`-th
-            state; gradient, KL and line search see them all. Choose a stride that does
-            not follow a pattern in the batch.
-        micro_batch_size: Transitions that gradient, Fisher-vector products and
-            candidates take at a time, None for all: bounds the memory, changes the
-            result to rounding only.
+            row of the batch; gradient, KL and line search see them all. Choose a stride
+            that does not follow a pattern in the batch.
+        micro_batch_size: Rows that gradient, Fisher-vector products and candidates
+            take at a time, None for all: bounds the memory, changes the result to
+            rounding only.
         operator_fn: (θ ↦ distributions, θ_old) ↦ Fisher-vector product.
         step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
             `undamped_curvature`, or `damped_curvature` as in most implementations.
@@ -320,8 +326,8 @@ def _check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
                 "policy_fn instead."
             )
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    vectors = (batch.log_probs, batch.advantages)
-    if len(leading) > 1 or any(jnp.ndim(vector) != 1 for vector in vectors):
+    shape = jnp.shape(batch.log_probs)
+    if len(leading) > 1 or not shape or jnp.shape(batch.advantages) != shape:
         raise ValueError(
             f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
             "observations [N, ...], actions [N] or [N, D], log_probs [N] and "

@@ -1,0 +1,174 @@
+"""A memory of the episode so far: one step at a time, whole, and in curvature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast_jit
+from jax.flatten_util import ravel_pytree
+
+from trpo_jax import (
+    MLP,
+    CategoricalHead,
+    GaussianHead,
+    MaskedObservation,
+    NetworkFns,
+    Policy,
+    RecurrentNetwork,
+    RecurrentNetworkFns,
+    RecurrentPolicy,
+    RecurrentValue,
+    fisher_vector_product,
+    gauss_newton_vector_product,
+    mean_kl,
+)
+
+B, T, FEATURES, UNITS = 2, 5, 3, 4
+OBSERVATIONS = jax.random.normal(jax.random.key(0), (B, T, FEATURES))
+STARTS = jnp.array([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+MEMORY = jax.random.normal(jax.random.key(1), (B, UNITS))
+
+POLICY = RecurrentPolicy(MLP((3,)), CategoricalHead(2), UNITS)
+VALUE = RecurrentValue(MLP((3,)), UNITS)
+
+
+def init(network):
+    params = network.init(jax.random.key(2), MEMORY, OBSERVATIONS, STARTS)
+    # A last layer as small as the initial one would hide what it is given.
+    return jax.tree.map(lambda leaf: leaf + 0.3, params)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init(POLICY)
+
+
+def gru(weights, memory, features):
+    """Cho et al. 2014 in NumPy, with the reset after the product, as in PyTorch."""
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def dense(name, x):
+        return x @ weights[name]["kernel"] + weights[name].get("bias", 0)
+
+    reset = sigmoid(dense("ir", features) + dense("hr", memory))
+    update = sigmoid(dense("iz", features) + dense("hz", memory))
+    proposal = np.tanh(dense("in", features) + reset * dense("hn", memory))
+    return (1 - update) * proposal + update * memory
+
+
+def test_it_is_the_recurrence_written_out(params):
+    memories, policy = POLICY.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    weights = jax.tree.map(np.asarray, params["params"])
+    torso, head = weights["torso"]["Dense_0"], weights["head"]["Dense_0"]
+    (scanned,) = (weights[name] for name in weights if name.startswith("_Memory"))
+    cell = jax.tree.leaves(scanned, is_leaf=lambda node: "ir" in node)[0]
+    memory = np.asarray(MEMORY)
+    for t in range(T):
+        memory = np.where(STARTS[:, t, None], 0, memory)
+        features = np.tanh(OBSERVATIONS[:, t] @ torso["kernel"] + torso["bias"])
+        memory = gru(cell, memory, features)
+        logits = memory @ head["kernel"] + head["bias"]
+        np.testing.assert_allclose(memories[:, t], memory, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(policy.logits[:, t], logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [POLICY, VALUE])
+def test_whole_sequences_are_their_steps_one_by_one(network):
+    params = init(network)
+    memories, outputs = network.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    memory = MEMORY
+    for t in range(T):
+        now = slice(t, t + 1)
+        step, output = network.apply(
+            params, memory, OBSERVATIONS[:, now], STARTS[:, now]
+        )
+        memory = step[:, 0]
+        np.testing.assert_allclose(memories[:, t], memory, rtol=1e-5, atol=1e-6)
+        jax.tree.map(
+            lambda one, all_, now=now: np.testing.assert_allclose(
+                one, all_[:, now], rtol=1e-5, atol=1e-6
+            ),
+            output,
+            outputs,
+        )
+
+
+def test_an_episode_knows_nothing_of_the_one_before(params):
+    other = MEMORY.at[0].add(1.0)
+    observations = OBSERVATIONS.at[0, :3].add(1.0)
+    _, before = POLICY.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    _, after = POLICY.apply(params, other, observations, STARTS)
+    np.testing.assert_array_equal(before.logits[0, 3:], after.logits[0, 3:])
+    assert np.all(before.logits[0, :3] != after.logits[0, :3])
+
+    # Where no episode starts, everything before matters.
+    _, later = POLICY.apply(params, MEMORY.at[1].add(1.0), OBSERVATIONS, STARTS)
+    assert np.all(before.logits[1] != later.logits[1])
+
+
+def test_the_initial_memory_is_what_a_start_meets(params):
+    fresh = POLICY.initial_memory(B)
+    assert fresh.shape == (B, UNITS)
+    _, given = POLICY.apply(params, fresh, OBSERVATIONS, STARTS.at[:, 0].set(False))
+    _, started = POLICY.apply(params, MEMORY, OBSERVATIONS, STARTS.at[:, 0].set(True))
+    np.testing.assert_array_equal(given.logits, started.logits)
+
+
+def test_masks_are_those_of_each_step(params):
+    mask = jax.random.bernoulli(jax.random.key(3), 0.5, (B, T, 2)).at[..., 0].set(True)
+    masked = MaskedObservation(OBSERVATIONS, mask)
+    _, policy = POLICY.apply(params, MEMORY, masked, STARTS)
+    assert np.all((jnp.exp(policy.log_probs()) > 0) == mask)
+
+
+@pytest.mark.parametrize("head", [CategoricalHead(2), GaussianHead(2)])
+def test_fisher_products_go_through_the_recurrence(head, float64):
+    """Both operators, the dense Hessian, and E[score scoreᵀ] over whole sequences.
+
+    log π of a sequence is the sum over its steps and every state is given, so that the
+    mean over states of E[score scoreᵀ] is a sum over steps, with the scores reaching
+    through time.
+    """
+    network = RecurrentPolicy(MLP((2,)), head, 3)
+    memory = jnp.asarray(MEMORY[:, :3], jnp.float64)
+    seen = (jnp.asarray(OBSERVATIONS, jnp.float64), STARTS)
+    params = network.init(jax.random.key(0), memory, *seen)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) + 0.2, params)
+    flat, unravel = ravel_pytree(params)
+
+    def policy_fn(flat):
+        return network.apply(unravel(flat), memory, *seen)[1]
+
+    old = policy_fn(flat)
+    dense = fast_jit(jax.hessian(lambda new: mean_kl(old, policy_fn(new))))(flat)
+    for operator in (
+        fisher_vector_product(lambda new: mean_kl(old, policy_fn(new)), flat),
+        gauss_newton_vector_product(policy_fn, flat),
+    ):
+        matrix = fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
+        np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)
+
+    if isinstance(head, CategoricalHead):
+        scores = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_probs()))(flat)
+        probabilities = jnp.exp(old.log_probs())
+        expected = jnp.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
+        np.testing.assert_allclose(dense, expected / (B * T), rtol=1e-8, atol=1e-12)
+    # What reaches through time is there: the recurrent weights have curvature.
+    marked = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full_like(leaf, "'hn'" in jax.tree_util.keystr(path)),
+        params,
+    )
+    recurrent = ravel_pytree(marked)[0].astype(bool)
+    assert recurrent.sum() == 3 * 3 + 3
+    assert np.all(np.diag(dense)[recurrent] > 0)
+
+
+def test_networks_are_told_apart():
+    functions = RecurrentNetworkFns(POLICY.initial_memory, POLICY.init, POLICY.apply)
+    for network in (POLICY, VALUE, functions):
+        assert isinstance(network, RecurrentNetwork)
+        assert hash(network) == hash(network)
+    for network in (Policy(MLP(), CategoricalHead(2)), NetworkFns(len, len)):
+        assert not isinstance(network, RecurrentNetwork)

@@ -1,0 +1,54 @@
+"""Actions squashed into an environment's bounds."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from trpo_jax.environments.protocol import Box, Environment, Observation, TimeStep
+
+
+class SquashedActions:
+    """An environment that takes u where the one inside takes a in [low, high].
+
+    a = low + ½ (high − low) (1 + tanh u)
+    """
+
+    def __init__(self, environment: Environment):
+        """Wrap an environment whose actions are bounded.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        space = environment.action_space
+        if not isinstance(space, Box) or space.low is None or space.high is None:
+            raise ValueError(
+                f"actions cannot be squashed into {space}, which has no bounds; write "
+                "gaussian='constant', or give the environment's Box a low and a high."
+            )
+        self._environment = environment
+        self._low, self._high = jnp.asarray(space.low), jnp.asarray(space.high)
+        self.action_space = Box(space.size)
+        self.observation_shape = environment.observation_shape
+
+    def __repr__(self) -> str:
+        return f"SquashedActions({self._environment!r})"
+
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
+        """Start an episode; consumes `key`."""
+        return self._environment.reset(key)
+
+    def step(
+        self, key: Key[Array, ""], state: PyTree, action: Float[Array, " D"]
+    ) -> tuple[PyTree, TimeStep]:
+        """Act once with tanh(u); consumes `key`."""
+        share = 0.5 * (1 + jnp.tanh(action))
+        inside = self._low + (self._high - self._low) * share
+        return self._environment.step(key, state, inside)
+
+
+@functools.lru_cache(maxsize=128)
+def squash_actions(environment: Any) -> SquashedActions:
+    """Return `SquashedActions(environment)`; the same object for the same one."""
+    return SquashedActions(environment)

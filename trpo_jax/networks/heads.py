@@ -1,0 +1,168 @@
+"""The upper part of a policy: features to a distribution over actions."""
+
+import itertools
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.trust_region.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    GSDEGaussian,
+    MultiCategorical,
+    TanhGaussian,
+    mask_logits,
+)
+
+# A small last layer starts every policy near its uniform or centred distribution.
+# Source: Andrychowicz et al. 2020 (arXiv 2006.05990).
+_OUTPUT_SCALE = 0.01
+
+
+def _output(size: int) -> nn.Dense:
+    return nn.Dense(size, kernel_init=orthogonal(_OUTPUT_SCALE))
+
+
+class CategoricalHead(nn.Module):
+    """One choice among K actions.
+
+    Attributes:
+        num_actions: K.
+    """
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "*N F"],
+        action_mask: Bool[Array, "*N K"] | None = None,
+    ) -> Categorical:
+        """Map features [*N, F], and which actions are allowed, to a Categorical."""
+        logits = _output(self.num_actions)(features)
+        if action_mask is not None:
+            logits = mask_logits(logits, action_mask)
+        return Categorical(logits)
+
+
+class MultiCategoricalHead(nn.Module):
+    """D choices, independent given the features.
+
+    Attributes:
+        num_actions: (K₁, …, K_D).
+    """
+
+    num_actions: tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "*N F"],
+        action_mask: Bool[Array, "*N sum_K"] | None = None,
+    ) -> MultiCategorical:
+        """Map features [*N, F], and which actions are allowed, to a MultiCategorical.
+
+        The mask has those of the D choices one after the other, bool[*N, ΣK].
+        """
+        ends = list(itertools.accumulate(self.num_actions))
+        logits = jnp.split(_output(ends[-1])(features), ends[:-1], axis=-1)
+        if action_mask is not None:
+            masks = jnp.split(action_mask, ends[:-1], axis=-1)
+            logits = [mask_logits(*pair) for pair in zip(logits, masks, strict=True)]
+        return MultiCategorical(tuple(map(Categorical, logits)))
+
+
+class GaussianHead(nn.Module):
+    """N(μ(s), σ²) with one learned log σ for each dimension.
+
+    Attributes:
+        action_size: D.
+        initial_log_std: log σ before training, in units of the action.
+    """
+
+    action_size: int
+    initial_log_std: float = 0.0
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N F"]) -> DiagonalGaussian:
+        """Map features [*N, F] to a DiagonalGaussian with batch [*N]."""
+        initial = nn.initializers.constant(self.initial_log_std)
+        log_std = self.param("log_std", initial, (self.action_size,))
+        return DiagonalGaussian(_output(self.action_size)(features), log_std)
+
+
+class TanhGaussianHead(nn.Module):
+    """tanh(N(μ(s), σ²)) with one learned log σ for each dimension.
+
+    Attributes:
+        action_size: D.
+        initial_log_std: log σ before training and before tanh.
+    """
+
+    action_size: int
+    initial_log_std: float = 0.0
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N F"]) -> TanhGaussian:
+        """Map features [*N, F] to a TanhGaussian with batch [*N]."""
+        return TanhGaussian(
+            *GaussianHead(self.action_size, self.initial_log_std)(features)
+        )
+
+
+class StateDependentGaussianHead(nn.Module):
+    """N(μ(s), σ(s)²) with log σ(s) between two bounds.
+
+    log σ = low + ½ (high − low) (1 + tanh z),  z linear in the features
+
+    Attributes:
+        action_size: D.
+        initial_log_std: About log σ before training, in units of the action.
+        log_std_bounds: (low, high).
+    """
+
+    action_size: int
+    initial_log_std: float = 0.0
+    log_std_bounds: tuple[float, float] = (-5.0, 2.0)
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N F"]) -> DiagonalGaussian:
+        """Map features [*N, F] to a DiagonalGaussian with batch [*N].
+
+        Raises:
+            ValueError: If `initial_log_std` is not between the bounds.
+        """
+        low, high = self.log_std_bounds
+        if not low < self.initial_log_std < high:
+            raise ValueError(
+                f"initial_log_std={self.initial_log_std} is not between the bounds "
+                f"{low} and {high} of a state-dependent log σ; write one that is."
+            )
+        start = math.atanh(2 * (self.initial_log_std - low) / (high - low) - 1)
+        mean, z = jnp.split(_output(2 * self.action_size)(features), 2, axis=-1)
+        log_std = low + 0.5 * (high - low) * (1 + jnp.tanh(z + start))
+        return DiagonalGaussian(mean, log_std)
+
+
+class GSDEHead(nn.Module):
+    """Generalised state-dependent exploration: noise that is linear in the features.
+
+    Attributes:
+        action_size: D.
+        initial_log_std: An upper bound on log σ(s) before training, in units of the
+            action, reached where every feature is ±1.
+    """
+
+    action_size: int
+    initial_log_std: float = 0.0
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N F"]) -> GSDEGaussian:
+        """Map features [*N, F] to a GSDEGaussian with batch [*N]."""
+        size = features.shape[-1]
+        initial = nn.initializers.constant(self.initial_log_std - 0.5 * math.log(size))
+        log_std = self.param("log_std", initial, (size, self.action_size))
+        return GSDEGaussian(_output(self.action_size)(features), features, log_std)

@@ -1,0 +1,115 @@
+"""Policies and critics that remember the episode so far, by a GRU."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.protocol import MaskedObservation, Observation
+from trpo_jax.trust_region.distributions import Distribution
+
+
+class RecurrentPolicy(nn.Module):
+    """π(·|s₀ … sₜ): torso → GRU → head.
+
+    Attributes:
+        torso: A module, observations [N, …] ↦ features float[N, F].
+        head: As in `Policy`.
+        memory_size: H, the units of the GRU.
+    """
+
+    torso: nn.Module
+    head: nn.Module
+    memory_size: int = 64
+
+    def initial_memory(self, num_sequences: int) -> Float[Array, "B H"]:
+        """Return the memory of `num_sequences` episodes before their first step."""
+        return jnp.zeros((num_sequences, self.memory_size))
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Float[Array, "B H"],
+        observations: Observation,
+        starts: Bool[Array, "B T"],
+    ) -> tuple[Float[Array, "B T H"], Distribution]:
+        """Map B sequences of T observations to memories and distributions [B, T]."""
+        remember = _Memory(self.torso, self.memory_size)
+        if isinstance(observations, MaskedObservation):
+            memories = remember(memory, observations.values, starts)
+            return memories, self.head(memories, observations.action_mask)
+        memories = remember(memory, observations, starts)
+        return memories, self.head(memories)
+
+
+class RecurrentValue(nn.Module):
+    """V(s₀ … sₜ): torso → GRU → one number.
+
+    Attributes:
+        torso: A module, observations [N, …] ↦ features float[N, F].
+        memory_size: H, the units of the GRU.
+    """
+
+    torso: nn.Module
+    memory_size: int = 64
+
+    def initial_memory(self, num_sequences: int) -> Float[Array, "B H"]:
+        """Return the memory of `num_sequences` episodes before their first step."""
+        return jnp.zeros((num_sequences, self.memory_size))
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Float[Array, "B H"],
+        observations: Observation,
+        starts: Bool[Array, "B T"],
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B T"]]:
+        """Map B sequences of T observations to memories and values [B, T]."""
+        if isinstance(observations, MaskedObservation):
+            observations = observations.values
+        memories = _Memory(self.torso, self.memory_size)(memory, observations, starts)
+        return memories, nn.Dense(1, kernel_init=orthogonal())(memories)[..., 0]
+
+
+class _Memory(nn.Module):
+    """Torso on every observation at once, then a GRU along each sequence."""
+
+    torso: nn.Module
+    size: int
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Float[Array, "B H"],
+        observations: Num[Array, "B T ..."],
+        starts: Bool[Array, "B T"],
+    ) -> Float[Array, "B T H"]:
+        steps = observations.reshape(-1, *observations.shape[2:])
+        features = self.torso(steps).reshape(*starts.shape, -1)
+        along_time = nn.scan(
+            _ForgetfulGRU,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+        )
+        _, memories = along_time(self.size)(memory, (features, starts))
+        return memories
+
+
+class _ForgetfulGRU(nn.Module):
+    """A GRU whose memory is empty where an episode starts."""
+
+    size: int
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Float[Array, "B H"],
+        inputs: tuple[Float[Array, "B F"], Bool[Array, " B"]],
+    ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
+        features, start = inputs
+        memory = jnp.where(start[:, None], 0, memory)
+        # Flax's own orthogonal initialiser can deadlock under vmap, see `orthogonal`.
+        cell = nn.GRUCell(self.size, recurrent_kernel_init=orthogonal())
+        return cell(memory, features)
