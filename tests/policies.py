@@ -7,11 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 from compiling import fast_jit
 
-from trpo_jax import Batch, Categorical, DiagonalGaussian, MultiCategorical
+from trpo_jax import (
+    Batch,
+    Categorical,
+    DiagonalGaussian,
+    GSDEGaussian,
+    MultiCategorical,
+    TanhGaussian,
+    mask_logits,
+)
 
 FEATURES, HIDDEN = 3, 4
-OUTPUTS = {"categorical": 3, "multi_categorical": 5, "gaussian": 2}
-KINDS = tuple(OUTPUTS)
+OUTPUTS = {
+    "categorical": 3,
+    "multi_categorical": 5,
+    "gaussian": 2,
+    "masked": 3,
+    "state_dependent": 4,
+    "tanh": 2,
+    "gsde": 2,
+}
+LOG_STDS = {"gaussian": (2,), "tanh": (2,), "gsde": (HIDDEN, 2)}
+KINDS = ("categorical", "multi_categorical", "gaussian")
+"""One of each family."""
+ALL_KINDS = tuple(OUTPUTS)
 
 
 def mlp(params, observations):
@@ -35,10 +54,35 @@ def gaussian(params, observations):
     return DiagonalGaussian(mlp(params, observations), params["log_std"])
 
 
+def masked(params, observations):
+    """The second of three actions is always allowed, the others by turns."""
+    positive = observations[..., :3] > 0
+    mask = positive.at[..., 1].set(True)
+    return Categorical(mask_logits(mlp(params, observations), mask))
+
+
+def state_dependent(params, observations):
+    mean, z = jnp.split(mlp(params, observations), 2, axis=-1)
+    return DiagonalGaussian(mean, jnp.tanh(z))
+
+
+def tanh(params, observations):
+    return TanhGaussian(mlp(params, observations), params["log_std"])
+
+
+def gsde(params, observations):
+    hidden = jnp.tanh(observations @ params["hidden"] + params["bias"])
+    return GSDEGaussian(hidden @ params["output"], hidden, params["log_std"])
+
+
 POLICIES = {
     "categorical": categorical,
     "multi_categorical": multi_categorical,
     "gaussian": gaussian,
+    "masked": masked,
+    "state_dependent": state_dependent,
+    "tanh": tanh,
+    "gsde": gsde,
 }
 
 
@@ -53,8 +97,8 @@ def make_params(kind, rng, dtype=np.float64):
         "bias": rng.normal(size=HIDDEN),
         "output": rng.normal(size=(HIDDEN, OUTPUTS[kind])),
     }
-    if kind == "gaussian":
-        params["log_std"] = rng.normal(scale=0.3, size=OUTPUTS[kind])
+    if kind in LOG_STDS:
+        params["log_std"] = rng.normal(scale=0.3, size=LOG_STDS[kind])
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
 

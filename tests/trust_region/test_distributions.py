@@ -8,7 +8,15 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax import Categorical, DiagonalGaussian, Distribution, MultiCategorical
+from trpo_jax import (
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    GSDEGaussian,
+    MultiCategorical,
+    TanhGaussian,
+    mask_logits,
+)
 
 STATES = 6
 SAMPLES = 40_000
@@ -29,10 +37,24 @@ def gaussian(rng, size=STATES, dtype=np.float64):
     return DiagonalGaussian(jnp.asarray(mean, dtype), jnp.asarray(log_std, dtype))
 
 
+def tanh(rng, size=STATES, dtype=np.float64):
+    return TanhGaussian(*gaussian(rng, size, dtype))
+
+
+def masked(rng, size=STATES, dtype=np.float64):
+    """The third of four actions is forbidden everywhere, the first in some states."""
+    mask = np.tile([True, True, False, True], (size, 1))
+    mask[::2, 0] = False
+    logits = categorical(rng, size, dtype).logits
+    return Categorical(mask_logits(logits, jnp.asarray(mask)))
+
+
 MAKERS = {
     "categorical": categorical,
     "multi_categorical": multi_categorical,
     "gaussian": gaussian,
+    "tanh": tanh,
+    "masked": masked,
 }
 
 
@@ -41,6 +63,9 @@ def reference_log_prob(distribution, actions):
         return reference.categorical_log_prob(distribution.logits, actions)
     if isinstance(distribution, DiagonalGaussian):
         return reference.gaussian_log_prob(*distribution, actions)
+    if isinstance(distribution, TanhGaussian):
+        slopes = np.sum(np.log1p(-(np.tanh(actions) ** 2)), axis=-1)
+        return reference.gaussian_log_prob(*distribution, actions) - slopes
     choices = np.moveaxis(actions, -1, 0)
     pairs = zip(distribution.factors, choices, strict=True)
     return sum(reference.categorical_log_prob(f.logits, c) for f, c in pairs)
@@ -51,13 +76,20 @@ def reference_entropy(distribution):
         return reference.categorical_entropy(distribution.logits)
     if isinstance(distribution, DiagonalGaussian):
         return reference.gaussian_entropy(*distribution)
+    if isinstance(distribution, TanhGaussian):
+        grid = np.linspace(-12, 12, 100_001)
+        weights = np.exp(-0.5 * grid**2) / np.sum(np.exp(-0.5 * grid**2))
+        std = np.exp(distribution.log_std)[..., None]
+        u = distribution.mean[..., None] + std * grid
+        slopes = 2 * (np.log(2) - u - np.logaddexp(0, -2 * u)) @ weights
+        return reference.gaussian_entropy(*distribution) + np.sum(slopes, axis=-1)
     return sum(reference.categorical_entropy(f.logits) for f in distribution.factors)
 
 
 def reference_kl(old, new):
     if isinstance(old, Categorical):
         return reference.categorical_kl(old.logits, new.logits)
-    if isinstance(old, DiagonalGaussian):
+    if isinstance(old, DiagonalGaussian | TanhGaussian):
         return reference.gaussian_kl(*old, *new)
     pairs = zip(old.factors, new.factors, strict=True)
     return sum(reference.categorical_kl(o.logits, n.logits) for o, n in pairs)
@@ -110,7 +142,10 @@ def test_log_prob_entropy_and_kl_are_the_references(pair, samples, float64):
     actions = np.asarray(samples[0])
     log_prob, entropy, kl = evaluate(old, new, actions)
     np.testing.assert_allclose(log_prob, reference_log_prob(old, actions), rtol=1e-12)
-    np.testing.assert_allclose(entropy, reference_entropy(old), rtol=1e-12)
+    by_quadrature = isinstance(old, TanhGaussian)
+    np.testing.assert_allclose(
+        entropy, reference_entropy(old), rtol=1e-4 if by_quadrature else 1e-12
+    )
     np.testing.assert_allclose(kl, reference_kl(old, new), rtol=1e-10)
 
 
@@ -143,6 +178,10 @@ def test_kl_gradient_at_equality_is_zero(pair, float64):
 
 def test_mode_is_the_most_probable_action(pair, samples, float64):
     old, new = pair
+    if isinstance(old, TanhGaussian):
+        # Densities of a = tanh(u) may grow towards ±1: the median is taken instead.
+        np.testing.assert_array_equal(old.mode(), old.base.mode())
+        return
     best = evaluate(old, new, old.mode())[0]
     assert np.all(log_prob_of_each(old, samples) <= best)
 
@@ -181,7 +220,7 @@ def test_multi_categorical_is_the_categorical_over_joint_actions(float64):
 def test_samples_have_the_probabilities(pair, samples, float64):
     old, _ = pair
     samples = np.asarray(samples)
-    if isinstance(old, DiagonalGaussian):
+    if isinstance(old, DiagonalGaussian | TanhGaussian):
         assert_mean(samples, old.mean)
         assert_mean((samples - old.mean) ** 2, np.exp(2 * np.asarray(old.log_std)))
         return
@@ -292,3 +331,118 @@ def test_actions_without_an_axis_of_dimensions_are_refused(no_shape_checks):
     policy = DiagonalGaussian(jnp.zeros((3, 1)), jnp.zeros(1))
     with pytest.raises(ValueError, match=r"write actions \[\.\.\., D\]"):
         policy.log_prob(jnp.zeros(3))
+
+
+def test_tanh_log_prob_is_the_density_of_the_squashed_action(float64):
+    """By the derivative of P(a ≤ x) = Φ((artanh x − μ)/σ)."""
+    policy = TanhGaussian(jnp.array([[0.4]]), jnp.array([-0.3]))
+    squashed = jnp.linspace(-0.95, 0.95, 7)
+
+    def probability_below(x):
+        z = (jnp.arctanh(x) - 0.4) * jnp.exp(0.3)
+        return jax.scipy.stats.norm.cdf(z)
+
+    density = jax.vmap(jax.grad(probability_below))(squashed)
+    actions = jnp.arctanh(squashed)[:, None, None]
+    log_probs = jax.vmap(policy.log_prob)(actions)[:, 0]
+    np.testing.assert_allclose(jnp.exp(log_probs), density, rtol=1e-10)
+
+
+def test_tanh_ratios_survive_saturation_in_float32():
+    """At |u| = 30 the squashed action is 1 in float32, and its density is lost."""
+    old = TanhGaussian(jnp.full((1, 1), 29.0), jnp.zeros(1))
+    new = TanhGaussian(jnp.full((1, 1), 30.0), jnp.zeros(1))
+    actions = jnp.full((1, 1), 30.0)
+    ratio = new.log_prob(actions) - old.log_prob(actions)
+    np.testing.assert_allclose(ratio, 0.5, rtol=1e-4)
+    assert np.isfinite(old.entropy())
+
+
+def gsde(rng, size=STATES):
+    return GSDEGaussian(
+        jnp.asarray(rng.normal(size=(size, 2))),
+        jnp.asarray(rng.normal(size=(size, 5))),
+        jnp.asarray(rng.normal(scale=0.4, size=(5, 2))),
+    )
+
+
+def test_gsde_is_a_gaussian_whose_variance_the_features_make(float64):
+    rng = np.random.default_rng(3)
+    old, new = gsde(rng), gsde(rng)
+    assert isinstance(old, Distribution)
+    gaussians = []
+    for policy in as_numpy((old, new)):
+        variance = np.einsum(
+            "nf,fd->nd", policy.features**2, np.exp(2 * policy.log_std)
+        )
+        gaussians.append((policy.mean, 0.5 * np.log(variance + 1e-6)))
+    actions = rng.normal(size=(STATES, 2))
+    log_prob, entropy, kl = evaluate(old, new, actions)
+    expected = reference.gaussian_log_prob(*gaussians[0], actions)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
+    expected = reference.gaussian_entropy(*gaussians[0])
+    np.testing.assert_allclose(entropy, expected, rtol=1e-12)
+    expected = reference.gaussian_kl(*gaussians[0], *gaussians[1])
+    np.testing.assert_allclose(kl, expected, rtol=1e-10)
+
+
+def test_gsde_samples_have_that_variance(float64):
+    policy = gsde(np.random.default_rng(4))
+    samples = np.asarray(draw(policy))
+    variance = np.exp(2 * np.asarray(policy.marginal.log_std))
+    assert_mean(samples, np.asarray(policy.mean))
+    assert_mean((samples - policy.mean) ** 2, variance)
+
+
+def test_gsde_noise_of_one_key_is_linear_in_the_features(float64):
+    rng = np.random.default_rng(5)
+    key = jax.random.key(0)
+    first, second = gsde(rng), gsde(rng)
+    both = first._replace(features=first.features + second.features)
+    parts = [
+        policy._replace(log_std=first.log_std).sample(key) - policy.mean
+        for policy in (first, second, both)
+    ]
+    # But for the 10⁻³ that every action has besides.
+    np.testing.assert_allclose(parts[0] + parts[1], parts[2], atol=5e-3)
+    other = first.sample(jax.random.key(1)) - first.mean
+    assert not np.allclose(parts[0], other, atol=0.1)
+
+
+def test_gsde_without_features_has_a_density_still():
+    policy = GSDEGaussian(jnp.zeros((1, 1)), jnp.zeros((1, 3)), jnp.zeros((3, 1)))
+    assert np.isfinite(policy.log_prob(jnp.zeros((1, 1))))
+    gradient = jax.grad(lambda p: jnp.sum(p.entropy() + p.kl_divergence(policy)))(
+        policy
+    )
+    chex.assert_tree_all_finite(gradient)
+
+
+def test_a_forbidden_action_has_probability_and_derivative_zero():
+    mask = jnp.array([[True, False, True]])
+
+    def policy_of(logits):
+        return Categorical(mask_logits(logits, mask))
+
+    logits, other = jnp.array([[1.0, 5.0, -1.0]]), jnp.array([[0.0, -3.0, 2.0]])
+    policy, new = policy_of(logits), policy_of(other)
+    allowed = [Categorical(values[:, ::2]) for values in (logits, other)]
+    np.testing.assert_array_equal(jnp.exp(policy.log_probs())[:, 1], [0])
+    np.testing.assert_allclose(policy.entropy(), allowed[0].entropy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        policy.kl_divergence(new), allowed[0].kl_divergence(allowed[1]), rtol=1e-6
+    )
+    slope = jax.grad(lambda x: jnp.sum(policy.kl_divergence(policy_of(x))))(other)
+    assert slope[0, 1] == 0
+    assert np.all(slope[0, ::2] != 0)
+    assert set(np.asarray(draw(policy)).ravel()) == {0, 2}
+
+
+def test_a_mask_that_forbids_everything_is_named_or_leaves_a_nan(no_shape_checks):
+    mask = jnp.array([[True, False], [False, False]])
+    with pytest.raises(ValueError, match="forbids every action"):
+        mask_logits(jnp.zeros((2, 2)), mask)
+    masked = jax.jit(mask_logits)(jnp.zeros((2, 2)), mask)
+    np.testing.assert_array_equal(np.isnan(masked), [[False] * 2, [True] * 2])
+    with pytest.raises(ValueError, match="one flag for each action"):
+        mask_logits(jnp.zeros((2, 3)), mask)

@@ -16,6 +16,8 @@ from jax.flatten_util import ravel_pytree
 from trpo_jax import (
     Categorical,
     DiagonalGaussian,
+    GSDEGaussian,
+    TanhGaussian,
     fisher_vector_product,
     gauss_newton_vector_product,
     mean_kl,
@@ -75,7 +77,9 @@ def every_action(distribution):
         probabilities = np.exp(reference.log_softmax(np.asarray(distribution.logits)))
         actions = np.tile(np.arange(probabilities.shape[1])[:, None], (1, N))
         return actions, probabilities.T
-    if isinstance(distribution, DiagonalGaussian):
+    if isinstance(distribution, GSDEGaussian):
+        distribution = distribution.marginal
+    if isinstance(distribution, DiagonalGaussian | TanhGaussian):
         actions, weights = reference.gaussian_quadrature(*map(np.asarray, distribution))
         return actions, np.tile(weights[:, None], (1, N))
     logits = [np.asarray(factor.logits) for factor in distribution.factors]
@@ -107,7 +111,7 @@ def mean_score_product(problem):
     return np.einsum("mn,mnp,mnq->pq", weights, scores, scores) / N
 
 
-@pytest.fixture(scope="module", params=policies.KINDS)
+@pytest.fixture(scope="module", params=policies.ALL_KINDS)
 def problem(request):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):

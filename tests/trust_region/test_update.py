@@ -584,13 +584,6 @@ def test_a_number_out_of_range_is_named(option, value):
         jax.eval_shape(improve, params, batch)
 
 
-def test_a_batch_with_time_and_environments_apart_is_told_to_flatten(no_shape_checks):
-    params, batch = make_problem("categorical", dtype=np.float32)
-    folded = jax.tree.map(lambda leaf: leaf.reshape(3, 4, *leaf.shape[1:]), batch)
-    with pytest.raises(ValueError, match="flatten time and environments"):
-        trust_region_update(policies.categorical, params, folded)
-
-
 def test_parameters_that_are_not_floating_are_named(no_shape_checks):
     params, batch = make_problem("categorical", dtype=np.float32)
     counted = params | {"updates": jnp.int32(3)}
@@ -631,3 +624,22 @@ def test_actions_that_would_broadcast_are_refused(no_shape_checks):
     flat = batch._replace(actions=batch.actions[:, 0])
     with pytest.raises(ValueError, match="actions"):
         jax.eval_shape(partial(trust_region_update, policy_fn), params, flat)
+
+
+def test_rows_may_be_whole_sequences():
+    """The same transitions, folded to [N/5, 5], make the same update."""
+    rng = np.random.default_rng(11)
+    params = policies.make_params("gaussian", rng, np.float32)
+    flat = policies.make_batch("gaussian", rng, params, 20, np.float32)
+    folded = jax.tree.map(lambda leaf: leaf.reshape(4, 5, *leaf.shape[1:]), flat)
+    improve = fast_jit(partial(trust_region_update, policies.gaussian))
+    expected, evidence = improve(params, flat)
+    for size in (None, 3):
+        by_rows = fast_jit(
+            partial(trust_region_update, policies.gaussian, micro_batch_size=size)
+        )
+        actual, info = by_rows(params, folded)
+        assert info.status == UpdateStatus.ACCEPTED
+        chex.assert_trees_all_close(actual, expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(info.kl, evidence.kl, rtol=1e-3)
+        np.testing.assert_allclose(info.kl_max, evidence.kl_max, rtol=1e-3)
