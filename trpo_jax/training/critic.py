@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
-ValueFn = Callable[[PyTree, PyTree[Num[Array, "N ..."]]], Float[Array, "N *T"]]
+ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
 
 def fit_critic(
@@ -16,7 +16,7 @@ def fit_critic(
     params: PyTree,
     optimizer: optax.GradientTransformation,
     optimizer_state: optax.OptState,
-    observations: PyTree[Num[Array, "N ..."]],
+    observations: PyTree[Shaped[Array, "N ..."]],
     targets: Float[Array, "N *T"],
     key: Key[Array, ""],
     *,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree, Shaped
 
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.conjugate_gradient import (
@@ -29,7 +29,7 @@ from trpo_jax.trust_region.step_size import (
     undamped_curvature,
 )
 
-PolicyFn = Callable[[PyTree, PyTree[Num[Array, "N ..."]]], Distribution]
+PolicyFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Distribution]
 OperatorFn = Callable[[Callable[[PyTree], Distribution], PyTree], MatVec]
 CurvatureFn = Callable[..., Float[Array, ""]]
 
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
         advantages: A(s, a), float[N] or [N, T]; standardised by convention.
     """
 
-    observations: PyTree[Num[Array, "N ..."]]
+    observations: PyTree[Shaped[Array, "N ..."]]
     actions: Num[Array, "N ..."]
     log_probs: Float[Array, "N *T"]
     advantages: Float[Array, "N *T"]

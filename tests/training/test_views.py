@@ -1,0 +1,300 @@
+"""Networks with a memory and without, seen through one face, in a whole step."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast_jit
+from probes import CHAIN, TABULAR
+
+from trpo_jax import (
+    Categorical,
+    MaskedObservation,
+    RecurrentNetworkFns,
+    TRPOConfig,
+    UpdateStatus,
+    evaluate,
+    init,
+    init_rollout,
+    make_environment,
+    rollout,
+    step,
+)
+from trpo_jax.training.networks import assemble, make_networks
+from trpo_jax.training.step import _act, _values_and_next, observe
+from trpo_jax.training.views import StepView, evaluate_rollout, rows_at_once, view_of
+
+B, T = 4, 9
+CONFIG = TRPOConfig(
+    env=(TABULAR, CHAIN),
+    num_envs=B,
+    rollout_length=T,
+    total_timesteps=3 * B * T,
+    hidden_sizes=(5,),
+    memory_size=3,
+    normalize_observations=True,
+    normalize_returns=True,
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Two steps; the second goes on with what the first remembers."""
+
+    @fast_jit
+    def two_steps(key):
+        first, _ = step(CONFIG, init(CONFIG, key))
+        second, metrics = step(CONFIG, first)
+        # The same rollout as in the second step, to look at.
+        environment, policy, critic = assemble(CONFIG)
+        _, rollout_key, _ = jax.random.split(first.key, 3)
+        rollout_state, trajectory = rollout(
+            lambda *seen: _act(policy, first, *seen),
+            environment,
+            first.rollout,
+            rollout_key,
+            num_steps=T,
+        )
+        judged = _values_and_next(
+            CONFIG, critic, first, trajectory, rollout_state.observation
+        )
+        return first, second, metrics, trajectory, judged
+
+    return two_steps(jax.random.key(0))
+
+
+def remembered(network, params, memory, state, trajectory):
+    """Go through a rollout one environment and one step at a time, in a loop."""
+    memories = np.zeros((T, B, 3))
+    outputs = {}
+    for b in range(B):
+        now = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], memory)
+        for t in range(T):
+            seen = observe(state, trajectory.observation[t, b])[None, None]
+            start = trajectory.start[t, b][None, None]
+            after, outputs[t, b] = network.apply(params, now, seen, start)
+            now = after[:, 0]
+            memories[t, b] = now[0]
+    return memories, outputs
+
+
+def test_the_policy_that_is_updated_is_the_one_that_acted(run):
+    """The log-probabilities of whole sequences are those of the steps as taken."""
+    first, _, _, trajectory, _ = run
+    _, policy, _ = assemble(CONFIG)
+    rows = policy.rows(
+        first.rollout.memory, observe(first, trajectory.observation), trajectory.start
+    )
+    _, distribution = policy.apply(first.params, rows)
+    log_probs = distribution.log_prob(policy.by_row(trajectory.action))
+    np.testing.assert_allclose(
+        policy.by_time(log_probs, T), trajectory.log_prob, rtol=1e-5, atol=1e-6
+    )
+    assert trajectory.start.any()
+    assert np.any(first.rollout.memory != 0)
+
+
+def test_a_step_is_accepted_and_remembers(run):
+    first, second, metrics, trajectory, _ = run
+    assert metrics.update.status == UpdateStatus.ACCEPTED
+    assert metrics.update.kl > 0
+    policy, critic = make_networks(CONFIG, make_environment(CONFIG.env))
+    memories, _ = remembered(
+        policy, first.params, first.rollout.memory, first, trajectory
+    )
+    np.testing.assert_allclose(second.rollout.memory, memories[-1], atol=1e-5)
+    memories, _ = remembered(
+        critic, first.critic_params, first.critic_memory, first, trajectory
+    )
+    np.testing.assert_allclose(second.critic_memory, memories[-1], atol=1e-5)
+
+
+def test_values_and_those_of_what_followed_know_the_episode(run):
+    """V(s₀ … sₜ), and V(s₀ … sₜ, s′ₜ) wherever the episode did not terminate."""
+    first, _, _, trajectory, (values, next_values, _) = run
+    _, critic = make_networks(CONFIG, make_environment(CONFIG.env))
+    memories, outputs = remembered(
+        critic, first.critic_params, first.critic_memory, first, trajectory
+    )
+    scale = first.return_statistics
+    assert trajectory.truncated.any()
+    for (t, b), value in outputs.items():
+        expected = scale.mean + scale.std * value[0, 0]
+        np.testing.assert_allclose(values[t, b], expected, rtol=1e-4, atol=1e-5)
+        if trajectory.terminated[t, b]:
+            continue
+        led_to = observe(first, trajectory.final_observation[t, b])[None, None]
+        _, value = critic.apply(
+            first.critic_params,
+            jnp.asarray(memories[t, b], jnp.float32)[None],
+            led_to,
+            jnp.zeros((1, 1), bool),
+        )
+        expected = scale.mean + scale.std * value[0, 0]
+        np.testing.assert_allclose(next_values[t, b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_some_sequences_at_a_time_are_all_of_them(run):
+    first, _, _, trajectory, _ = run
+    _, _, critic = assemble(CONFIG)
+
+    def judge(steps_at_once):
+        return evaluate_rollout(
+            critic,
+            first.critic_params,
+            first.critic_memory,
+            observe(first, trajectory.observation),
+            trajectory.start,
+            steps_at_once=steps_at_once,
+        )
+
+    chex.assert_trees_all_close(judge(3 * T), judge(None), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("asked", "rows"), [(None, None), (30, 3), (3, 1), (400, 40)])
+def test_rows_at_once_counts_steps(asked, rows):
+    assert rows_at_once(jnp.zeros((4, 10)), 40, asked) == rows
+
+
+def test_rows_of_steps_are_flat_and_come_back():
+    view = view_of(make_networks(TRPOConfig(), make_environment("CartPole-v1"))[0])
+    assert isinstance(view, StepView)
+    leaf = jnp.arange(24).reshape(2, 3, 4)
+    np.testing.assert_array_equal(view.by_row(leaf)[4], leaf[1, 1])
+    np.testing.assert_array_equal(view.by_time(view.by_row(leaf), 2), leaf)
+
+
+def alternate(params, memory, observations, starts):
+    """Action 1 on the first step of an episode, then 0, 1, … by turns."""
+
+    def count(steps, start):
+
+        steps = jnp.where(start, 0, steps) + 1
+        return steps, (steps, jnp.stack([-params * steps % 2, steps % 2], axis=-1))
+
+    _, (steps, logits) = jax.lax.scan(count, memory, starts.T)
+    return steps.T, Categorical(100.0 * jnp.swapaxes(logits, 0, 1))
+
+
+def test_evaluation_begins_each_episode_without_a_memory():
+    """Action 1 goes right, 0 stays: by turns, from one of four places, for 5 steps."""
+    policy = RecurrentNetworkFns(
+        initial_memory=lambda num: jnp.full(num, 7.0),
+        init=lambda key, memory, observations, starts: jnp.float32(0),
+        apply=alternate,
+    )
+    config = TRPOConfig(
+        env=(TABULAR, CHAIN),
+        num_envs=2,
+        rollout_length=4,
+        total_timesteps=8,
+        policy=policy,
+        fisher_stride=1,
+    )
+    state = init(config, jax.random.key(0))
+    assert state.rollout.memory.tolist() == [7.0, 7.0]
+    returns = evaluate(config, state, jax.random.key(1), 64)
+    tables = jax.device_get(CHAIN)
+    possible = []
+    for position in range(4):
+        total = 0.0
+        for time in range(5):
+            here = (position, 1 - time % 2)
+            total += tables.reward[here]
+            position = tables.next_position[here]
+            if tables.terminal[here]:
+                break
+        possible.append(total)
+    distance = np.abs(np.asarray(returns)[:, None] - np.asarray(possible))
+    assert distance.min(axis=1).max() < 1e-5
+    assert set(distance.argmin(axis=1)) == {0, 1, 2, 3}
+
+
+class MaskedChain:
+    """CHAIN, where going right is forbidden from the second place on."""
+
+    def __init__(self):
+        self._inside = make_environment((TABULAR, CHAIN))
+        self.action_space = self._inside.action_space
+        self.observation_shape = self._inside.observation_shape
+
+    def _masked(self, values):
+        here = jnp.argmin(jnp.sum(jnp.abs(CHAIN.features - values), axis=-1))
+        return MaskedObservation(values, jnp.array([True, False]).at[1].set(here < 1))
+
+    def reset(self, key):
+        state, observation = self._inside.reset(key)
+        return state, self._masked(observation)
+
+    def step(self, key, state, action):
+        state, taken = self._inside.step(key, state, action)
+        return state, taken._replace(
+            observation=self._masked(taken.observation),
+            final_observation=self._masked(taken.final_observation),
+        )
+
+
+MASKED = MaskedChain()
+
+
+@pytest.mark.parametrize("memory_size", [0, 3])
+def test_forbidden_actions_are_never_taken(memory_size):
+    config = TRPOConfig(
+        env=MASKED,
+        num_envs=B,
+        rollout_length=T,
+        total_timesteps=2 * B * T,
+        hidden_sizes=(5,),
+        memory_size=memory_size,
+        normalize_observations=True,
+    )
+
+    @fast_jit
+    def play(key):
+        state, metrics = step(config, init(config, key))
+        environment, policy, _ = assemble(config)
+        _, trajectory = rollout(
+            lambda *seen: _act(policy, state, *seen),
+            environment,
+            state.rollout,
+            jax.random.key(1),
+            num_steps=20,
+        )
+        return trajectory, metrics
+
+    trajectory, metrics = play(jax.random.key(0))
+    assert metrics.update.status == UpdateStatus.ACCEPTED
+    mask = trajectory.observation.action_mask
+    taken = np.take_along_axis(np.asarray(mask), trajectory.action[..., None], axis=-1)
+    assert taken.all()
+    assert not mask.all()
+    assert (trajectory.action == 1).any()
+
+
+def test_a_state_without_an_allowed_action_stops_no_run():
+    """The update is rejected and says so; the next rollout goes on."""
+
+    class Stuck(MaskedChain):
+        def _masked(self, values):
+            return MaskedObservation(values, jnp.zeros(2, bool))
+
+    config = TRPOConfig(
+        env=Stuck(),
+        num_envs=2,
+        rollout_length=4,
+        total_timesteps=8,
+        hidden_sizes=(2,),
+        fisher_stride=1,
+    )
+    before = fast_jit(init)(config, jax.random.key(0))
+    after, metrics = fast_jit(step)(config, before)
+    assert metrics.update.status == UpdateStatus.NON_FINITE
+    chex.assert_trees_all_equal(after.params, before.params)
+
+
+def test_a_plain_environment_needs_no_memory_and_gets_one(run):
+    """A recurrent policy on a Markov environment is no error; see `run`."""
+    state = init_rollout(make_environment(CONFIG.env), jax.random.key(0), num_envs=2)
+    assert state.memory == ()
+    assert run[0].rollout.memory.shape == (B, 3)
