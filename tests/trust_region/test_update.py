@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import policies
 import pytest
 import reference
@@ -643,3 +644,42 @@ def test_rows_may_be_whole_sequences():
         chex.assert_trees_all_close(actual, expected, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(info.kl, evidence.kl, rtol=1e-3)
         np.testing.assert_allclose(info.kl_max, evidence.kl_max, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_entropy_bonus_alone_raises_the_entropy(kind):
+    """Without advantages the objective is c·H, and its gradient c·∇H."""
+    params, batch = make_problem(kind, dtype=np.float32)
+    policy_fn = policies.POLICIES[kind]
+    batch = batch._replace(advantages=jnp.zeros_like(batch.advantages))
+    improve = fast_jit(partial(trust_region_update, policy_fn, entropy_coefficient=0.5))
+    new, info = improve(params, batch)
+
+    def mean_entropy(params):
+        return jnp.mean(policy_fn(params, batch.observations).entropy())
+
+    before, slope = jax.value_and_grad(mean_entropy)(params)
+    assert info.status == UpdateStatus.ACCEPTED
+    np.testing.assert_allclose(info.surrogate_before, 0.5 * before, rtol=1e-5)
+    np.testing.assert_allclose(
+        info.gradient_norm, 0.5 * optax.tree.norm(slope), rtol=1e-4
+    )
+    np.testing.assert_allclose(info.surrogate_after, 0.5 * info.entropy, rtol=1e-5)
+    np.testing.assert_allclose(info.entropy, mean_entropy(new), rtol=1e-5)
+    assert info.entropy > before
+
+
+def test_entropy_bonus_is_added_to_the_surrogate():
+    params, batch = make_problem("categorical", dtype=np.float32)
+    improve = fast_jit(
+        lambda c: trust_region_update(
+            policies.categorical, params, batch, entropy_coefficient=c, max_kl=1e-5
+        )[1]
+    )
+    without, with_bonus = improve(0.0), improve(0.3)
+    np.testing.assert_allclose(
+        with_bonus.surrogate_before - without.surrogate_before,
+        0.3 * policies.categorical(params, batch.observations).entropy().mean(),
+        rtol=1e-4,
+    )
+    assert with_bonus.entropy > without.entropy

@@ -56,6 +56,9 @@ class Hyperparameters(NamedTuple):
     """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
     critic_learning_rate: float = 1e-3
     """Step size of the critic's optimiser."""
+    entropy_coefficient: float = 0.0
+    """Weight of the policy's mean entropy beside the surrogate of standardised
+    advantages: more than 0 keeps a policy from settling early."""
 
 
 @jax.tree_util.register_static
@@ -374,6 +377,7 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
         "discount": "a number in [0, 1], as 0.99",
         "gae_lambda": "a number in [0, 1], as 0.95",
         "critic_learning_rate": "zero or more, as 1e-3",
+        "entropy_coefficient": "zero or more, as 0.01",
     }
     for name, value in hyperparameters._asdict().items():
         number = isinstance(value, (numbers.Real, jax.Array))

@@ -212,6 +212,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         batch,
         max_kl=scheduled.max_kl,
         damping=scheduled.damping,
+        entropy_coefficient=scheduled.entropy_coefficient,
         cg_iterations=config.cg_iterations,
         cg_tolerance=config.cg_tolerance,
         max_candidates=config.max_candidates,

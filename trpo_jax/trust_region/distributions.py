@@ -245,8 +245,7 @@ class GSDEGaussian(NamedTuple):
         features: φ, float[..., F].
         log_std: log σ, float[F, D].
 
-    Source: Raffin, Kober & Stulp 2021 (arXiv 2005.05719), with the derivative with
-    respect to the features taken into account.
+    Source: Raffin, Kober & Stulp 2021 (arXiv 2005.05719), section 3.
     """
 
     mean: Float[Array, "*N D"]

@@ -77,7 +77,7 @@ class UpdateInfo(NamedTuple):
 
     Attributes:
         status: An `UpdateStatus`, int32 scalar.
-        surrogate_before: L(θ_old), scalar.
+        surrogate_before: L(θ_old), plus the entropy's share if it has one, scalar.
         surrogate_after: L at the parameters kept.
         expected_improvement: fraction · gᵀ(βx), what the linear model promised.
         kl: mean_s KL(π_old ‖ π), nats; 0 if the update was rejected.
@@ -117,6 +117,7 @@ def trust_region_update(
     *,
     max_kl: Float[Array, ""] | float = 0.01,
     damping: Float[Array, ""] | float = 0.1,
+    entropy_coefficient: Float[Array, ""] | float = 0.0,
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-5,
     max_candidates: int = 10,
@@ -143,6 +144,7 @@ def trust_region_update(
         batch: The transitions, see `Batch`.
         max_kl: δ, the radius of the trust region, in nats.
         damping: λ ≥ 0, added to the Fisher information's diagonal.
+        entropy_coefficient: c ≥ 0; the objective is L(θ) + c · mean_s H(π_θ(·|s)).
         cg_iterations: The largest number of Fisher-vector products.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
         max_candidates: The largest number of fractions that the line search tries.
@@ -171,7 +173,7 @@ def trust_region_update(
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
     check_positive(fisher_stride=fisher_stride, max_kl=max_kl)
-    check_not_negative(damping=damping)
+    check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     _check_batch(policy_fn, params, batch)
     # θ is one vector, as in the paper: fewer and larger operations than on a tree.
     theta_old, unravel = ravel_pytree(params)
@@ -183,15 +185,16 @@ def trust_region_update(
         num_rows = batch.log_probs.shape[0]
         return micro_batched(fn, rows, num_rows=num_rows, size=micro_batch_size)
 
-    def surrogate_at(
+    def objective_at(
         theta: Float[Array, " P"], batch: Batch
     ) -> tuple[Float[Array, ""], Distribution]:
         new = policy_fn(unravel(theta), batch.observations)
         log_probs = new.log_prob(batch.actions)
-        return surrogate(log_probs, batch.log_probs, batch.advantages), new
+        value = surrogate(log_probs, batch.log_probs, batch.advantages)
+        return value + entropy_coefficient * jnp.mean(new.entropy()), new
 
     def differentiate(batch: Batch) -> tuple[tuple[Array, Array], Distribution]:
-        value_and_gradient = jax.value_and_grad(surrogate_at, has_aux=True)
+        value_and_gradient = jax.value_and_grad(objective_at, has_aux=True)
         (value, old), gradient = value_and_gradient(theta_old, batch)
         return (value, gradient), old
 
@@ -206,7 +209,7 @@ def trust_region_update(
 
         def compare(rows: tuple[Batch, Distribution]) -> tuple[tuple, Array]:
             batch, old = rows
-            value, new = surrogate_at(theta, batch)
+            value, new = objective_at(theta, batch)
             kl = old.kl_divergence(new)
             return (value, jnp.mean(kl), jnp.mean(new.entropy())), kl
 
