@@ -12,9 +12,7 @@ A JSON line an environment is added to --output, and its learning curve is writt
 
 import dataclasses
 import functools
-import math
 import pathlib
-import shlex
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -29,12 +27,8 @@ import trpo_jax
 from benchmarks import curves
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.references import REFERENCES, Reference
-from benchmarks.runs import configure, describe, parse_overrides, seed_keys
-from benchmarks.statistics import (
-    interquartile_mean,
-    stratified_bootstrap,
-    student_half_width,
-)
+from benchmarks.runs import command, configure, describe, parse_overrides, seed_keys
+from benchmarks.statistics import finite, summarize
 from trpo_jax.training import PRESETS
 
 PROGRESS_SECONDS = 30.0
@@ -172,15 +166,17 @@ class Progress:
         save: Callable[[], None],
     ):
         self._config, self._curve, self._seeds, self._save = config, curve, seeds, save
-        self._last_time, self._last_steps = time.perf_counter(), 0
+        self._last_time, self._last_steps = 0.0, 0
 
     def __call__(self, update: int, returns: ArrayLike, counts: ArrayLike) -> None:
         self._curve.record(self._seeds, update, returns, counts)
         now = time.perf_counter()
-        if now - self._last_time < PROGRESS_SECONDS:
-            return
         config, seeds = self._config, self._seeds
         steps = (update + 1) * config.batch_size
+        if update == 0:  # whose time is compilation
+            self._last_time, self._last_steps = now, steps
+        if now - self._last_time < PROGRESS_SECONDS:
+            return
         speed = (
             (seeds.stop - seeds.start)
             * (steps - self._last_steps)
@@ -241,24 +237,6 @@ def random_return(config: trpo_jax.TRPOConfig, num_episodes: int) -> float:
     return float(returns.mean())
 
 
-def summarize(by_seed: ArrayLike) -> dict[str, Any]:
-    """What the returns of seeds, float[seeds], say together."""
-    values = np.asarray(by_seed, float)
-    low, high = stratified_bootstrap(interquartile_mean, values[:, None])
-    return {
-        "mean": finite(values.mean()),
-        "interval": finite(student_half_width(values)),
-        "iqm": finite(interquartile_mean(values[:, None])),
-        "iqm_interval": [finite(low), finite(high)],
-        "by_seed": [finite(value) for value in values],
-    }
-
-
-def finite(value: Any) -> float | None:
-    """A float of six digits, or None for what JSON has no number for."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
 def main(
     envs: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     /,
@@ -288,31 +266,26 @@ def main(
     )
     print("|---|---|---|---|---|---|")
     for config in configs:
-        options = {"num-seeds": num_seeds, "num-episodes": num_episodes}
-        if at_once < num_seeds:
-            options["seeds-at-once"] = at_once
         row = measure(
             config,
             num_episodes=num_episodes,
             seeds_at_once=at_once,
             curve_path=curves.path_of(output, config.env),
         )
-        append_row(output, row | {"command": command(config.env, options, override)})
+        row["command"] = command(
+            "benchmarks.learning",
+            config.env,
+            num_seeds=num_seeds,
+            num_episodes=num_episodes,
+            seeds_at_once=seeds_at_once,
+            override=override,
+        )
+        append_row(output, row)
         print(
             f"| {row['env']} | {row['steps']:,} | {row['mean']} ± {row['interval']} | "
             f"{min(row['by_seed'])} | {row['random_return']} | {row['wall_seconds']} |",
             flush=True,
         )
-
-
-def command(env: str, options: dict[str, Any], override: tuple[str, ...]) -> str:
-    """The command line that makes an environment's row."""
-    words = ["python", "-m", "benchmarks.learning", env]
-    words += [
-        word for name, value in options.items() for word in (f"--{name}", str(value))
-    ]
-    words += [word for text in override for word in ("--override", text)]
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

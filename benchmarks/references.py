@@ -20,12 +20,6 @@ class Reference(NamedTuple):
     published: float | None = None
     source: str | None = None
 
-    @property
-    def best(self) -> float | None:
-        """The higher of the two, which counts as a score of 1."""
-        known = [x for x in (self.asked, self.published) if x is not None]
-        return max(known, default=None)
-
 
 def _zoo(steps: str) -> str:
     return f"sb3-contrib TRPO, rl-baselines3-zoo, {steps} steps, one run"
@@ -57,4 +51,5 @@ REFERENCES: dict[str, Reference] = {
     "MetaMaze-misc": Reference(None, 32, _GYMNAX_ES),
     "PointRobot-misc": Reference(None, 10, _GYMNAX_ES),
     "BernoulliBandit-misc": Reference(80, 90, _GYMNAX_ES),
+    "GaussianBandit-misc": Reference(None, 0, _GYMNAX_ES),
 }

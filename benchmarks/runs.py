@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import shlex
 from typing import Any
 
 import jax
@@ -56,6 +57,23 @@ def describe(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
 def _name(value: Any) -> str:
     """A function's name; anything else, such as a network, as it prints itself."""
     return getattr(value, "__qualname__", None) or " ".join(repr(value).split())
+
+
+def command(module: str, env: str, **options: Any) -> str:
+    """The command line of a module's `main`, without options that are None.
+
+    A tuple is an option with several values, but `override` one that is repeated.
+    """
+    words = ["python", "-m", module, env]
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "override":
+            words += [word for text in value for word in (flag, text)]
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)] if value else []
+        elif value is not None:
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 def seed_keys(key: jax.Array, num_seeds: int) -> jax.Array:
