@@ -175,6 +175,7 @@ class Progress:
         steps = (update + 1) * config.batch_size
         if update == 0:  # whose time is compilation
             self._last_time, self._last_steps = now, steps
+            return
         if now - self._last_time < PROGRESS_SECONDS:
             return
         speed = (

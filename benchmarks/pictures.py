@@ -1,4 +1,7 @@
-"""The pictures of benchmarks/README.md, each from the rows of a file of results."""
+"""The pictures of benchmarks/README.md, each from the rows of a file of results.
+
+A function returns whether it drew: rows may lack what its picture shows.
+"""
 
 import pathlib
 from typing import Any
@@ -24,7 +27,7 @@ from benchmarks.statistics import (
 COLUMNS = 4
 
 
-def draw_scaling(rows: list[dict], path: pathlib.Path) -> None:
+def draw_scaling(rows: list[dict], path: pathlib.Path) -> bool:
     """Time against size, each beside a line of exponent 1 through its last point."""
     figure, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3))
     for axis, row in zip(axes, rows, strict=True):
@@ -40,10 +43,10 @@ def draw_scaling(rows: list[dict], path: pathlib.Path) -> None:
         axis.set_title(row["measure"].split(" against")[0], fontsize=10)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_shares(rows: list[dict], path: pathlib.Path) -> None:
+def draw_shares(rows: list[dict], path: pathlib.Path) -> bool:
     """Where a step's time goes, one bar a case."""
     rows = [row for row in rows if row["shares"]]
     figure, axis = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.6))
@@ -62,15 +65,15 @@ def draw_shares(rows: list[dict], path: pathlib.Path) -> None:
     axis.set_xlabel("share of a step's time")
     axis.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     figure.tight_layout()
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_curves(rows: list[dict], path: pathlib.Path) -> None:
+def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
     """Return against steps, an axis an environment: its seeds' mean and interval."""
     files = {row["env"]: curves.path_of(path, row["env"]) for row in rows}
     rows = [row for row in rows if files[row["env"]].exists()]
     if not rows:
-        return
+        return False
     columns = min(COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(
@@ -80,6 +83,8 @@ def draw_curves(rows: list[dict], path: pathlib.Path) -> None:
         axis.remove()
     for axis, row in zip(axes.flat, rows, strict=False):
         _draw_curve(axis, row, files[row["env"]])
+    figure.supxlabel("environment steps of one seed", fontsize=9)
+    figure.supylabel("return", fontsize=9)
     handles = {
         label: handle
         for axis in axes.flat[: len(rows)]
@@ -89,7 +94,7 @@ def draw_curves(rows: list[dict], path: pathlib.Path) -> None:
     figure.legend(
         handles.values(), handles, loc="upper center", ncols=len(handles), frameon=False
     )
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
@@ -133,12 +138,12 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def draw_profile(rows: list[dict], path: pathlib.Path) -> None:
+def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
     """The share of runs above each score, with a band by stratified bootstrap."""
     by_env = {row["env"]: scores(row) for row in rows}
     tasks = [runs for runs in by_env.values() if runs is not None]
     if not tasks:
-        return
+        return False
     pooled = np.concatenate(tasks)
     ends = np.clip(min(pooled), -0.5, 0), np.clip(max(pooled), 1.25, 3)
     thresholds = np.linspace(*ends, 201)
@@ -167,7 +172,7 @@ def draw_profile(rows: list[dict], path: pathlib.Path) -> None:
         pad=20,
     )
     figure.tight_layout()
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def scores(row: dict[str, Any]) -> np.ndarray | None:
@@ -185,6 +190,7 @@ def _reference(row: dict[str, Any]) -> float | None:
     return max((value for value in known if value is not None), default=None)
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def _save(figure: Figure, path: pathlib.Path) -> bool:
     figure.savefig(path, dpi=100)
     plt.close(figure)
+    return True

@@ -36,16 +36,17 @@ def stamp(rows: list[dict]) -> str:
         f"{row['device']} ({row['cores']} cores)" if "cores" in row else row["device"]
         for row in rows
     )
-    dates, commits, pythons = (
-        kinds(row[key] for row in rows if key in row)
-        for key in ("date", "commit", "python")
+    dates, commits = (
+        kinds(row[key] for row in rows if key in row) for key in ("date", "commit")
     )
+    python = "Python " + kinds(row["python"] for row in rows)
+    place = [devices, dates, f"commit {commits}" if commits else "", python]
     named = dict.fromkeys(name for row in rows for name in row["versions"])
     versions = ", ".join(
         name + " " + kinds(r["versions"][name] for r in rows if name in r["versions"])
         for name in named
     )
-    return f"{devices}, {dates}, commit {commits}, Python {pythons}; {versions}."
+    return f"{', '.join(filter(None, place))}; {versions}."
 
 
 def significant(value: float) -> str:
@@ -164,7 +165,7 @@ def scaling(rows: list[dict]) -> str:
 
 def learning(rows: list[dict]) -> str:
     def line(row: dict) -> tuple[str, ...]:
-        mean, asked = row["mean"], row.get("target")
+        mean, asked, published = row["mean"], row.get("target"), row.get("published")
         reached = None not in (mean, asked) and mean >= asked
         low, high = row.get("iqm_interval", (None, None))
         return (
@@ -174,8 +175,8 @@ def learning(rows: list[dict]) -> str:
             f"{score(row.get('iqm'))} [{score(low)}, {score(high)}]",
             score(None if None in row["by_seed"] else min(row["by_seed"])),
             score(row.get("random_return")),
-            f"**{score(asked)}**" if reached else score(asked),
-            score(row.get("published")),
+            f"**{asked:g}**" if reached else "–" if asked is None else f"{asked:g}",
+            "–" if published is None else f"{published:g}",
             f"{row['wall_seconds']:,.0f}",
         )
 
@@ -218,10 +219,14 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "learning": learning,
 }
 
-PICTURES: dict[str, dict[str, Callable[[list[dict], pathlib.Path], None]]] = {
-    "scaling": {"scaling": draw_scaling},
-    "throughput": {"throughput": draw_shares},
-    "learning": {"learning-curves": draw_curves, "learning-profile": draw_profile},
+# By results, then by file: what stands for it in words, and how it is drawn.
+PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
+    "scaling": {"scaling": ("time against size", draw_scaling)},
+    "throughput": {"throughput": ("where a step's time goes", draw_shares)},
+    "learning": {
+        "learning-curves": ("return against steps", draw_curves),
+        "learning-profile": ("share of runs above each score", draw_profile),
+    },
 }
 
 
@@ -237,11 +242,12 @@ def main(results: pathlib.Path = RESULTS, readme: pathlib.Path = README) -> None
         rows = read_rows(results / f"{name}.jsonl")
         if name == "learning":
             rows = latest(rows)
-        body = f"{write(rows)}\n\n{stamp(rows)}" if rows else stamp(rows)
-        text = insert(text, name, body)
-        if rows:
-            for picture, draw in PICTURES.get(name, {}).items():
-                draw(rows, results / f"{picture}.png")
+        parts = [write(rows), stamp(rows)] if rows else [stamp(rows)]
+        for picture, (words, draw) in PICTURES.get(name, {}).items():
+            path = results / f"{picture}.png"
+            if rows and draw(rows, path):
+                parts.append(f"![{words}]({results.name}/{path.name})")
+        text = insert(text, name, "\n\n".join(parts))
     readme.write_text(text)
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.sweep CartPole-v1 --max-kl 0.01 0.02 0.05 --gae-lambda 0.9 0.98
 
-Every point is trained with the same seeds and evaluated over whole episodes. Hyper-
-parameters that are left out have the preset's values; what is static is set for the whole
-grid, by `--override name=value`. A JSON line a point is added to --output when its seeds
-are there, and the points are printed at the end, best first.
+Every point is trained with the same seeds and evaluated over whole episodes. What is
+left out has the preset's value; what is static is set for the whole grid, by
+`--override name=value`. A JSON line a point is added to --output when its seeds are
+there, and the points are printed at the end, best first.
 """
 
 import itertools
