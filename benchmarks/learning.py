@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 import trpo_jax
 from benchmarks import curves
 from benchmarks.harness import RESULTS, append_row
+from benchmarks.random_policy import random_return
 from benchmarks.references import REFERENCES, Reference
 from benchmarks.runs import command, configure, describe, parse_overrides, seed_keys
 from benchmarks.statistics import finite, summarize
@@ -191,51 +191,6 @@ class Progress:
         )
         self._save()
         self._last_time, self._last_steps = now, steps
-
-
-class Uniform:
-    """Actions without preference, numbers between an environment's bounds.
-
-    Where nothing bounds a number, it is drawn from the standard normal distribution.
-    """
-
-    def __init__(self, space: trpo_jax.Box, batch: int):
-        self._space, self._batch = space, batch
-
-    def sample(self, key: jax.Array) -> jax.Array:
-        shape = (self._batch, self._space.size)
-        low, high = self._space.low, self._space.high
-        if low is None or high is None:
-            return jax.random.normal(key, shape)
-        return jax.random.uniform(
-            key, shape, minval=jnp.array(low), maxval=jnp.array(high)
-        )
-
-
-def random_return(config: trpo_jax.TRPOConfig, num_episodes: int) -> float:
-    """The mean return of a policy that acts at random."""
-    space = trpo_jax.make_environment(config.env).action_space
-
-    def act(params: Any, observations: Any) -> Any:
-        batch = jax.tree.leaves(observations)[0].shape[0]
-        match space:
-            case trpo_jax.Discrete(num_actions):
-                return trpo_jax.Categorical(jnp.zeros((batch, num_actions)))
-            case trpo_jax.MultiDiscrete(num_actions):
-                zeros = (jnp.zeros((batch, n)) for n in num_actions)
-                return trpo_jax.MultiCategorical(
-                    tuple(map(trpo_jax.Categorical, zeros))
-                )
-        return Uniform(space, batch)
-
-    # The state is of the smallest networks there are; none of its parameters is used.
-    small = trpo_jax.TRPOConfig(env=config.env, num_envs=1, hidden_sizes=(1,))
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    state = jax.jit(trpo_jax.init)(small, key)
-    policy = trpo_jax.NetworkFns(init=lambda key, observations: (), apply=act)
-    acting = dataclasses.replace(small, policy=policy)
-    returns = trpo_jax.evaluate(acting, state, key, num_episodes, actions="sample")
-    return float(returns.mean())
 
 
 def main(

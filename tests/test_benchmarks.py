@@ -200,16 +200,24 @@ for picture in ("learning-curves", "learning-profile"):
     "a random policy": """
 import jax, jax.numpy as jnp
 import trpo_jax
-from benchmarks import learning
+from benchmarks.random_policy import random_return, uniform
 from benchmarks.runs import configure
-assert abs(learning.random_return(configure("GaussianBandit-misc"), 4)) < 1e3
-space = trpo_jax.Box(2, (-1.0, 3.0), (0.0, 4.0))
-actions = learning.Uniform(space, 1000).sample(jax.random.key(0))
+from trpo_jax.environments import MaskedObservation
+# CartPole stands for 22 steps or so at random; its standard error here is 0.7.
+assert 18 < random_return(configure("CartPole-v1"), 256) < 27
+key, seen = jax.random.key(0), jnp.zeros((1000, 5))
+actions = uniform(trpo_jax.Box(2, (-1.0, 3.0), (0.0, 4.0)), seen).sample(key)
 assert actions.shape == (1000, 2)
 assert jnp.all((actions > jnp.array([-1, 3])) & (actions < jnp.array([0, 4])))
 assert jnp.allclose(actions.mean(0), jnp.array([-0.5, 3.5]), atol=0.05)
-free = learning.Uniform(trpo_jax.Box(1), 1000).sample(jax.random.key(0))
-assert abs(free.std() - 1) < 0.1
+assert abs(uniform(trpo_jax.Box(1), seen).sample(key).std() - 1) < 0.1
+mask = jnp.tile(jnp.array([True, False, True, False, True]), (1000, 1))
+masked = MaskedObservation(seen, mask)
+counts = jnp.bincount(uniform(trpo_jax.Discrete(5), masked).sample(key), length=5)
+assert counts[1] == counts[3] == 0 and counts.min(where=mask[0], initial=1000) > 280
+actions = uniform(trpo_jax.MultiDiscrete((3, 2)), masked).sample(key)
+assert actions.shape == (1000, 2) and set(actions[:, 0].tolist()) == {0, 2}
+assert set(actions[:, 1].tolist()) == {1}
 """,
     "scaling": """
 from benchmarks import scaling
