@@ -143,14 +143,22 @@ def write_rows(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> list[dict]
 
     What the file held before is replaced with the first row.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     written: list[dict] = []
     for row in rows:
-        written.append(row | machine())
-        with path.open("w" if len(written) == 1 else "a") as file:
-            file.write(json.dumps(written[-1], default=dataclasses.asdict) + "\n")
+        if not written:
+            path.unlink(missing_ok=True)
+        written.append(append_row(path, row))
         print(json.dumps(row, default=dataclasses.asdict), flush=True)
     return written
+
+
+def append_row(path: pathlib.Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Add a JSON line to a file; return it, with the machine's description."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stamped = row | machine()
+    with path.open("a") as file:
+        file.write(json.dumps(stamped, default=dataclasses.asdict) + "\n")
+    return stamped
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:

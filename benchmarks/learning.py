@@ -2,73 +2,195 @@
 
     python -m benchmarks.learning                       # every preset
     python -m benchmarks.learning CartPole-v1 --num-seeds 4
+    python -m benchmarks.learning Breakout-MinAtar --seeds-at-once 1 \
+        --override total_timesteps=1_024_000
 
-One JSON line a preset goes to --output as it comes; the table is printed at the end.
+A JSON line an environment is added to --output, and its learning curve is written to
+`curves/` beside it. While the run goes on, the curve so far is there as
+`*.partial.json`.
 """
 
 import dataclasses
-import importlib.metadata
-import json
+import functools
 import pathlib
-import platform
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax
 import numpy as np
-import scipy.stats
 import tyro
+from numpy.typing import ArrayLike, NDArray
 
 import trpo_jax
+from benchmarks import curves
+from benchmarks.harness import RESULTS, append_row
+from benchmarks.random_policy import random_return
+from benchmarks.references import REFERENCES, Reference
+from benchmarks.runs import command, configure, describe, parse_overrides, seed_keys
+from benchmarks.statistics import finite, summarize
 from trpo_jax.training import PRESETS
 
-LIBRARIES = {
-    name: importlib.metadata.version(name)
-    for name in ("jax", "jaxlib", "flax", "optax", "gymnax")
-}
-RESULTS = pathlib.Path(__file__).parent / "results" / "learning.jsonl"
+PROGRESS_SECONDS = 30.0
 
 
-def measure(env: str, *, num_seeds: int, num_episodes: int) -> dict:
-    """Train one preset and return its row of the table."""
-    config = trpo_jax.preset(env, num_seeds=num_seeds)
-    start = time.perf_counter()
-    result = jax.block_until_ready(trpo_jax.train(config))
-    wall = time.perf_counter() - start
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    returns = trpo_jax.evaluate(config, result.state, key, num_episodes)
-    by_seed = np.asarray(returns).reshape(num_seeds, num_episodes).mean(axis=1)
+def measure(
+    config: trpo_jax.TRPOConfig,
+    *,
+    num_episodes: int,
+    seeds_at_once: int,
+    curve_path: pathlib.Path,
+) -> dict[str, Any]:
+    """Train `config.num_seeds` seeds, in groups one after the other, and evaluate.
+
+    How they are grouped changes results by rounding only.
+
+    Returns:
+        The row; the curve is at `curve_path`.
+    """
+    key = jax.random.key(config.seed)
+    train_keys = seed_keys(key, config.num_seeds)
+    play_keys = seed_keys(jax.random.fold_in(key, 1), config.num_seeds)
+    curve = curves.Curve.empty(config.num_seeds, config.num_updates, config.batch_size)
+    partial = curve_path.with_suffix(".partial.json")
+    about = {"env": config.env, "config": describe(config)}
+    returns, seconds = [], 0.0
+    for first in range(0, config.num_seeds, seeds_at_once):
+        seeds = slice(first, min(first + seeds_at_once, config.num_seeds))
+        progress = Progress(
+            config, curve, seeds, lambda: curves.write(curve, partial, **about)
+        )
+        start = time.perf_counter()
+        state = train_group(config, train_keys[seeds], progress)
+        seconds += time.perf_counter() - start
+        returns.append(evaluate_group(config, state, play_keys[seeds], num_episodes))
+    curves.write(curve, curve_path, **about)
+    partial.unlink(missing_ok=True)
+    by_seed = np.concatenate(returns).mean(axis=1)
+    reference = REFERENCES.get(config.env, Reference())
     return {
-        "env": env,
+        "env": config.env,
         "steps": config.total_timesteps,
-        "mean": float(by_seed.mean()),
-        "interval": interval(by_seed),
-        "by_seed": [round(float(value), 2) for value in by_seed],
-        "num_seeds": num_seeds,
+        **summarize(by_seed),
+        "random_return": finite(random_return(config, num_episodes)),
+        "target": reference.asked,
+        "published": reference.published,
+        "published_by": reference.source,
+        "num_seeds": config.num_seeds,
+        "seeds_at_once": seeds_at_once,
         "num_episodes": num_episodes,
         "actions": "mode",
-        "wall_seconds": round(wall, 1),
+        "wall_seconds": round(seconds, 1),
         "config": describe(config),
-        "versions": {"trpo_jax": trpo_jax.__version__} | LIBRARIES,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
     }
 
 
-def interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % confidence interval of the mean, Student's t."""
-    if len(values) < 2:
-        return float("nan")
-    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
+def train_group(
+    config: trpo_jax.TRPOConfig,
+    keys: jax.Array,
+    watch: Callable[[int, NDArray, NDArray], None],
+) -> trpo_jax.TrainState:
+    """Train one seed for each key, side by side, under the eyes of the host.
+
+    Args:
+        config: The run.
+        keys: [seeds]; consumed.
+        watch: Called with each update, counted from 0, and what it measured: the mean
+            return of the episodes that ended, float[seeds], and how many did.
+
+    Returns:
+        The last state; its leaves have a leading axis [seeds] unless there is but one.
+    """
+    start, advance = _programs(len(keys) > 1, len(keys) * config.total_timesteps)
+    state = start(config, keys if len(keys) > 1 else keys[0])
+    for update in range(config.num_updates):
+        state, metrics = advance(config, state)
+        measured = jax.device_get((metrics.episode_return, metrics.episode_count))
+        watch(update, *map(np.atleast_1d, measured))
+    return state
 
 
-def describe(config: trpo_jax.TRPOConfig) -> dict:
-    """The fields of a configuration as JSON can hold them."""
-    fields = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-    }
-    fields["hyperparameters"] = config.hyperparameters._asdict()
-    return fields
+@functools.cache
+def _programs(side_by_side: bool, env_steps: int) -> tuple[Callable, Callable]:
+    """`init` and `step`, compiled once for all groups of a size.
+
+    One seed goes without `vmap`, under which both sides of a condition are computed.
+    """
+    start: Callable = trpo_jax.init
+    advance: Callable = trpo_jax.step
+    if side_by_side:
+        start, advance = (jax.vmap(fn, in_axes=(None, 0)) for fn in (start, advance))
+    return (
+        jax.jit(start, compiler_options=trpo_jax.compiler_options(env_steps=0)),
+        jax.jit(
+            advance,
+            donate_argnums=1,
+            compiler_options=trpo_jax.compiler_options(env_steps),
+        ),
+    )
+
+
+def evaluate_group(
+    config: trpo_jax.TRPOConfig,
+    state: trpo_jax.TrainState,
+    keys: jax.Array,
+    num_episodes: int,
+) -> NDArray:
+    """The returns of whole episodes, float[seeds, episodes], for a key [seeds] each."""
+    single = dataclasses.replace(config, num_seeds=1)
+
+    def play(state: trpo_jax.TrainState, key: jax.Array) -> jax.Array:
+        return trpo_jax.evaluate(single, state, key, num_episodes)
+
+    if len(keys) == 1:
+        return np.asarray(play(state, keys[0]))[None]
+    options = trpo_jax.compiler_options(env_steps=0)
+    return np.asarray(jax.jit(jax.vmap(play), compiler_options=options)(state, keys))
+
+
+class Progress:
+    """Keeps the curve of a group of seeds; every half a minute says where it stands.
+
+    Args:
+        config: The run.
+        curve: Where what is measured goes.
+        seeds: The group.
+        save: Called whenever a line is printed.
+    """
+
+    def __init__(
+        self,
+        config: trpo_jax.TRPOConfig,
+        curve: curves.Curve,
+        seeds: slice,
+        save: Callable[[], None],
+    ):
+        self._config, self._curve, self._seeds, self._save = config, curve, seeds, save
+        self._last_time, self._last_steps = 0.0, 0
+
+    def __call__(self, update: int, returns: ArrayLike, counts: ArrayLike) -> None:
+        self._curve.record(self._seeds, update, returns, counts)
+        now = time.perf_counter()
+        config, seeds = self._config, self._seeds
+        steps = (update + 1) * config.batch_size
+        if update == 0:  # whose time is compilation
+            self._last_time, self._last_steps = now, steps
+            return
+        if now - self._last_time < PROGRESS_SECONDS:
+            return
+        speed = (
+            (seeds.stop - seeds.start)
+            * (steps - self._last_steps)
+            / (now - self._last_time)
+        )
+        print(
+            f"{config.env} seeds {seeds.start}–{seeds.stop - 1} of {config.num_seeds}: "
+            f"{steps:,} of {config.total_timesteps:,} steps, return "
+            f"{self._curve.last_mean(seeds, update):.4g}, {speed:,.0f} steps/s",
+            flush=True,
+        )
+        self._save()
+        self._last_time, self._last_steps = now, steps
 
 
 def main(
@@ -76,22 +198,49 @@ def main(
     /,
     num_seeds: int = 16,
     num_episodes: int = 128,
-    output: pathlib.Path = RESULTS,
+    seeds_at_once: int | None = None,
+    override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    output: pathlib.Path = RESULTS / "learning.jsonl",
 ) -> None:
-    """Measure the presets named, or all of them."""
-    output.parent.mkdir(exist_ok=True)
-    rows = []
-    for env in envs or PRESETS:
-        rows.append(measure(env, num_seeds=num_seeds, num_episodes=num_episodes))
-        with output.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-    print("| environment | steps | return (mean ± 95 %) | worst seed | seconds |")
-    print("|---|---|---|---|---|")
-    for row in rows:
+    """Measure the presets of the environments named, or all presets.
+
+    Args:
+        envs: Environments; one without a preset is trained with the defaults.
+        num_seeds: Independent runs of each.
+        num_episodes: Episodes that each is evaluated over.
+        seeds_at_once: Train so many side by side, the others after them. None: all.
+        override: A field of the configuration set otherwise, as total_timesteps=50_000.
+        output: Where the rows go.
+    """
+    overrides = parse_overrides(override)
+    configs = [
+        configure(env, num_seeds=num_seeds, **overrides) for env in envs or PRESETS
+    ]
+    at_once = min(seeds_at_once or num_seeds, num_seeds)
+    print(
+        "| environment | steps | return (mean ± 95 %) | worst seed | random | seconds |"
+    )
+    print("|---|---|---|---|---|---|")
+    for config in configs:
+        row = measure(
+            config,
+            num_episodes=num_episodes,
+            seeds_at_once=at_once,
+            curve_path=curves.path_of(output, config.env),
+        )
+        row["command"] = command(
+            "benchmarks.learning",
+            config.env,
+            num_seeds=num_seeds,
+            num_episodes=num_episodes,
+            seeds_at_once=seeds_at_once,
+            override=override,
+        )
+        append_row(output, row)
         print(
-            f"| {row['env']} | {row['steps']:,} | {row['mean']:.1f} ± "
-            f"{row['interval']:.1f} | {min(row['by_seed']):.1f} | "
-            f"{row['wall_seconds']:.0f} |"
+            f"| {row['env']} | {row['steps']:,} | {row['mean']} ± {row['interval']} | "
+            f"{min(row['by_seed'])} | {row['random_return']} | {row['wall_seconds']} |",
+            flush=True,
         )
 
 

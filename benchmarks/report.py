@@ -10,12 +10,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-
 from benchmarks.harness import RESULTS, read_rows
+from benchmarks.pictures import draw_curves, draw_profile, draw_scaling, draw_shares
+from benchmarks.references import REFERENCES
 
 README = pathlib.Path(__file__).parent / "README.md"
 KIBI = 1024
@@ -28,15 +25,28 @@ def table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
 
 
 def stamp(rows: list[dict]) -> str:
-    """Where, when and with what a file's rows were measured."""
+    """Where, when and with what a file's rows were measured, every kind of it."""
     if not rows:
         return "Not measured yet."
-    row = rows[0]
-    versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items())
-    return (
-        f"{row['device']} ({row['cores']} cores), {row['date']}, commit "
-        f"{row['commit']}, Python {row['python']}; {versions}."
+
+    def kinds(values: Iterable[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values))
+
+    devices = kinds(
+        f"{row['device']} ({row['cores']} cores)" if "cores" in row else row["device"]
+        for row in rows
     )
+    dates, commits = (
+        kinds(row[key] for row in rows if key in row) for key in ("date", "commit")
+    )
+    python = "Python " + kinds(row["python"] for row in rows)
+    place = [devices, dates, f"commit {commits}" if commits else "", python]
+    named = dict.fromkeys(name for row in rows for name in row["versions"])
+    versions = ", ".join(
+        name + " " + kinds(r["versions"][name] for r in rows if name in r["versions"])
+        for name in named
+    )
+    return f"{', '.join(filter(None, place))}; {versions}."
 
 
 def significant(value: float) -> str:
@@ -153,55 +163,71 @@ def scaling(rows: list[dict]) -> str:
     )
 
 
+def learning(rows: list[dict]) -> str:
+    def line(row: dict) -> tuple[str, ...]:
+        mean, asked, published = row["mean"], row.get("target"), row.get("published")
+        reached = None not in (mean, asked) and mean >= asked
+        low, high = row.get("iqm_interval", (None, None))
+        return (
+            row["env"],
+            f"{row['steps']:,}",
+            f"{score(mean)} ± {score(row['interval'])}",
+            f"{score(row.get('iqm'))} [{score(low)}, {score(high)}]",
+            score(None if None in row["by_seed"] else min(row["by_seed"])),
+            score(row.get("random_return")),
+            f"**{asked:g}**" if reached else "–" if asked is None else f"{asked:g}",
+            "–" if published is None else f"{published:g}",
+            f"{row['wall_seconds']:,.0f}",
+        )
+
+    return table(
+        (
+            "environment",
+            "steps",
+            "mean ± 95 %",
+            "IQM [95 %]",
+            "worst seed",
+            "random",
+            "asked",
+            "published",
+            "seconds",
+        ),
+        map(line, rows),
+    )
+
+
+def score(value: float | None) -> str:
+    """A return in as many digits as tell it from its neighbours, a dash for none."""
+    if value is None:
+        return "–"
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}"
+
+
+def latest(rows: list[dict]) -> list[dict]:
+    """The last row of each environment, in the order of the references."""
+    by_env = {row["env"]: row for row in rows}
+    known = [env for env in REFERENCES if env in by_env]
+    return [by_env[env] for env in dict.fromkeys([*known, *by_env])]
+
+
 TABLES: dict[str, Callable[[list[dict]], str]] = {
     "peers": peers,
     "throughput": throughput,
     "curvature": curvature,
     "scaling": scaling,
+    "learning": learning,
 }
 
-
-def draw_scaling(rows: list[dict], path: pathlib.Path) -> None:
-    """Time against size, each beside a line of exponent 1 through its last point."""
-    figure, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3))
-    for axis, row in zip(axes, rows, strict=True):
-        sizes = row["sizes"]
-        medians = [timing["median"] for timing in row["seconds"]]
-        axis.loglog(sizes, medians, "o-", label=f"exponent {row['exponent']:.2f}")
-        ideal = [medians[-1] * size / sizes[-1] for size in sizes]
-        axis.loglog(sizes, ideal, ":", color="gray", label="proportional")
-        axis.minorticks_off()
-        axis.set_xticks(sizes[::2], [f"{size:,}" for size in sizes[::2]], rotation=40)
-        axis.set_xlabel(row["measure"].split("against ")[1])
-        axis.set_ylabel("seconds")
-        axis.set_title(row["measure"].split(" against")[0], fontsize=10)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def draw_shares(rows: list[dict], path: pathlib.Path) -> None:
-    """Where a step's time goes, one bar a case."""
-    rows = [row for row in rows if row["shares"]]
-    figure, axis = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.6))
-    left = [0.0] * len(rows)
-    names = [
-        f"{row['case']['env']} {row['case']['num_envs']} × "
-        f"{row['case']['rollout_length']}, {row['case']['hidden_sizes'][0]} units"
-        for row in rows
-    ]
-    for index, part in enumerate(rows[0]["shares"]):
-        widths = [max(row["shares"][part], 0) for row in rows]
-        color = plt.get_cmap("tab10")(index)
-        axis.barh(names, widths, left=left, label=part, color=color)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axis.invert_yaxis()
-    axis.set_xlabel("share of a step's time")
-    axis.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+# By results, then by file: what stands for it in words, and how it is drawn.
+PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
+    "scaling": {"scaling": ("time against size", draw_scaling)},
+    "throughput": {"throughput": ("where a step's time goes", draw_shares)},
+    "learning": {
+        "learning-curves": ("return against steps", draw_curves),
+        "learning-profile": ("share of runs above each score", draw_profile),
+    },
+}
 
 
 def insert(text: str, name: str, body: str) -> str:
@@ -210,18 +236,19 @@ def insert(text: str, name: str, body: str) -> str:
     return pattern.sub(lambda _: f"<!-- {name} -->\n{body}\n<!-- end -->", text)
 
 
-PICTURES = {"scaling": draw_scaling, "throughput": draw_shares}
-
-
-def main() -> None:
-    text = README.read_text()
+def main(results: pathlib.Path = RESULTS, readme: pathlib.Path = README) -> None:
+    text = readme.read_text()
     for name, write in TABLES.items():
-        rows = read_rows(RESULTS / f"{name}.jsonl")
-        body = f"{write(rows)}\n\n{stamp(rows)}" if rows else stamp(rows)
-        text = insert(text, name, body)
-        if rows and name in PICTURES:
-            PICTURES[name](rows, RESULTS / f"{name}.png")
-    README.write_text(text)
+        rows = read_rows(results / f"{name}.jsonl")
+        if name == "learning":
+            rows = latest(rows)
+        parts = [write(rows), stamp(rows)] if rows else [stamp(rows)]
+        for picture, (words, draw) in PICTURES.get(name, {}).items():
+            path = results / f"{picture}.png"
+            if rows and draw(rows, path):
+                parts.append(f"![{words}]({results.name}/{path.name})")
+        text = insert(text, name, "\n\n".join(parts))
+    readme.write_text(text)
 
 
 if __name__ == "__main__":

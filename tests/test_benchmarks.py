@@ -53,6 +53,172 @@ assert list(curvature.cases(0)) == []
 sizes = {(kind, rows) for kind, rows, _ in curvature.cases(float("inf"))}
 assert sizes == {(k, 4**n) for k in ("categorical", "gaussian") for n in range(5, 11)}
 """,
+    "statistics": """
+import math
+import numpy as np
+from benchmarks import statistics
+values = np.array([3.0, 1.0, 100.0, 2.0, 4.0, -50.0, 2.0, 6.0])
+middle = sorted(values)[2:6]
+assert statistics.interquartile_mean([values]) == np.mean(middle)
+two_tasks = [values[:4], values[4:]]  # pooled, as one task of all their runs
+assert statistics.interquartile_mean(two_tasks) == np.mean(middle)
+both = statistics.interquartile_mean([np.stack([values, values + 1])])
+assert both.tolist() == [np.mean(middle), np.mean(middle) + 1]
+# A quarter of three runs is less than one: none is left out.
+assert statistics.interquartile_mean([[0.0, 3.0, 9.0]]) == 4
+# Of two runs t is Cauchy's, with the quantile tan(0.475 π); their standard error is 1.
+two = statistics.student_half_width([1.0, 3.0])
+assert math.isclose(two, math.tan(0.475 * math.pi))
+assert math.isnan(statistics.student_half_width([1.0]))
+tasks, thresholds = [[0.0, 1.0], [0.5, 0.5, 2.0]], [-1.0, 0.5, 1.0, 3.0]
+profile = statistics.performance_profile(tasks, thresholds)
+np.testing.assert_allclose(profile, [1, (1 / 2 + 1 / 3) / 2, (0 + 1 / 3) / 2, 0])
+def mean(tasks):
+    return np.mean([np.mean(runs, axis=-1) for runs in tasks], axis=0)
+# Normal theory: the interval of a mean of 400 is 1.96 standard errors wide, either way.
+runs = np.random.default_rng(0).normal(size=400)
+low, high = statistics.stratified_bootstrap(mean, [runs])
+error = runs.std() / math.sqrt(400)
+np.testing.assert_allclose((low - runs.mean()) / error, -1.96, atol=0.1)
+np.testing.assert_allclose((high - runs.mean()) / error, 1.96, atol=0.1)
+# Tasks are resampled apart: two that differ by much do not widen the interval.
+apart = [[0.0] * 5, [100.0] * 5]
+assert statistics.stratified_bootstrap(mean, apart, repeats=50) == (50, 50)
+assert statistics.normalized([1.0, 3.0], random=1, reference=5).tolist() == [0, 0.5]
+assert statistics.normalized([1.0], random=1, reference=1) is None
+assert statistics.normalized([1.0], random=None, reference=1) is None
+row = statistics.summarize([1.0, float("nan")])
+assert row["by_seed"] == [1.0, None] and row["mean"] is None and row["iqm"] is None
+""",
+    "curves": """
+import pathlib, tempfile
+import numpy as np
+from benchmarks import curves
+curve = curves.Curve.empty(num_seeds=3, num_updates=120, batch_size=10)
+assert len(curve.steps) == 50 and curve.steps[-1] == 1200
+last_updates = {curve.bin_of(update): update for update in range(120)}
+assert curve.steps.tolist() == [10 * (last_updates[bin] + 1) for bin in range(50)]
+curve.record(slice(0, 2), 0, [5.0, np.nan], [2, 0])
+curve.record(slice(0, 2), 1, [8.0, np.nan], [1, 0])
+curve.record(slice(2, 3), 119, [1.0], [4])
+assert curve.bin_of(1) == 0 and curve.means[0, 0] == 6 and np.isnan(curve.means[1, 0])
+assert curve.last_mean(slice(0, 2), 50) == 6
+assert np.isnan(curve.last_mean(slice(2, 3), 9))
+path = curves.path_of(pathlib.Path(tempfile.mkdtemp()) / "rows.jsonl", "suite/env")
+assert path.name == "suite-env.json" and path.parent.name == "curves"
+curves.write(curve, path, env="suite/env")
+assert "NaN" not in path.read_text()
+steps, means = curves.read(path)
+np.testing.assert_array_equal(steps, curve.steps)
+np.testing.assert_array_equal(means, curve.means)
+short = curves.Curve.empty(num_seeds=1, num_updates=3, batch_size=10)
+assert short.steps.tolist() == [10, 20, 30]
+""",
+    "runs by name": """
+from benchmarks.runs import command, configure, describe, parse_overrides
+texts = "total_timesteps=2_000", "kl_schedule=cosine", "hidden_sizes=(8, 8)"
+overrides = parse_overrides((*texts, "max_kl=1e-3"))
+assert overrides["kl_schedule"] == "cosine" and overrides["hidden_sizes"] == (8, 8)
+config = configure("CartPole-v1", **overrides)
+assert config.num_updates == 2 and config.hyperparameters.max_kl == 1e-3
+assert config.normalize_returns and config.hyperparameters.gae_lambda == 0.98
+untuned = configure("FrozenLake-misc", max_kl=0.5, num_envs=4)
+assert untuned.env == "FrozenLake-misc" and untuned.hyperparameters.max_kl == 0.5
+for wrong in ({"no_such": 1}, {"total_timesteps": 2e4}):
+    try:
+        configure("CartPole-v1", **wrong)
+    except TypeError:
+        continue
+    raise AssertionError(wrong)
+try:
+    parse_overrides(("max_kl",))
+except ValueError as error:
+    assert "max_kl=VALUE" in str(error)
+described = describe(configure("CartPole-v1", kl_schedule=configure))
+assert described["kl_schedule"] == "configure"
+options = dict(max_kl=(1.0, 2.0), damping=(), n=None, override=("a=1", "b=()"))
+line = command("m", "E", **options)
+assert line == "python -m m E --max-kl 1.0 2.0 --override a=1 --override 'b=()'"
+""",
+    "learning and sweep": """
+import json, pathlib, tempfile
+import jax
+import numpy as np
+import trpo_jax
+from benchmarks import curves, learning, report, sweep
+from benchmarks.harness import append_row, read_rows
+from benchmarks.runs import configure
+from benchmarks.statistics import summarize
+folder = pathlib.Path(tempfile.mkdtemp())
+sizes = dict(num_envs=4, rollout_length=32, total_timesteps=384, hidden_sizes=(8,))
+plain = dict(fisher_stride=None, critic_minibatches=1, critic_epochs=1)
+config = configure("CartPole-v1", num_seeds=2, **sizes, **plain)
+path = curves.path_of(folder / "learning.jsonl", "CartPole-v1")
+learning.PROGRESS_SECONDS = 0.0
+row = learning.measure(config, num_episodes=4, seeds_at_once=1, curve_path=path)
+# One seed after the other is as `train` has them side by side.
+result = trpo_jax.train(config)
+key = jax.random.fold_in(jax.random.key(0), 1)
+returns = trpo_jax.evaluate(config, result.state, key, 4).mean(axis=1)
+np.testing.assert_allclose(row["by_seed"], returns, rtol=1e-4)
+steps, means = curves.read(path)
+assert steps.tolist() == [128, 256, 384]
+np.testing.assert_allclose(means, result.metrics.episode_return, rtol=1e-3)
+assert not list(path.parent.glob("*.partial.json"))
+assert 9 < row["random_return"] < 60 and row["target"] == row["published"] == 500
+
+single = configure("CartPole-v1", num_seeds=1, **sizes, **plain)
+start = single.hyperparameters
+points = sweep.grid(start, max_kl=(start.max_kl, 0.5), damping=())
+assert points == [start, start._replace(max_kl=0.5)]
+# Three at once of four, so that the second time is filled up.
+swept = list(sweep.sweep(single, points, num_seeds=2, num_episodes=4, runs_at_once=3))
+assert [point for point, _, _ in swept] == points
+np.testing.assert_allclose(swept[0][1], returns, rtol=1e-4)
+assert not np.allclose(swept[1][2], swept[0][2])
+by_seed = {1: [np.nan, 1], 2: [2, 3], 3: [4, 5]}
+rows = [
+    {"hyperparameters": {"max_kl": kl}, "training_return": 1.0} | summarize(returns)
+    for kl, returns in by_seed.items()
+]
+table = sweep.ranking(rows, ["max_kl"])
+assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["3", "2", "1"]
+
+append_row(folder / "learning.jsonl", row | {"mean": 0.0})
+append_row(folder / "learning.jsonl", row)
+assert "NaN" not in (folder / "learning.jsonl").read_text()
+newest = report.latest(read_rows(folder / "learning.jsonl"))
+assert [r["mean"] for r in newest] == [row["mean"]]
+page = folder / "README.md"
+page.write_text("<!-- learning -->\\n<!-- end -->\\n")
+report.main(folder, page)
+assert "| CartPole-v1 | 384 |" in page.read_text()
+assert "Not measured yet." not in page.read_text()
+for picture in ("learning-curves", "learning-profile"):
+    assert (folder / f"{picture}.png").stat().st_size > 1000
+""",
+    "a random policy": """
+import jax, jax.numpy as jnp
+import trpo_jax
+from benchmarks.random_policy import random_return, uniform
+from benchmarks.runs import configure
+from trpo_jax.environments import MaskedObservation
+# CartPole stands for 22 steps or so at random; its standard error here is 0.7.
+assert 18 < random_return(configure("CartPole-v1"), 256) < 27
+key, seen = jax.random.key(0), jnp.zeros((1000, 5))
+actions = uniform(trpo_jax.Box(2, (-1.0, 3.0), (0.0, 4.0)), seen).sample(key)
+assert actions.shape == (1000, 2)
+assert jnp.all((actions > jnp.array([-1, 3])) & (actions < jnp.array([0, 4])))
+assert jnp.allclose(actions.mean(0), jnp.array([-0.5, 3.5]), atol=0.05)
+assert abs(uniform(trpo_jax.Box(1), seen).sample(key).std() - 1) < 0.1
+mask = jnp.tile(jnp.array([True, False, True, False, True]), (1000, 1))
+masked = MaskedObservation(seen, mask)
+counts = jnp.bincount(uniform(trpo_jax.Discrete(5), masked).sample(key), length=5)
+assert counts[1] == counts[3] == 0 and counts.min(where=mask[0], initial=1000) > 280
+actions = uniform(trpo_jax.MultiDiscrete((3, 2)), masked).sample(key)
+assert actions.shape == (1000, 2) and set(actions[:, 0].tolist()) == {0, 2}
+assert set(actions[:, 1].tolist()) == {1}
+""",
     "scaling": """
 from benchmarks import scaling
 row = scaling.measure("update", (1, 2), scaling.seeds_update_program, 0.0)

@@ -1,0 +1,196 @@
+"""The pictures of benchmarks/README.md, each from the rows of a file of results.
+
+A function returns whether it drew: rows may lack what its picture shows.
+"""
+
+import pathlib
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from benchmarks import curves
+from benchmarks.statistics import (
+    interquartile_mean,
+    normalized,
+    performance_profile,
+    stratified_bootstrap,
+    student_half_width,
+)
+
+COLUMNS = 4
+
+
+def draw_scaling(rows: list[dict], path: pathlib.Path) -> bool:
+    """Time against size, each beside a line of exponent 1 through its last point."""
+    figure, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3))
+    for axis, row in zip(axes, rows, strict=True):
+        sizes = row["sizes"]
+        medians = [timing["median"] for timing in row["seconds"]]
+        axis.loglog(sizes, medians, "o-", label=f"exponent {row['exponent']:.2f}")
+        ideal = [medians[-1] * size / sizes[-1] for size in sizes]
+        axis.loglog(sizes, ideal, ":", color="gray", label="proportional")
+        axis.minorticks_off()
+        axis.set_xticks(sizes[::2], [f"{size:,}" for size in sizes[::2]], rotation=40)
+        axis.set_xlabel(row["measure"].split("against ")[1])
+        axis.set_ylabel("seconds")
+        axis.set_title(row["measure"].split(" against")[0], fontsize=10)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def draw_shares(rows: list[dict], path: pathlib.Path) -> bool:
+    """Where a step's time goes, one bar a case."""
+    rows = [row for row in rows if row["shares"]]
+    figure, axis = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.6))
+    left = [0.0] * len(rows)
+    names = [
+        f"{row['case']['env']} {row['case']['num_envs']} × "
+        f"{row['case']['rollout_length']}, {row['case']['hidden_sizes'][0]} units"
+        for row in rows
+    ]
+    for index, part in enumerate(rows[0]["shares"]):
+        widths = [max(row["shares"][part], 0) for row in rows]
+        color = plt.get_cmap("tab10")(index)
+        axis.barh(names, widths, left=left, label=part, color=color)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axis.invert_yaxis()
+    axis.set_xlabel("share of a step's time")
+    axis.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
+    """Return against steps, an axis an environment: its seeds' mean and interval."""
+    files = {row["env"]: curves.path_of(path, row["env"]) for row in rows}
+    rows = [row for row in rows if files[row["env"]].exists()]
+    if not rows:
+        return False
+    columns = min(COLUMNS, len(rows))
+    lines = -(-len(rows) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.2 * columns, 2.5 * lines + 0.5), squeeze=False
+    )
+    for axis in axes.flat[len(rows) :]:
+        axis.remove()
+    for axis, row in zip(axes.flat, rows, strict=False):
+        _draw_curve(axis, row, files[row["env"]])
+    figure.supxlabel("environment steps of one seed", fontsize=9)
+    figure.supylabel("return", fontsize=9)
+    handles = {
+        label: handle
+        for axis in axes.flat[: len(rows)]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.45 / figure.get_figheight()))
+    figure.legend(
+        handles.values(), handles, loc="upper center", ncols=len(handles), frameon=False
+    )
+    return _save(figure, path)
+
+
+def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
+    steps, by_seed = curves.read(path)
+    ended = ~np.isnan(by_seed).all(axis=0)
+    seen = [column[~np.isnan(column)] for column in by_seed.T[ended]]
+    mean = np.array([np.mean(values) for values in seen])
+    half_width = np.array([student_half_width(values) for values in seen])
+    axis.plot(steps[ended], mean, label="training episodes, mean of seeds")
+    axis.fill_between(
+        steps[ended],
+        mean - half_width,
+        mean + half_width,
+        alpha=0.25,
+        linewidth=0,
+        label="its 95 % interval",
+    )
+    axis.errorbar(
+        row["steps"],
+        row["mean"],
+        row["interval"],
+        fmt="o",
+        markersize=4,
+        capsize=3,
+        color="black",
+        label="evaluation",
+        clip_on=False,
+    )
+    levels = {
+        "asked or published": (_reference(row), "C2", "--"),
+        "random": (row.get("random_return"), "C7", ":"),
+    }
+    for label, (level, color, style) in levels.items():
+        if level is not None:
+            axis.axhline(level, color=color, linestyle=style, label=label)
+    axis.set_title(row["env"], fontsize=10)
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
+    """The share of runs above each score, with a band by stratified bootstrap."""
+    by_env = {row["env"]: scores(row) for row in rows}
+    tasks = [runs for runs in by_env.values() if runs is not None]
+    if not tasks:
+        return False
+    pooled = np.concatenate(tasks)
+    ends = np.clip(min(pooled), -0.5, 0), np.clip(max(pooled), 1.25, 3)
+    thresholds = np.linspace(*ends, 201)
+    low, high = stratified_bootstrap(
+        lambda tasks: performance_profile(tasks, thresholds), tasks, repeats=2000
+    )
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    axis.step(thresholds, performance_profile(tasks, thresholds), where="post")
+    axis.fill_between(thresholds, low, high, step="post", alpha=0.25, linewidth=0)
+    for level, name in {0: "random", 1: "asked or published"}.items():
+        axis.axvline(level, color="gray", linestyle=":")
+        axis.text(level, 1.02, name, ha="center", fontsize=9, color="dimgray")
+    axis.set_xlabel("normalised score τ")
+    axis.set_ylabel("share of runs above τ")
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_ylim(0, 1)
+    axis.spines[["top", "right"]].set_visible(False)
+    iqm, ends = (
+        interquartile_mean(tasks),
+        stratified_bootstrap(interquartile_mean, tasks),
+    )
+    axis.set_title(
+        f"{len(tasks)} environments, {len(pooled)} runs: interquartile mean "
+        f"{iqm:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]",
+        fontsize=10,
+        pad=20,
+    )
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def scores(row: dict[str, Any]) -> np.ndarray | None:
+    """The normalised scores of a row's seeds, None where there is no comparison."""
+    if None in row["by_seed"]:
+        return None
+    return normalized(
+        row["by_seed"], random=row.get("random_return"), reference=_reference(row)
+    )
+
+
+def _reference(row: dict[str, Any]) -> float | None:
+    """The higher of what is asked and what is published."""
+    known = [row.get(name) for name in ("target", "published")]
+    return max((value for value in known if value is not None), default=None)
+
+
+def _save(figure: Figure, path: pathlib.Path) -> bool:
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return True

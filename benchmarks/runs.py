@@ -1,0 +1,84 @@
+"""Runs by name: an environment's preset, with fields overridden on a command line."""
+
+import ast
+import dataclasses
+import json
+import shlex
+from typing import Any
+
+import jax
+
+import trpo_jax
+from trpo_jax.training import PRESETS
+
+
+def parse_overrides(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read `name=value` texts: values are Python literals, or else strings.
+
+    Raises:
+        ValueError: If a text has no `=`.
+    """
+    overrides = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--override {text} has no value; write {text}=VALUE.")
+        try:
+            overrides[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            overrides[name] = value
+    return overrides
+
+
+def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
+    """The preset of an environment, or the defaults, with fields set otherwise.
+
+    Raises:
+        TypeError: If an override is a field of neither the configuration nor its
+            hyperparameters.
+    """
+    if env in PRESETS:
+        return trpo_jax.preset(env, **overrides)
+    floats = trpo_jax.Hyperparameters._fields
+    traced = {name: overrides.pop(name) for name in floats if name in overrides}
+    hyperparameters = trpo_jax.Hyperparameters(**traced)
+    return trpo_jax.TRPOConfig(env=env, hyperparameters=hyperparameters, **overrides)
+
+
+def describe(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
+    """The fields of a configuration as JSON can hold them."""
+    fields = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+    }
+    fields["hyperparameters"] = config.hyperparameters._asdict()
+    return json.loads(json.dumps(fields, default=_name))
+
+
+def _name(value: Any) -> str:
+    """A function's name; anything else, such as a network, as it prints itself."""
+    return getattr(value, "__qualname__", None) or " ".join(repr(value).split())
+
+
+def command(module: str, env: str, **options: Any) -> str:
+    """The command line of a module's `main`, without options that are None.
+
+    A tuple is an option with several values, but `override` one that is repeated.
+    """
+    words = ["python", "-m", module, env]
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "override":
+            words += [word for text in value for word in (flag, text)]
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)] if value else []
+        elif value is not None:
+            words += [flag, str(value)]
+    return shlex.join(words)
+
+
+def seed_keys(key: jax.Array, num_seeds: int) -> jax.Array:
+    """The keys of seeds side by side, as `train` and `evaluate` make them, [num_seeds].
+
+    A single run takes `key` itself.
+    """
+    return key[None] if num_seeds == 1 else jax.random.split(key, num_seeds)

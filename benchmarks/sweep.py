@@ -1,0 +1,191 @@
+"""A grid over the traced hyperparameters of one environment, as one vmapped program.
+
+    python -m benchmarks.sweep CartPole-v1 --max-kl 0.01 0.02 0.05 --gae-lambda 0.9 0.98
+
+Every point is trained with the same seeds and evaluated over whole episodes. What is
+left out has the preset's value; what is static is set for the whole grid, by
+`--override name=value`. A JSON line a point is added to --output when its seeds are
+there, and the points are printed at the end, best first.
+"""
+
+import itertools
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+import trpo_jax
+from benchmarks.harness import RESULTS, append_row
+from benchmarks.runs import command, configure, describe, parse_overrides, seed_keys
+from benchmarks.statistics import finite, summarize
+from trpo_jax import Hyperparameters
+
+
+def grid(start: Hyperparameters, **values: Sequence[float]) -> list[Hyperparameters]:
+    """Every combination of the values; fields without any keep those of `start`."""
+    given = {name: choices for name, choices in values.items() if choices}
+    combinations = itertools.product(*given.values())
+    return [start._replace(**dict(zip(given, c, strict=True))) for c in combinations]
+
+
+def sweep(
+    config: trpo_jax.TRPOConfig,
+    points: Sequence[Hyperparameters],
+    *,
+    num_seeds: int,
+    num_episodes: int,
+    runs_at_once: int | None = None,
+) -> Iterator[tuple[Hyperparameters, NDArray, NDArray]]:
+    """Train and evaluate each point with each seed, side by side.
+
+    Args:
+        config: What the points have in common, of a single seed.
+        points: The points.
+        num_seeds: Runs of each point, with the keys of `train` at so many seeds.
+        num_episodes: Episodes that each is evaluated over.
+        runs_at_once: So many runs side by side, which bounds memory. None: all.
+
+    Yields:
+        A point, the mean returns of its seeds in evaluation, float[seeds], and those of
+        all training episodes, float[seeds], NaN where none ended.
+    """
+
+    def run(
+        keys: tuple[jax.Array, jax.Array], hyperparameters: Hyperparameters
+    ) -> tuple[jax.Array, jax.Array]:
+        train_key, play_key = keys
+        result = trpo_jax.train(config, train_key, hyperparameters=hyperparameters)
+        played = trpo_jax.evaluate(config, result.state, play_key, num_episodes)
+        counts = result.metrics.episode_count
+        sums = jnp.where(counts > 0, result.metrics.episode_return * counts, 0)
+        return played.mean(), sums.sum() / counts.sum()
+
+    total = len(points) * num_seeds
+    at_once = min(runs_at_once or total, total)
+    options = trpo_jax.compiler_options(at_once * config.total_timesteps)
+    program = jax.jit(jax.vmap(run), compiler_options=options)
+    key = jax.random.key(config.seed)
+    keys = [seed_keys(k, num_seeds) for k in (key, jax.random.fold_in(key, 1))]
+    columns = Hyperparameters(*map(jnp.float32, zip(*points, strict=True)))
+    returns, told = np.zeros((2, total)), 0
+    for first in range(0, total, at_once):
+        # The last runs are filled up with some from the front, to need no new program.
+        runs = np.arange(first, first + at_once) % total
+        chosen = jax.tree.map(lambda leaf, at=runs // num_seeds: leaf[at], columns)
+        measured = program(tuple(k[runs % num_seeds] for k in keys), chosen)
+        returns[:, runs] = jax.device_get(measured)
+        complete = min(first + at_once, total) // num_seeds
+        for index in range(told, complete):
+            played, trained = returns[:, index * num_seeds : (index + 1) * num_seeds]
+            yield points[index], played, trained
+        told = complete
+
+
+def main(
+    env: tyro.conf.Positional[str],
+    /,
+    max_kl: tuple[float, ...] = (),
+    damping: tuple[float, ...] = (),
+    discount: tuple[float, ...] = (),
+    gae_lambda: tuple[float, ...] = (),
+    critic_learning_rate: tuple[float, ...] = (),
+    num_seeds: int = 4,
+    num_episodes: int = 128,
+    runs_at_once: int | None = None,
+    override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    output: pathlib.Path | None = None,
+) -> list[dict[str, Any]]:
+    """Sweep one environment.
+
+    Args:
+        env: The environment; without a preset it starts from the defaults.
+        max_kl: Values of δ.
+        damping: Values of λ of the Fisher information.
+        discount: Values of γ.
+        gae_lambda: Values of λ of the advantages.
+        critic_learning_rate: Values of the critic's step size.
+        num_seeds: Runs of each point.
+        num_episodes: Episodes that each is evaluated over.
+        runs_at_once: So many runs side by side, for less memory. None: all.
+        override: A field of the configuration set otherwise, as total_timesteps=50_000.
+        output: Where the rows go. None: results/sweeps/ENV.jsonl.
+    """
+    overrides = parse_overrides(override)
+    config = configure(env, **overrides)
+    values = {
+        "max_kl": max_kl,
+        "damping": damping,
+        "discount": discount,
+        "gae_lambda": gae_lambda,
+        "critic_learning_rate": critic_learning_rate,
+    }
+    points = grid(config.hyperparameters, **values)
+    for point in points:
+        configure(env, **overrides, **point._asdict())  # or raise, before any work
+    if output is None:
+        output = RESULTS / "sweeps" / f"{env.replace('/', '-')}.jsonl"
+    about = {
+        "env": env,
+        "steps": config.total_timesteps,
+        "num_seeds": num_seeds,
+        "num_episodes": num_episodes,
+        "actions": "mode",
+        "config": describe(config),
+        "command": command(
+            "benchmarks.sweep",
+            env,
+            **values,
+            num_seeds=num_seeds,
+            num_episodes=num_episodes,
+            runs_at_once=runs_at_once,
+            override=override,
+        ),
+    }
+    start = time.perf_counter()
+    rows = []
+    for point, played, trained in sweep(
+        config,
+        points,
+        num_seeds=num_seeds,
+        num_episodes=num_episodes,
+        runs_at_once=runs_at_once,
+    ):
+        row = {
+            "hyperparameters": point._asdict(),
+            **summarize(played),
+            "training_return": finite(trained.mean()),
+            "grid_seconds": round(time.perf_counter() - start, 1),
+        }
+        rows.append(append_row(output, about | row))
+    swept = [name for name, choices in values.items() if len(choices) > 1]
+    print(ranking(rows, swept))
+    return rows
+
+
+def ranking(rows: list[dict[str, Any]], swept: list[str]) -> str:
+    """A table of the points, the best mean return first, those without one last."""
+    rows = sorted(rows, key=lambda row: (row["mean"] is None, -(row["mean"] or 0)))
+    header = [*swept, "return (mean ± 95 %)", "IQM", "worst seed", "in training"]
+    lines = [header, ["---"] * len(header)]
+    for row in rows:
+        finite_returns = [value for value in row["by_seed"] if value is not None]
+        lines.append(
+            [
+                *(f"{row['hyperparameters'][name]:g}" for name in swept),
+                f"{row['mean']} ± {row['interval']}",
+                str(row["iqm"]),
+                str(min(finite_returns, default=None)),
+                str(row["training_return"]),
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
