@@ -5,6 +5,16 @@ from typing import Any
 
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
 
+_MINATAR: dict[str, Any] = {
+    "total_timesteps": 10_000_000,
+    "num_envs": 128,
+    "rollout_length": 125,
+    "activation": "relu",
+    "damping": 0.01,
+    "kl_schedule": "linear",
+    "normalize_returns": True,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_timesteps": 100_000,
@@ -40,6 +50,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
         "normalize_returns": True,
     },
+    "MountainCar-v0": {
+        "total_timesteps": 100_000,
+        "num_envs": 8,
+        "rollout_length": 125,
+        "fisher_stride": 1,
+        "max_kl": 0.04,
+        "kl_schedule": "linear",
+        # Every step costs 1 until the flag: no discount may hide how far it is.
+        "discount": 1.0,
+        "critic_epochs": 20,
+        "critic_learning_rate": 3e-3,
+        "learning_rate_schedule": "linear",
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
     "MountainCarContinuous-v0": {
         "total_timesteps": 50_000,
         "num_envs": 16,
@@ -56,6 +81,74 @@ PRESETS: dict[str, dict[str, Any]] = {
         "initial_log_std": 1.0,
         "normalize_observations": True,
         "normalize_returns": True,
+    },
+    # bsuite ---------------------------------------------------------------------------
+    "Catch-bsuite": {
+        "total_timesteps": 50_000,
+        "num_envs": 8,
+        "rollout_length": 125,
+        "fisher_stride": 1,
+        "max_kl": 0.05,
+        "kl_schedule": "linear",
+        "normalize_returns": True,
+    },
+    "DeepSea-bsuite": {
+        # Only one path of 256 pays: it has to be met by chance, many episodes at once.
+        "total_timesteps": 204_800,
+        "num_envs": 512,
+        "rollout_length": 16,
+        "max_kl": 0.02,
+        "kl_schedule": "linear",
+        "discount": 1.0,
+        "gae_lambda": 1.0,
+        "normalize_returns": True,
+    },
+    "DiscountingChain-bsuite": {
+        "total_timesteps": 50_000,
+        "num_envs": 20,
+        "rollout_length": 100,
+        "fisher_stride": 1,
+        "max_kl": 0.02,
+        "kl_schedule": "linear",
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
+    "UmbrellaChain-bsuite": {
+        "total_timesteps": 50_000,
+        "num_envs": 8,
+        "rollout_length": 125,
+        "fisher_stride": 1,
+        "max_kl": 0.05,
+        "kl_schedule": "linear",
+        "discount": 1.0,
+        "normalize_returns": True,
+    },
+    "FourRooms-misc": {
+        "total_timesteps": 100_000,
+        "num_envs": 16,
+        "rollout_length": 125,
+        "fisher_stride": 1,
+        "max_kl": 0.02,
+        "kl_schedule": "linear",
+        "discount": 0.98,
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
+    # MinAtar: without an entropy bonus Breakout stays at 7 and Freeway at 30. ----------
+    "Asterix-MinAtar": {
+        **_MINATAR,
+        "max_kl": 0.05,
+        "gae_lambda": 0.8,
+        "entropy_coefficient": 0.03,
+    },
+    "Breakout-MinAtar": {**_MINATAR, "max_kl": 0.02, "entropy_coefficient": 0.1},
+    "Freeway-MinAtar": {**_MINATAR, "max_kl": 0.03, "entropy_coefficient": 0.1},
+    "SpaceInvaders-MinAtar": {
+        **_MINATAR,
+        "num_envs": 64,
+        "max_kl": 0.05,
+        "gae_lambda": 0.9,
+        "entropy_coefficient": 0.01,
     },
 }
 """Settings that differ from the defaults, fields and hyperparameters alike, by id."""
