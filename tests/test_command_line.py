@@ -24,7 +24,7 @@ TINY = [
 def test_options_start_from_the_preset_of_the_environment():
     assert parse([]) == trpo_jax.preset("CartPole-v1")
     assert parse(["--env=Acrobot-v1"]) == trpo_jax.preset("Acrobot-v1")
-    assert parse(["--env", "Catch-bsuite"]) == trpo_jax.TRPOConfig(env="Catch-bsuite")
+    assert parse(["--env", "Reacher-misc"]) == trpo_jax.TRPOConfig(env="Reacher-misc")
 
 
 def test_options_override_fields_and_hyperparameters():
@@ -67,8 +67,8 @@ def test_live_run_equals_train():
         metrics.update.kl, result.metrics.update.kl[:, -1], rtol=1e-3
     )
     np.testing.assert_allclose(
-        state.params["params"]["MLP_0"]["Dense_0"]["kernel"],
-        result.state.params["params"]["MLP_0"]["Dense_0"]["kernel"],
+        state.params["params"]["torso"]["Dense_0"]["kernel"],
+        result.state.params["params"]["torso"]["Dense_0"]["kernel"],
         atol=1e-4,
     )
 
