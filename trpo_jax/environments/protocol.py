@@ -77,6 +77,9 @@ class Environment(Protocol):
     the policy's raw action, and clip it if their dynamics need that.
     """
 
+    def __hash__(self) -> int:
+        """Return what tells this object from others."""
+
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation, of its values where it is masked."""

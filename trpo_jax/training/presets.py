@@ -139,7 +139,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
         "normalize_returns": True,
     },
-    # MinAtar: without an entropy bonus Breakout stays at 7 and Freeway at 30. ----------
+    # MinAtar: without an entropy bonus Breakout stays at 7, and Freeway at 30. --------
     "Asterix-MinAtar": {
         **_MINATAR,
         "gae_lambda": 0.7,
