@@ -10,10 +10,12 @@ KEY = jax.random.key(0)
 
 
 def start(key):
-    return {"place": jax.random.normal(key, (2,)), "time": jnp.int32(0)}
+    """A state with a key and an array of no entries, as some suites have."""
+    place = jax.random.normal(key, (2,))
+    return {"place": place, "time": jnp.int32(0), "key": key, "empty": jnp.ones((0, 3))}
 
 
-GOING_ON = {"place": jnp.array([7.0, 8.0]), "time": jnp.int32(5)}
+GOING_ON = start(jax.random.key(1)) | {"time": jnp.int32(5)}
 
 
 def going_on(*batch):
@@ -23,7 +25,9 @@ def going_on(*batch):
 
 
 def same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert one.shape == other.shape
+        assert (one == other).all()
 
 
 def test_an_episode_that_has_ended_starts_anew_and_another_goes_on():

@@ -5,6 +5,8 @@ from typing import Any
 
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
+from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
+from trpo_jax.environments.playground import make_playground
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
@@ -14,6 +16,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.target_gym import make_target_gym
 
 __all__ = [
     "ActionSpace",
@@ -22,12 +25,16 @@ __all__ = [
     "Discrete",
     "Environment",
     "GymnaxEnvironment",
+    "JumanjiEnvironment",
     "MaskedObservation",
     "MultiDiscrete",
     "TimeStep",
     "make_brax",
     "make_environment",
     "make_gymnax",
+    "make_jumanji",
+    "make_playground",
+    "make_target_gym",
 ]
 
 
@@ -40,6 +47,9 @@ def _make_brax(name_and_backend: str) -> Environment:
 _SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": _make_brax,
     "gymnax": make_gymnax,
+    "jumanji": make_jumanji,
+    "playground": make_playground,
+    "target_gym": make_target_gym,
 }
 
 
@@ -50,7 +60,10 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
         env: An id; a gymnax (environment, params) pair; or any `Environment`. An id
             is one of gymnax, such as "CartPole-v1", unless it begins with a suite:
 
-            - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized"
+            - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
+            - "jumanji/Snake-v1";
+            - "playground/CartpoleBalance";
+            - "target_gym/plane".
 
     Returns:
         The environment; the same object for the same `env`.

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree
 
 from trpo_jax.environments.protocol import (
@@ -19,7 +18,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.environments.suites import nearest, strong
+from trpo_jax.environments.suites import bound, nearest, strong
 
 
 class GymnaxEnvironment:
@@ -193,7 +192,7 @@ def _action_space(space: Any, name: str) -> ActionSpace:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
     if isinstance(space, spaces.Box):
-        low, high = (_bound(value, space.shape) for value in (space.low, space.high))
+        low, high = (bound(value, space.shape) for value in (space.low, space.high))
         return Box(math.prod(space.shape), low, high)
     if isinstance(space, spaces.Tuple) and all(
         isinstance(factor, spaces.Discrete) for factor in space.spaces
@@ -203,13 +202,6 @@ def _action_space(space: Any, name: str) -> ActionSpace:
         f"{name} has the action space {space!r}, which is not supported. Wrap the "
         "environment so that it has a Discrete, a Box, or a Tuple of Discrete spaces."
     )
-
-
-def _bound(value: Any, shape: tuple[int, ...]) -> tuple[float, ...] | None:
-    """Return one bound for each number of an action, None where it bounds nothing."""
-    bound = np.broadcast_to(value, shape).ravel()
-    largest = np.finfo(np.float32).max
-    return tuple(map(float, bound)) if np.all(np.abs(bound) < largest) else None
 
 
 def _num_categories(env: Any, env_params: Any, name: str) -> int | None:

@@ -47,11 +47,14 @@ def restarting(
         def merge(leaf: Array, mapped: bool) -> Array:
             if not mapped:
                 leaf = jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            return leaf.reshape(-1, *leaf.shape[2:])
+            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])
 
         merged = restart_batch(*jax.tree.map(merge, batches, tuple(is_mapped)))
         following = jax.tree.map(
-            lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), merged
+            lambda leaf: leaf.reshape(
+                axis_size, leaf.shape[0] // axis_size, *leaf.shape[1:]
+            ),
+            merged,
         )
         return following, jax.tree.map(lambda _: True, following)
 
@@ -65,5 +68,5 @@ def restarting(
 
 
 def _where(ended: Bool[Array, " B"], started: Array, going_on: Array) -> Array:
-    per_leaf = ended.reshape(-1, *(1,) * (started.ndim - 1))
-    return jnp.where(per_leaf, started, going_on)
+    axes = tuple(range(1, started.ndim))
+    return jnp.where(jnp.expand_dims(ended, axes), started, going_on)

@@ -1,4 +1,4 @@
-"""What the adapters share: finding a suite, naming its environments, stable types."""
+"""What the adapters share: finding a suite, naming its environments, types."""
 
 import difflib
 import importlib
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 
@@ -41,3 +42,10 @@ def strong(leaf: Any, dtype: Any = None) -> Array:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array
     return jax.lax.convert_element_type(array, dtype or array.dtype)
+
+
+def bound(value: Any, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+    """Return one bound for each number of an action, None where it bounds nothing."""
+    bound = np.broadcast_to(value, shape).ravel()
+    largest = np.finfo(np.float32).max
+    return tuple(map(float, bound)) if np.all(np.abs(bound) < largest) else None
