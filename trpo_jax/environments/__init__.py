@@ -1,8 +1,12 @@
 """Environments: one protocol, one adapter for each suite."""
 
+from collections.abc import Callable
 from typing import Any
 
+from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
+from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
+from trpo_jax.environments.playground import make_playground
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
@@ -13,37 +17,68 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
+from trpo_jax.environments.target_gym import make_target_gym
 
 __all__ = [
     "ActionSpace",
     "Box",
+    "BraxEnvironment",
     "Discrete",
     "Environment",
     "GymnaxEnvironment",
+    "JumanjiEnvironment",
     "MaskedObservation",
     "MultiDiscrete",
     "SquashedActions",
     "TimeStep",
+    "make_brax",
     "make_environment",
+    "make_gymnax",
+    "make_jumanji",
+    "make_playground",
+    "make_target_gym",
     "squash_actions",
 ]
+
+
+def _make_brax(name_and_backend: str) -> Environment:
+    name, _, backend = name_and_backend.partition("/")
+    return make_brax(name, backend or "spring")
+
+
+# What an id's suite makes of the rest of the id.
+_SUITES: dict[str, Callable[[str], Environment]] = {
+    "brax": _make_brax,
+    "gymnax": make_gymnax,
+    "jumanji": make_jumanji,
+    "playground": make_playground,
+    "target_gym": make_target_gym,
+}
 
 
 def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
     """Return the environment that `env` names or is.
 
     Args:
-        env: A gymnax id, a gymnax (environment, params) pair, or any `Environment`.
+        env: An id; a gymnax (environment, params) pair; or any `Environment`. An id
+            is one of gymnax, such as "CartPole-v1", unless it begins with a suite:
+
+            - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
+            - "jumanji/Snake-v1";
+            - "playground/CartpoleBalance";
+            - "target_gym/plane".
 
     Returns:
         The environment; the same object for the same `env`.
 
     Raises:
-        ValueError: If no environment has that id, or its spaces are not supported.
+        ValueError: If no environment has that id, its suite is not installed, or its
+            spaces are not supported.
         TypeError: If `env` is none of the three.
     """
     if isinstance(env, str):
-        return make_gymnax(env)
+        suite, slash, name = env.partition("/")
+        return _SUITES[suite](name) if slash and suite in _SUITES else make_gymnax(env)
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step"):
         return make_gymnax(env)
     if isinstance(env, Environment):

@@ -1,6 +1,5 @@
 """The adapter to gymnax, the only place that unpacks gymnax's `step`."""
 
-import difflib
 import functools
 import importlib
 import math
@@ -10,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree
 
 from trpo_jax.environments.protocol import (
@@ -20,6 +18,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.suites import bound, nearest, strong
 
 
 class GymnaxEnvironment:
@@ -57,7 +56,7 @@ class GymnaxEnvironment:
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         observation, state = self._env.reset(key, self._params)
-        return jax.tree.map(_strong, state), self._observe(observation)
+        return jax.tree.map(strong, state), self._observe(observation)
 
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
@@ -67,7 +66,7 @@ class GymnaxEnvironment:
             key, state, self._act(action), self._params
         )
         state = jax.tree.map(
-            lambda leaf, like: _strong(leaf, like.dtype), state, self._state_type
+            lambda leaf, like: strong(leaf, like.dtype), state, self._state_type
         )
         terminated = jnp.asarray(terminated, bool)
         return state, TimeStep(
@@ -119,13 +118,11 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
     gymnax = _import_gymnax()
 
     if env_id not in gymnax.registered_envs:
-        known = list(gymnax.registered_envs)
-        lowered = {name.lower(): name for name in known}
-        near = difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)
-        names = ", ".join(repr(lowered[name]) for name in near) or ", ".join(known)
+        near = nearest(env_id, gymnax.registered_envs)
         raise ValueError(
-            f"no environment {env_id!r} in gymnax. Did you mean {names}? Your own "
-            "comes in by gymnax.register(id, factory), or as env=(environment, params)."
+            f"no environment {env_id!r} in gymnax. Did you mean {near}? Your own comes "
+            "in by gymnax.register(id, factory), or as env=(environment, params). Ids "
+            "of other suites begin with the suite: 'brax/halfcheetah'."
         )
     try:
         env, env_params = gymnax.make(env_id)
@@ -189,24 +186,13 @@ def _make_from_pair(pair: _Pair) -> GymnaxEnvironment:
     return GymnaxEnvironment(pair.env, pair.params)
 
 
-def _strong(leaf: Any, dtype: Any = None) -> Array:
-    """Return an array with a type that stays the same through a scan.
-
-    States may hold Python numbers, whose weak type changes with the first step.
-    """
-    array = jnp.asarray(leaf)
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return array
-    return jax.lax.convert_element_type(array, dtype or array.dtype)
-
-
 def _action_space(space: Any, name: str) -> ActionSpace:
     from gymnax.environments import spaces
 
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
     if isinstance(space, spaces.Box):
-        low, high = (_bound(value, space.shape) for value in (space.low, space.high))
+        low, high = (bound(value, space.shape) for value in (space.low, space.high))
         return Box(math.prod(space.shape), low, high)
     if isinstance(space, spaces.Tuple) and all(
         isinstance(factor, spaces.Discrete) for factor in space.spaces
@@ -216,13 +202,6 @@ def _action_space(space: Any, name: str) -> ActionSpace:
         f"{name} has the action space {space!r}, which is not supported. Wrap the "
         "environment so that it has a Discrete, a Box, or a Tuple of Discrete spaces."
     )
-
-
-def _bound(value: Any, shape: tuple[int, ...]) -> tuple[float, ...] | None:
-    """Return one bound for each number of an action, None where it bounds nothing."""
-    bound = np.broadcast_to(value, shape).ravel()
-    largest = np.finfo(np.float32).max
-    return tuple(map(float, bound)) if np.all(np.abs(bound) < largest) else None
 
 
 def _num_categories(env: Any, env_params: Any, name: str) -> int | None:

@@ -1,0 +1,514 @@
+"""One contract, kept by the adapter to every suite.
+
+A suite that is not installed is left out; what compiles for long is `slow`.
+"""
+
+import functools
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import compilations, fast_jit
+from flax import struct
+
+from trpo_jax import make_environment
+from trpo_jax.environments import (
+    Box,
+    BraxEnvironment,
+    Discrete,
+    JumanjiEnvironment,
+    MaskedObservation,
+    MultiDiscrete,
+    make_brax,
+    make_playground,
+)
+
+LIMIT = 4
+STEPS = 2 * LIMIT + 1
+BATCH = 3
+KEY = jax.random.key(0)
+
+
+class Raw(NamedTuple):
+    """What the suite itself makes of one step."""
+
+    observation: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+
+
+class Case(NamedTuple):
+    """One environment, whose episodes are cut after `LIMIT` steps.
+
+    Attributes:
+        environment: Behind the adapter.
+        step: (key, the adapter's state, an action within bounds) ↦ `Raw`.
+        ends: How its episodes end, in alphabetical order.
+        random_starts: Whether no two episodes start alike.
+        mask_size: Entries of an observation's mask, None if it has none.
+    """
+
+    environment: Any
+    step: Callable[..., Raw]
+    ends: tuple[str, ...]
+    random_starts: bool = True
+    mask_size: int | None = None
+
+
+def gymnax_case(pair, ends):
+    env, params = pair
+
+    def step(key, state, action):
+        observation, state, reward, terminated, _ = env.step_env(
+            key, state, action, params
+        )
+        return Raw(observation, reward, terminated, env.is_truncated(state, params))
+
+    return Case(make_environment(pair), step, ends)
+
+
+def pendulum_case():
+    env, params = gymnax.make("Pendulum-v1")
+    params = params.replace(max_steps_in_episode=LIMIT)
+    return gymnax_case((env, params), ("truncated",))
+
+
+def in_brax_form(environment, env, ends, **options):
+    def step(key, state, action):
+        raw = env.step(state.env_state, action)
+        return Raw(raw.obs, raw.reward, raw.done > 0, state.length + 1 >= LIMIT)
+
+    return Case(environment, step, ends, **options)
+
+
+def brax_case(name, backend, ends, **options):
+    envs = pytest.importorskip("brax.envs")
+    env = envs.get_environment(name, backend=backend)
+    environment = make_brax(name, backend, episode_length=LIMIT)
+    return in_brax_form(environment, env, ends, **options)
+
+
+@struct.dataclass
+class BallState:
+    obs: jax.Array
+    reward: jax.Array
+    done: jax.Array
+    info: dict
+
+
+class Ball:
+    """Has brax's form, and its habits: old keys, a dictionary written in place."""
+
+    action_size = 2
+
+    def reset(self, rng):
+        assert rng.dtype == jnp.uint32
+        place = jax.random.uniform(rng, (2,), minval=-0.2, maxval=0.2)
+        return BallState(place, 0.0, jnp.zeros(()), {"steps": 0})
+
+    def step(self, state, action):
+        place = state.obs + 0.3 * action
+        state.info.update(steps=state.info["steps"] + 1)
+        far = jnp.abs(place).max() > 0.5
+        return state.replace(obs=place, reward=place.sum(), done=jnp.float32(far))
+
+
+def ball_case():
+    environment = BraxEnvironment(Ball(), LIMIT)
+    return in_brax_form(environment, Ball(), ("terminated", "truncated"))
+
+
+def jumanji_case(make, observe, ends, **options):
+    """`make` gets Jumanji; `observe` gets a raw observation without its mask."""
+    jumanji = pytest.importorskip("jumanji")
+    env = make(jumanji)
+    environment = JumanjiEnvironment(env)
+
+    def step(key, state, action):
+        if isinstance(environment.action_space, Discrete) and env.action_spec.shape:
+            sizes = env.action_spec.num_values
+            action = jnp.array([action // sizes[1], action % sizes[1]])
+        _, taken = env.step(state, action)
+        observation = observe(taken.observation)
+        if mask_size is not None:
+            mask = taken.observation.action_mask.ravel()
+            observation = MaskedObservation(observation, mask)
+        terminated = taken.last() & (taken.discount == 0)
+        return Raw(observation, taken.reward, terminated, taken.last())
+
+    first = jax.eval_shape(env.reset, KEY)[1].observation
+    mask_size = first.action_mask.size if hasattr(first, "action_mask") else None
+    return Case(environment, step, ends, mask_size=mask_size, **options)
+
+
+def snake_case():
+    """One choice, with a mask; terminates at the time limit."""
+    return jumanji_case(
+        lambda jumanji: jumanji.make("Snake-v1", time_limit=LIMIT, num_rows=3),
+        lambda raw: jnp.append(raw.grid, raw.step_count),
+        ("terminated",),
+    )
+
+
+def mines_case():
+    """Two choices, with one mask for both together; random play blows up early."""
+    return jumanji_case(
+        lambda jumanji: jumanji.environments.Minesweeper(
+            jumanji.environments.logic.minesweeper.generator.UniformSamplingGenerator(
+                num_rows=2, num_cols=3, num_mines=2
+            )
+        ),
+        lambda raw: jnp.concatenate(
+            [raw.board.ravel(), raw.num_mines[None], raw.step_count[None]]
+        ),
+        ("terminated",),
+        random_starts=False,  # the mines are hidden
+    )
+
+
+def foraging_case():
+    """A choice for each agent, with a mask for each; truncates at the time limit."""
+
+    def make(jumanji):
+        env = jumanji.make("LevelBasedForaging-v0", time_limit=LIMIT)
+        wrappers = importlib.import_module("jumanji.wrappers")
+        return wrappers.MultiToSingleWrapper(env)
+
+    return jumanji_case(
+        make,
+        lambda raw: jnp.append(raw.agents_view, raw.step_count),
+        ("truncated",),
+    )
+
+
+def cube_case():
+    """Three choices without a mask."""
+    return jumanji_case(
+        lambda jumanji: jumanji.make("RubiksCube-v0", time_limit=LIMIT),
+        lambda raw: jnp.append(raw.cube, raw.step_count),
+        ("terminated",),
+    )
+
+
+def playground_case(name):
+    registry = pytest.importorskip("mujoco_playground").registry
+    config = registry.get_default_config(name)
+    config.impl = "jax"
+    env = registry.load(name, config)
+    environment = make_playground(name, episode_length=LIMIT)
+    return in_brax_form(environment, env, ("truncated",))
+
+
+def target_gym_case(name):
+    registry = pytest.importorskip("target_gym.registry")
+    specification = registry.get(name)
+    env = specification.make_env()
+    params = specification.make_test_params(max_steps_in_episode=LIMIT)
+    return gymnax_case((env, params), ("truncated",))
+
+
+CASES = {
+    "gymnax": pendulum_case,
+    "brax's form": ball_case,
+    "brax fast": lambda: brax_case(
+        "fast", "spring", ("truncated",), random_starts=False
+    ),
+    "brax inverted_pendulum": lambda: brax_case(
+        "inverted_pendulum", "spring", ("truncated",)
+    ),
+    "brax hopper": lambda: brax_case("hopper", "generalized", ("truncated",)),
+    "jumanji, one choice": snake_case,
+    "jumanji, joint choices": mines_case,
+    "jumanji, masks apart": foraging_case,
+    "jumanji, no mask": cube_case,
+    "playground": lambda: playground_case("CartpoleBalance"),
+    "target_gym": lambda: target_gym_case("cstr"),
+}
+SLOW = {"brax inverted_pendulum", "brax hopper", "playground"}
+EVERY_SUITE = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in CASES
+    ],
+    indirect=True,
+)
+
+
+@functools.cache
+def made(name):
+    return CASES[name]()
+
+
+@pytest.fixture
+def case(request):
+    return made(request.param)
+
+
+def sample_action(environment, key, observation):
+    """One action within the bounds, allowed by the mask if there is one."""
+    match environment.action_space:
+        case Box(size, low, high):
+            low, high = jnp.array(low), jnp.array(high)
+            return jax.random.uniform(key, (size,), minval=low, maxval=high)
+        case Discrete(num_actions):
+            return sample_choices(key, [num_actions], observation)[0]
+        case MultiDiscrete(num_actions):
+            return jnp.stack(sample_choices(key, num_actions, observation))
+
+
+def sample_choices(key, sizes, observation):
+    masks = jnp.ones(sum(sizes), bool)
+    if isinstance(observation, MaskedObservation):
+        masks = observation.action_mask
+    choices = []
+    for size, start in zip(sizes, np.cumsum([0, *sizes]), strict=False):
+        key, choice_key = jax.random.split(key)
+        logits = jnp.where(masks[start : start + size], 0, -jnp.inf)
+        choices.append(jax.random.categorical(choice_key, logits).astype(jnp.int32))
+    return choices
+
+
+@functools.cache
+def played(case):
+    """Random actions in a batch: (first observations, time steps, `Raw`s), [T, B]."""
+
+    def act(carry, key):
+        state, observation = carry
+        keys = jax.random.split(key)
+        action = sample_action(case.environment, keys[0], observation)
+        raw = case.step(keys[1], state, action)
+        state, taken = case.environment.step(keys[1], state, action)
+        return (state, taken.observation), (taken, raw)
+
+    @fast_jit
+    @functools.partial(jax.vmap, out_axes=(0, 1, 1))
+    def play(key):
+        first = case.environment.reset(key)
+        keys = jax.random.split(key, STEPS)
+        return first[1], *jax.lax.scan(act, first, keys)[1]
+
+    return play(jax.random.split(KEY, BATCH))
+
+
+def close(left, right):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), left, right)
+
+
+def values(observation):
+    masked = isinstance(observation, MaskedObservation)
+    return observation.values if masked else observation
+
+
+def describe(leaf):
+    return leaf.shape, leaf.dtype, leaf.weak_type
+
+
+@EVERY_SUITE
+def test_types_are_the_protocols_and_stay_so(case):
+    environment = case.environment
+    state, observation = jax.eval_shape(environment.reset, KEY)
+    sample = functools.partial(sample_action, environment)
+    action = jax.eval_shape(sample, KEY, observation)
+    following, taken = jax.eval_shape(environment.step, KEY, state, action)
+    assert [*map(describe, jax.tree.leaves(following))] == [
+        *map(describe, jax.tree.leaves(state))
+    ]
+    expected = (environment.observation_shape, jnp.float32, False)
+    if case.mask_size is not None:
+        expected = MaskedObservation(expected, ((case.mask_size,), bool, False))
+    for given in (observation, taken.observation, taken.final_observation):
+        assert jax.tree.map(describe, given) == expected
+    assert describe(taken.reward) == ((), jnp.float32, False)
+    assert describe(taken.terminated) == describe(taken.truncated) == ((), bool, False)
+
+
+@EVERY_SUITE
+def test_a_step_is_the_suites_own(case):
+    """The last observation of an episode too, which no reset has replaced."""
+    _, taken, raw = played(case)
+    close(taken.final_observation, raw.observation)
+    close(taken.reward, raw.reward)
+    assert np.isfinite(values(taken.final_observation)).all()
+
+
+@EVERY_SUITE
+def test_termination_and_truncation_are_told_apart(case):
+    _, taken, raw = played(case)
+    np.testing.assert_array_equal(taken.terminated, raw.terminated)
+    np.testing.assert_array_equal(taken.truncated, raw.truncated & ~raw.terminated)
+    ends = ("terminated", "truncated")
+    assert case.ends == tuple(end for end in ends if getattr(taken, end).any())
+
+
+@EVERY_SUITE
+def test_no_episode_outlasts_its_limit(case):
+    _, taken, _ = played(case)
+    length = np.zeros(BATCH, int)
+    for terminated, truncated in zip(taken.terminated, taken.truncated, strict=True):
+        length += 1
+        assert (length <= LIMIT).all()
+        np.testing.assert_array_equal((length == LIMIT) & ~terminated, truncated)
+        length[terminated | truncated] = 0
+
+
+@EVERY_SUITE
+def test_every_episode_starts_anew(case):
+    first, taken, _ = played(case)
+    done = taken.terminated | taken.truncated
+    going_on = jax.tree.map(
+        lambda leaf: leaf[~done], (taken.observation, taken.final_observation)
+    )
+    close(*going_on)
+    starts = np.concatenate([values(first), values(taken.observation)[done]])
+    different = np.unique(np.round(starts, 6), axis=0)
+    assert len(different) == (len(starts) if case.random_starts else 1)
+
+
+@EVERY_SUITE
+def test_actions_are_clipped(case):
+    if not isinstance(case.environment.action_space, Box):
+        pytest.skip("its actions are choices")
+    _, low, high = case.environment.action_space
+
+    @fast_jit
+    def step(action):
+        state, _ = case.environment.reset(KEY)
+        return case.environment.step(KEY, state, action)[1]
+
+    for inside, outside in ((low, -9.0), (high, 9.0)):
+        at_bound, beyond = step(jnp.array(inside)), step(jnp.full(len(low), outside))
+        jax.tree.map(np.testing.assert_array_equal, at_bound, beyond)
+
+
+@EVERY_SUITE
+def test_a_second_call_does_not_compile_again(case):
+    step = fast_jit(case.environment.step)
+    state, observation = fast_jit(case.environment.reset)(KEY)
+    action = sample_action(case.environment, KEY, observation)
+    state, _ = step(KEY, state, action)
+    with compilations() as seconds:
+        step(KEY, state, action)
+    assert seconds == []
+
+
+def test_a_state_is_not_written_into():
+    environment = BraxEnvironment(Ball(), LIMIT)
+    state, _ = environment.reset(KEY)
+    environment.step(KEY, state, jnp.zeros(2))
+    assert state.env_state.info["steps"] == 0
+
+
+@pytest.mark.parametrize("observation", [{"state": 1.0}, (jnp.zeros(2), jnp.zeros(1))])
+def test_an_observation_of_several_arrays_is_refused_with_advice(observation):
+    class Structured(Ball):
+        def reset(self, rng):
+            return super().reset(rng).replace(obs=observation)
+
+    with pytest.raises(ValueError, match=r"Structured observes .*float32") as raised:
+        BraxEnvironment(Structured(), LIMIT)
+    assert "Wrap the environment" in str(raised.value)
+
+
+# For each suite: what it imports, its extra, and an environment of its own.
+SUITES = {
+    "brax": ("brax.envs", "brax", "halfcheetah"),
+    "jumanji": ("jumanji", "jumanji", "Snake-v1"),
+    "playground": ("mujoco_playground", "playground", "CartpoleBalance"),
+    "target_gym": ("target_gym.registry", "target-gym", "cstr"),
+}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_that_is_not_installed_is_said_to_be(suite, monkeypatch):
+    module, extra, _ = SUITES[suite]
+    monkeypatch.setitem(sys.modules, module, None)
+    advice = rf'pip install "trpo_jax\[{extra}\]"'
+    with pytest.raises(ValueError, match=f"{module} cannot be imported .*{advice}"):
+        make_environment(f"{suite}/not-made-before")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_an_unknown_name_gets_the_nearest(suite):
+    module, _, name = SUITES[suite]
+    pytest.importorskip(module)
+    with pytest.raises(ValueError, match=f"no environment .* in {suite}.*'{name}'"):
+        make_environment(f"{suite}/{name.lower()}s")
+
+
+@pytest.mark.parametrize("suite", ["gymnax", *SUITES])
+def test_an_id_is_one_object(suite):
+    module, _, name = SUITES.get(suite, ("gymnax", None, "CartPole-v1"))
+    pytest.importorskip(module)
+    name = {"brax": "fast"}.get(suite, name)  # cheap to make
+    assert make_environment(f"{suite}/{name}") is make_environment(f"{suite}/{name}")
+
+
+def test_a_backend_is_the_third_part_of_a_brax_id():
+    pytest.importorskip("brax.envs")
+    default = make_environment("brax/fast")
+    assert make_environment("brax/fast/spring") is default is make_brax("fast")
+    assert make_environment("brax/fast/generalized").name == "brax/fast/generalized"
+    with pytest.raises(ValueError, match=r"no backend 'mujoco' in brax.*generalized"):
+        make_environment("brax/fast/mujoco")
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("failure", ["git", "clone"])
+def test_robots_that_cannot_be_downloaded_are_said_to_be_the_reason(
+    failure, monkeypatch
+):
+    registry = pytest.importorskip("mujoco_playground").registry
+    errors = {
+        "git": FileNotFoundError("no git"),
+        "clone": subprocess.CalledProcessError(128, ["git", "clone"]),
+    }
+
+    def load(*_):
+        raise errors[failure]
+
+    monkeypatch.setattr(registry, "load", load)
+    with pytest.raises(ValueError, match=r"downloads its robots with git.*needs no"):
+        make_environment("playground/Go1JoystickFlatTerrain")
+
+
+def test_levels_that_cannot_be_downloaded_are_said_to_be_the_reason(monkeypatch):
+    jumanji = pytest.importorskip("jumanji")
+
+    def make(name):
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(jumanji, "make", make)
+    with pytest.raises(ValueError, match=r"downloads its data .* no network"):
+        make_environment("jumanji/Sokoban-v0")
+
+
+def test_rewards_for_each_agent_are_refused_with_a_wrapper():
+    pytest.importorskip("jumanji")
+    with pytest.raises(ValueError, match=r"2 agents apart.*MultiToSingleWrapper"):
+        make_environment("jumanji/LevelBasedForaging-v0")
+
+
+def test_actions_of_another_kind_are_refused_with_the_right_ones():
+    pytest.importorskip("jumanji")
+    with pytest.raises(ValueError, match=r"int16.* with a mask \[2, 21\].*a Discrete"):
+        make_environment("jumanji/MultiCVRP-v0")
+
+
+def test_an_array_alone_keeps_its_shape():
+    pytest.importorskip("jumanji")
+    assert make_environment("jumanji/Game2048-v1").observation_shape == (4, 4)
+
+
+def test_without_a_suite_an_id_is_gymnaxs():
+    assert make_environment("gymnax/CartPole-v1") is make_environment("CartPole-v1")
+    with pytest.raises(ValueError, match=r"in gymnax.*begin with the suite"):
+        make_environment("halfcheetah")

@@ -1,0 +1,142 @@
+"""The adapter to brax, and to whatever else has brax's `reset` and `step`."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from trpo_jax.environments.protocol import Box, TimeStep
+from trpo_jax.environments.restart import restarting
+from trpo_jax.environments.suites import import_suite, nearest, strong
+
+_BACKENDS = ("spring", "generalized", "positional", "mjx")
+
+
+class BraxState(NamedTuple):
+    """Where an episode stands.
+
+    Attributes:
+        env_state: The environment's own state.
+        length: Steps taken, int32 scalar.
+    """
+
+    env_state: PyTree
+    length: Int[Array, ""]
+
+
+class BraxEnvironment:
+    """An environment in brax's form, cut after `episode_length` steps.
+
+    Every episode starts from a reset of its own; brax's wrapper would go back to the
+    first. Actions are clipped to [−1, 1]. `terminated` is the environment's own `done`,
+    `truncated` the time limit.
+    """
+
+    def __init__(self, env: Any, episode_length: int, name: str | None = None):
+        """Wrap `env`, which has `action_size`, `reset(rng)` and `step(state, action)`.
+
+        The two return a state with `obs`, `reward` and `done`, and `env` must not be
+        wrapped: it neither resets itself nor counts its steps.
+
+        Args:
+            env: The environment.
+            episode_length: Steps after which an episode is cut.
+            name: What to call it in messages; its class if None.
+
+        Raises:
+            ValueError: If the observation is not one array.
+        """
+        self._env = env
+        self._episode_length = episode_length
+        self.name = name or type(env).__name__
+        size = env.action_size
+        self.action_space = Box(size, (-1.0,) * size, (1.0,) * size)
+        raw = jax.eval_shape(self._reset, jax.random.key(0))
+        if not isinstance(raw.obs, jax.ShapeDtypeStruct):
+            arrays = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", raw.obs)
+            raise ValueError(
+                f"{self.name} observes {arrays}, which is not supported. Wrap the "
+                "environment so that `obs` in its state is one array, and write "
+                "env=trpo_jax.environments.BraxEnvironment(wrapped, episode_length)."
+            )
+        self._state_type = raw
+        self.observation_shape: tuple[int, ...] = raw.obs.shape
+        self._restart = restarting(self.reset)
+
+    def __repr__(self) -> str:
+        return f"BraxEnvironment({self.name})"
+
+    def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Float[Array, "..."]]:
+        """Start an episode; consumes `key`. Returns (state, observation)."""
+        raw = self._reset(key)
+        return BraxState(raw, jnp.int32(0)), jnp.asarray(raw.obs, jnp.float32)
+
+    def step(
+        self, key: Key[Array, ""], state: BraxState, action: Float[Array, " D"]
+    ) -> tuple[BraxState, TimeStep]:
+        """Act once, starting the next episode if this one ends; consumes `key`."""
+        # A copy: environments write into the dictionaries of the state they are given.
+        raw = jax.tree.map(jnp.asarray, state.env_state)
+        raw = self._env.step(raw, jnp.clip(action, -1, 1))
+        raw = jax.tree.map(
+            lambda leaf, like: strong(leaf, like.dtype), raw, self._state_type
+        )
+        length = state.length + 1
+        terminated = raw.done > 0
+        truncated = (length >= self._episode_length) & ~terminated
+        final_observation = jnp.asarray(raw.obs, jnp.float32)
+        following, observation = self._restart(
+            terminated | truncated, key, (BraxState(raw, length), final_observation)
+        )
+        return following, TimeStep(
+            observation=observation,
+            reward=jnp.asarray(raw.reward, jnp.float32),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=final_observation,
+        )
+
+    def _reset(self, key: Key[Array, ""]) -> Any:
+        # Brax knows only keys of the old kind.
+        return jax.tree.map(strong, self._env.reset(jax.random.key_data(key)))
+
+
+def make_brax(
+    name: str, backend: str = "spring", episode_length: int = 1000
+) -> BraxEnvironment:
+    """Return an environment of brax.
+
+    The same arguments give the same object, so that nothing compiles twice.
+
+    Args:
+        name: Its name in brax, built in or registered with
+            `brax.envs.register_environment`, such as "halfcheetah".
+        backend: The physics: "spring", "generalized", "positional" or "mjx".
+        episode_length: Steps after which an episode is cut.
+
+    Raises:
+        ValueError: If brax is not installed, has no such environment or backend (the
+            message names the nearest), or the observation is not one array.
+    """
+    # Now, also where a program is being traced: environments hold arrays of their own.
+    with jax.ensure_compile_time_eval():
+        return _make(name, backend, episode_length)
+
+
+@functools.cache
+def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
+    envs = import_suite("brax.envs", extra="brax")
+    if name not in envs._envs:  # the only list that brax has
+        near = nearest(name, envs._envs)
+        raise ValueError(
+            f"no environment {name!r} in brax. Did you mean {near}? Your own comes in "
+            "by brax.envs.register_environment(name, class)."
+        )
+    if backend not in _BACKENDS:
+        raise ValueError(
+            f"no backend {backend!r} in brax. Write one of {', '.join(_BACKENDS)}."
+        )
+    env = envs.get_environment(name, backend=backend)
+    return BraxEnvironment(env, episode_length, f"brax/{name}/{backend}")

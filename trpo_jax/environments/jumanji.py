@@ -1,0 +1,196 @@
+"""The adapter to Jumanji: structured observations, action masks, compound actions."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, Num, PyTree
+
+from trpo_jax.environments.protocol import (
+    ActionSpace,
+    Box,
+    Discrete,
+    MaskedObservation,
+    MultiDiscrete,
+    Observation,
+    TimeStep,
+)
+from trpo_jax.environments.restart import restarting
+from trpo_jax.environments.suites import bound, import_suite, nearest, strong
+
+
+class JumanjiEnvironment:
+    """An environment of Jumanji that starts its next episode itself.
+
+    The fields of an observation become one float32 vector, in their order, but an
+    array alone keeps its shape. A field `action_mask` becomes the mask of a
+    `MaskedObservation`. Where an action has several parts and the mask has an entry for
+    each combination of them, the combinations become one `Discrete` space.
+
+    An episode that ends with discount 0 terminated, one that ends with another was
+    truncated. Most of Jumanji's environments end with 0 at their time limit too, and
+    show the steps taken in the observation.
+    """
+
+    def __init__(self, env: Any, name: str | None = None):
+        """Wrap `env`, a `jumanji.Environment` that does not reset itself.
+
+        Args:
+            env: The environment.
+            name: What to call it in messages; its class if None.
+
+        Raises:
+            ValueError: If its rewards, actions or masks are not supported.
+        """
+        self._env = env
+        self.name = name or type(env.unwrapped).__name__
+        self._spec = env.action_spec
+        _, first = jax.eval_shape(env.reset, jax.random.key(0))
+        if first.reward.shape:
+            raise ValueError(
+                f"{self.name} rewards {first.reward.size} agents apart, which is not "
+                "supported. Add the rewards up: env=trpo_jax.environments."
+                "JumanjiEnvironment(jumanji.wrappers.MultiToSingleWrapper(env))."
+            )
+        _, mask = _values_and_mask(first.observation)
+        num_values = getattr(self._spec, "num_values", ())
+        self._sizes = tuple(map(int, np.ravel(num_values)))
+        self.action_space: ActionSpace = _action_space(
+            self._spec, self._sizes, None if mask is None else mask.shape, self.name
+        )
+        state, observation = jax.eval_shape(self.reset, jax.random.key(0))
+        if isinstance(observation, MaskedObservation):
+            observation = observation.values
+        self._state_type = state
+        self.observation_shape: tuple[int, ...] = observation.shape
+        self._restart = restarting(self.reset)
+
+    def __repr__(self) -> str:
+        return f"JumanjiEnvironment({self.name})"
+
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
+        """Start an episode; consumes `key`. Returns (state, observation)."""
+        state, first = self._env.reset(key)
+        return jax.tree.map(strong, state), _observe(first.observation)
+
+    def step(
+        self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
+    ) -> tuple[PyTree, TimeStep]:
+        """Act once, starting the next episode if this one ends; consumes `key`."""
+        state, taken = self._env.step(state, self._act(action))
+        state = jax.tree.map(
+            lambda leaf, like: strong(leaf, like.dtype), state, self._state_type
+        )
+        ended = taken.last()
+        terminated = ended & (taken.discount == 0)
+        final_observation = _observe(taken.observation)
+        state, observation = self._restart(ended, key, (state, final_observation))
+        return state, TimeStep(
+            observation=observation,
+            reward=jnp.asarray(taken.reward, jnp.float32),
+            terminated=terminated,
+            truncated=ended & ~terminated,
+            final_observation=final_observation,
+        )
+
+    def _act(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
+        match self.action_space:
+            case Box():
+                shaped = action.reshape(self._spec.shape)
+                return jnp.clip(shaped, self._spec.minimum, self._spec.maximum)
+            case Discrete() if self._spec.shape:
+                action = jnp.stack(jnp.unravel_index(action, self._sizes))
+        return action.reshape(self._spec.shape).astype(self._spec.dtype)
+
+
+def make_jumanji(name: str) -> JumanjiEnvironment:
+    """Return an environment of Jumanji.
+
+    The same name gives the same object, so that nothing compiles twice.
+
+    Args:
+        name: Its id in Jumanji, built in or registered with `jumanji.register`, such as
+            "Snake-v1".
+
+    Raises:
+        ValueError: If Jumanji is not installed, has no such environment (the message
+            names the nearest) or cannot load its data, or its rewards, actions or masks
+            are not supported.
+    """
+    # Now, also where a program is being traced: environments hold arrays of their own.
+    with jax.ensure_compile_time_eval():
+        return _make(name)
+
+
+@functools.cache
+def _make(name: str) -> JumanjiEnvironment:
+    jumanji = import_suite("jumanji", extra="jumanji")
+    known = sorted(jumanji.registered_environments())
+    if name not in known:
+        raise ValueError(
+            f"no environment {name!r} in jumanji. Did you mean {nearest(name, known)}? "
+            "Your own comes in by jumanji.register(id, entry_point), or as env="
+            "trpo_jax.environments.JumanjiEnvironment(env)."
+        )
+    try:
+        env = jumanji.make(name)
+    except OSError as error:
+        raise ValueError(
+            f"{name} downloads its data when it is made, and that failed: {error}. "
+            "Choose an environment without data, or make this one online once."
+        ) from error
+    return JumanjiEnvironment(env, f"jumanji/{name}")
+
+
+def _observe(observation: Any) -> Observation:
+    values, mask = _values_and_mask(observation)
+    if len(values) == 1:
+        vector = jnp.asarray(values[0], jnp.float32)
+    else:
+        flat = [jnp.asarray(value, jnp.float32).ravel() for value in values]
+        vector = jnp.concatenate(flat)
+    if mask is None:
+        return vector
+    return MaskedObservation(vector, jnp.asarray(mask, bool).ravel())
+
+
+def _values_and_mask(observation: Any) -> tuple[list[Any], Any]:
+    """Return the arrays of an observation, its mask apart, None if it has none."""
+    values, mask = [], None
+    for path, leaf in jax.tree.leaves_with_path(observation):
+        if jax.tree_util.keystr(path, simple=True) == "action_mask":
+            mask = leaf
+        else:
+            values.append(leaf)
+    return values, mask
+
+
+def _action_space(
+    spec: Any, sizes: tuple[int, ...], mask_shape: tuple[int, ...] | None, name: str
+) -> ActionSpace:
+    from jumanji import specs
+
+    space: ActionSpace | None = None
+    mask_size = sum(sizes)
+    if isinstance(spec, specs.DiscreteArray):
+        space = Discrete(mask_size)
+    elif isinstance(spec, specs.MultiDiscreteArray):
+        space = MultiDiscrete(sizes)
+        if mask_shape == sizes:  # an entry for each combination
+            mask_size = math.prod(sizes)
+            space = Discrete(mask_size)
+    elif isinstance(spec, specs.BoundedArray) and spec.dtype == jnp.float32:
+        low, high = (bound(side, spec.shape) for side in (spec.minimum, spec.maximum))
+        space = Box(math.prod(spec.shape), low, high)
+    if space is None or (mask_shape is not None and math.prod(mask_shape) != mask_size):
+        masked = "" if mask_shape is None else f" with a mask {[*mask_shape]}"
+        raise ValueError(
+            f"{name} has the actions {spec!r}{masked}, which are not supported. Wrap "
+            "the environment so that they are a DiscreteArray, a MultiDiscreteArray "
+            "with a mask for each part or for each combination, or a BoundedArray of "
+            "floats, and write env=trpo_jax.environments.JumanjiEnvironment(wrapped)."
+        )
+    return space

@@ -1,0 +1,57 @@
+"""The adapter to MuJoCo Playground, whose environments have brax's form."""
+
+import functools
+import subprocess
+
+import jax
+
+from trpo_jax.environments.brax import BraxEnvironment
+from trpo_jax.environments.suites import import_suite, nearest
+
+
+def make_playground(name: str, episode_length: int | None = None) -> BraxEnvironment:
+    """Return an environment of MuJoCo Playground.
+
+    The same arguments give the same object, so that nothing compiles twice. The physics
+    is MJX written in JAX: Playground's own default, Warp, keeps arrays in its state
+    that a whole batch shares. No action is repeated, whatever the default configuration
+    says.
+
+    Args:
+        name: Its name in `mujoco_playground.registry`, such as "CartpoleBalance".
+        episode_length: Steps after which an episode is cut; the environment's own
+            default if None.
+
+    Raises:
+        ValueError: If Playground is not installed, has no such environment (the message
+            names the nearest) or cannot download its robots, or the observation is not
+            one array.
+    """
+    # Now, also where a program is being traced: environments hold arrays of their own.
+    with jax.ensure_compile_time_eval():
+        return _make(name, episode_length)
+
+
+@functools.cache
+def _make(name: str, episode_length: int | None) -> BraxEnvironment:
+    registry = import_suite("mujoco_playground", extra="playground").registry
+    if name not in registry.ALL_ENVS:
+        near = nearest(name, registry.ALL_ENVS)
+        raise ValueError(
+            f"no environment {name!r} in playground. Did you mean {near}? Your own "
+            "comes in as env=trpo_jax.environments.BraxEnvironment(env, "
+            "episode_length)."
+        )
+    config = registry.get_default_config(name)
+    config.impl = "jax"
+    try:
+        env = registry.load(name, config)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(
+            f"{name} downloads its robots with git when it is first made, and that "
+            f"failed: {error}. Make it online once, or choose an environment of "
+            "mujoco_playground.dm_control_suite, which needs no download."
+        ) from error
+    return BraxEnvironment(
+        env, episode_length or config.episode_length, f"playground/{name}"
+    )

@@ -1,0 +1,72 @@
+"""Starting the next episode, at the cost of a reset only when an episode has ended."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key, PyTree
+
+
+def restarting(
+    start_fn: Callable[[Key[Array, ""]], PyTree],
+) -> Callable[[Bool[Array, ""], Key[Array, ""], PyTree], PyTree]:
+    """Return a function that puts a new episode where one has ended.
+
+    restart(ended, key, going_on) = start_fn(key) where `ended`, else `going_on`. Under
+    `vmap`, a `lax.cond` in its place would compute both branches at every step, and the
+    reset of a physics engine or of a puzzle may cost as much as the step. Here one
+    condition serves the whole batch, however often it is mapped: nothing is computed
+    unless an episode of the batch has ended.
+
+    Args:
+        start_fn: key ↦ a pytree of arrays; consumes its key.
+
+    Returns:
+        The function; its `going_on` has the structure, shapes and dtypes of what
+        `start_fn` returns.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def restart_batch(
+        ended: Bool[Array, " B"], keys: Key[Array, " B"], going_on: PyTree
+    ) -> PyTree:
+        def start() -> PyTree:
+            select = functools.partial(_where, ended)
+            return jax.tree.map(select, jax.vmap(start_fn)(keys), going_on)
+
+        return jax.lax.cond(ended.any(), start, lambda: going_on)
+
+    @restart_batch.def_vmap
+    def restart_batches(
+        axis_size: int, is_mapped: list[Any], *batches: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Treat a batch of batches as one batch."""
+
+        def merge(leaf: Array, mapped: bool) -> Array:
+            if not mapped:
+                leaf = jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])
+
+        merged = restart_batch(*jax.tree.map(merge, batches, tuple(is_mapped)))
+        following = jax.tree.map(
+            lambda leaf: leaf.reshape(
+                axis_size, leaf.shape[0] // axis_size, *leaf.shape[1:]
+            ),
+            merged,
+        )
+        return following, jax.tree.map(lambda _: True, following)
+
+    def restart(
+        ended: Bool[Array, ""], key: Key[Array, ""], going_on: PyTree
+    ) -> PyTree:
+        batch = jax.tree.map(lambda leaf: leaf[None], (ended, key, going_on))
+        return jax.tree.map(lambda leaf: leaf[0], restart_batch(*batch))
+
+    return restart
+
+
+def _where(ended: Bool[Array, " B"], started: Array, going_on: Array) -> Array:
+    axes = tuple(range(1, started.ndim))
+    return jnp.where(jnp.expand_dims(ended, axes), started, going_on)
