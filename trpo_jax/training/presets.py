@@ -8,6 +8,26 @@ import jax
 from trpo_jax.networks import MLP, Value
 from trpo_jax.training.config import Hyperparameters, TRPOConfig
 
+_CLASSIC: dict[str, Any] = {
+    "total_timesteps": 100_000,
+    "num_envs": 8,
+    "rollout_length": 125,
+    "fisher_stride": 1,
+    "kl_schedule": "linear",
+    "critic_epochs": 20,
+    "normalize_observations": True,
+    "normalize_returns": True,
+}
+
+_SMALL: dict[str, Any] = {
+    "num_envs": 16,
+    "rollout_length": 125,
+    "fisher_stride": 1,
+    "max_kl": 0.03,
+    "kl_schedule": "linear",
+    "normalize_returns": True,
+}
+
 _MINATAR: dict[str, Any] = {
     "total_timesteps": 10_000_000,
     "num_envs": 128,
@@ -33,59 +53,36 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_returns": True,
     },
     "Acrobot-v1": {
-        "total_timesteps": 100_000,
-        "num_envs": 8,
-        "rollout_length": 125,
+        **_CLASSIC,
         "max_kl": 0.03,
-        "kl_schedule": "linear",
-        "normalize_observations": True,
-        "normalize_returns": True,
+        "gae_lambda": 0.9,
+        "critic_learning_rate": 2e-3,
     },
     "Pendulum-v1": {
-        "total_timesteps": 200_000,
-        "num_envs": 16,
-        "rollout_length": 125,
+        **_CLASSIC,
         "max_kl": 0.02,
-        "kl_schedule": "linear",
-        "discount": 0.9,
-        "gae_lambda": 0.9,
-        "critic_epochs": 20,
+        "discount": 0.95,
+        "critic_learning_rate": 3e-3,
         # σ is the torque's bound, 2, to begin with.
         "initial_log_std": 0.7,
-        "normalize_observations": True,
-        "normalize_returns": True,
     },
     "MountainCar-v0": {
-        "total_timesteps": 100_000,
-        "num_envs": 8,
-        "rollout_length": 125,
-        "fisher_stride": 1,
+        **_CLASSIC,
         "max_kl": 0.04,
-        "kl_schedule": "linear",
+        "damping": 0.03,
         # Every step costs 1 until the flag: no discount may hide how far it is.
         "discount": 1.0,
-        "critic_epochs": 20,
-        "critic_learning_rate": 3e-3,
-        "learning_rate_schedule": "linear",
-        "normalize_observations": True,
-        "normalize_returns": True,
     },
     "MountainCarContinuous-v0": {
+        **_CLASSIC,
         "total_timesteps": 50_000,
-        "num_envs": 16,
-        "rollout_length": 125,
-        "fisher_stride": 5,
-        "critic_minibatches": 4,
         "max_kl": 0.05,
-        "kl_schedule": "linear",
         "damping": 0.01,
         "discount": 0.999,
         "gae_lambda": 0.98,
         # Wide enough to be clipped most of the time: full throttle either way is what
         # reaches the flag by chance.
-        "initial_log_std": 1.0,
-        "normalize_observations": True,
-        "normalize_returns": True,
+        "initial_log_std": 1.5,
     },
     # bsuite ---------------------------------------------------------------------------
     "Catch-bsuite": {
@@ -118,6 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
         "normalize_returns": True,
     },
+    "SimpleBandit-bsuite": {**_SMALL, "total_timesteps": 20_000, "num_envs": 8},
     "UmbrellaChain-bsuite": {
         "total_timesteps": 50_000,
         "num_envs": 8,
@@ -128,17 +126,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "discount": 1.0,
         "normalize_returns": True,
     },
+    # misc -----------------------------------------------------------------------------
     "FourRooms-misc": {
+        **_SMALL,
         "total_timesteps": 100_000,
-        "num_envs": 16,
-        "rollout_length": 125,
-        "fisher_stride": 1,
         "max_kl": 0.02,
-        "kl_schedule": "linear",
         "discount": 0.98,
         "normalize_observations": True,
-        "normalize_returns": True,
     },
+    "FrozenLake-misc": {**_SMALL, "total_timesteps": 200_000, "max_kl": 0.01},
+    "GaussianBandit-misc": {
+        **_SMALL,
+        "total_timesteps": 50_000,
+        "num_envs": 8,
+        "normalize_observations": True,
+    },
+    "Pong-misc": {
+        **_SMALL,
+        "total_timesteps": 200_000,
+        "hidden_sizes": (32,),
+        "fisher_stride": 5,
+        "critic_epochs": 4,
+    },
+    "Reacher-misc": {
+        **_SMALL,
+        "total_timesteps": 300_000,
+        "initial_log_std": -0.5,
+        "normalize_observations": True,
+    },
+    "Swimmer-misc": {**_SMALL, "total_timesteps": 300_000},
     # MinAtar: without an entropy bonus Breakout stays at 7, and Freeway at 30. --------
     "Asterix-MinAtar": {
         **_MINATAR,
