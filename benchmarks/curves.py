@@ -70,9 +70,10 @@ class Curve:
         return float(totals[ended[-1]] / counts[ended[-1]]) if len(ended) else np.nan
 
 
-def path_of(results: pathlib.Path, env: str) -> pathlib.Path:
-    """Where the curve of an environment lies, beside a file of results."""
-    return results.parent / "curves" / f"{env.replace('/', '-')}.json"
+def path_of(results: pathlib.Path, name: str) -> pathlib.Path:
+    """Where the curve of a row lies, beside a file of results."""
+    plain = name.replace("/", "-").replace(", ", "-").replace(" ", "-")
+    return results.parent / "curves" / f"{plain}.json"
 
 
 def write(curve: Curve, path: pathlib.Path, **about: object) -> None:

@@ -15,7 +15,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -33,21 +33,33 @@ from trpo_jax.training import PRESETS
 
 PROGRESS_SECONDS = 30.0
 
+Actions = Literal["mode", "sample"]
+
+
+def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
+    """What tells rows of one environment apart: a memory, and actions drawn."""
+    memory = ", GRU" if config.memory_size else ""
+    drawn = ", actions drawn" if actions == "sample" else ""
+    return f"{config.env}{memory}{drawn}"
+
 
 def measure(
     config: trpo_jax.TRPOConfig,
     *,
     num_episodes: int,
     seeds_at_once: int,
-    curve_path: pathlib.Path,
+    output: pathlib.Path,
+    actions: Actions = "mode",
 ) -> dict[str, Any]:
     """Train `config.num_seeds` seeds, in groups one after the other, and evaluate.
 
     How they are grouped changes results by rounding only.
 
     Returns:
-        The row; the curve is at `curve_path`.
+        The row; the curve lies beside `output`.
     """
+    name = name_of(config, actions)
+    curve_path = curves.path_of(output, name)
     key = jax.random.key(config.seed)
     train_keys = seed_keys(key, config.num_seeds)
     play_keys = seed_keys(jax.random.fold_in(key, 1), config.num_seeds)
@@ -63,12 +75,14 @@ def measure(
         start = time.perf_counter()
         state = train_group(config, train_keys[seeds], progress)
         seconds += time.perf_counter() - start
-        returns.append(evaluate_group(config, state, play_keys[seeds], num_episodes))
+        play = functools.partial(evaluate_group, config, actions=actions)
+        returns.append(play(state, play_keys[seeds], num_episodes))
     curves.write(curve, curve_path, **about)
     partial.unlink(missing_ok=True)
     by_seed = np.concatenate(returns).mean(axis=1)
     reference = REFERENCES.get(config.env, Reference())
     return {
+        "name": name,
         "env": config.env,
         "steps": config.total_timesteps,
         **summarize(by_seed),
@@ -79,7 +93,7 @@ def measure(
         "num_seeds": config.num_seeds,
         "seeds_at_once": seeds_at_once,
         "num_episodes": num_episodes,
-        "actions": "mode",
+        "actions": actions,
         "wall_seconds": round(seconds, 1),
         "config": describe(config),
     }
@@ -135,12 +149,14 @@ def evaluate_group(
     state: trpo_jax.TrainState,
     keys: jax.Array,
     num_episodes: int,
+    *,
+    actions: Actions,
 ) -> NDArray:
     """The returns of whole episodes, float[seeds, episodes], for a key [seeds] each."""
     single = dataclasses.replace(config, num_seeds=1)
 
     def play(state: trpo_jax.TrainState, key: jax.Array) -> jax.Array:
-        return trpo_jax.evaluate(single, state, key, num_episodes)
+        return trpo_jax.evaluate(single, state, key, num_episodes, actions=actions)
 
     if len(keys) == 1:
         return np.asarray(play(state, keys[0]))[None]
@@ -199,6 +215,7 @@ def main(
     num_seeds: int = 16,
     num_episodes: int = 128,
     seeds_at_once: int | None = None,
+    actions: Actions = "mode",
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "learning.jsonl",
 ) -> None:
@@ -209,6 +226,7 @@ def main(
         num_seeds: Independent runs of each.
         num_episodes: Episodes that each is evaluated over.
         seeds_at_once: Train so many side by side, the others after them. None: all.
+        actions: The most probable ones when evaluated, or such as the policy draws.
         override: A field of the configuration set otherwise, as total_timesteps=50_000.
         output: Where the rows go.
     """
@@ -226,7 +244,8 @@ def main(
             config,
             num_episodes=num_episodes,
             seeds_at_once=at_once,
-            curve_path=curves.path_of(output, config.env),
+            output=output,
+            actions=actions,
         )
         row["command"] = command(
             "benchmarks.learning",
@@ -234,11 +253,12 @@ def main(
             num_seeds=num_seeds,
             num_episodes=num_episodes,
             seeds_at_once=seeds_at_once,
+            actions=actions,
             override=override,
         )
         append_row(output, row)
         print(
-            f"| {row['env']} | {row['steps']:,} | {row['mean']} ± {row['interval']} | "
+            f"| {row['name']} | {row['steps']:,} | {row['mean']} ± {row['interval']} | "
             f"{min(row['by_seed'])} | {row['random_return']} | {row['wall_seconds']} |",
             flush=True,
         )

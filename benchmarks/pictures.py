@@ -70,8 +70,8 @@ def draw_shares(rows: list[dict], path: pathlib.Path) -> bool:
 
 def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
     """Return against steps, an axis an environment: its seeds' mean and interval."""
-    files = {row["env"]: curves.path_of(path, row["env"]) for row in rows}
-    rows = [row for row in rows if files[row["env"]].exists()]
+    files = {row["name"]: curves.path_of(path, row["name"]) for row in rows}
+    rows = [row for row in rows if files[row["name"]].exists()]
     if not rows:
         return False
     columns = min(COLUMNS, len(rows))
@@ -82,7 +82,7 @@ def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
     for axis in axes.flat[len(rows) :]:
         axis.remove()
     for axis, row in zip(axes.flat, rows, strict=False):
-        _draw_curve(axis, row, files[row["env"]])
+        _draw_curve(axis, row, files[row["name"]])
     figure.supxlabel("environment steps of one seed", fontsize=9)
     figure.supylabel("return", fontsize=9)
     handles = {
@@ -130,7 +130,7 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
     for label, (level, color, style) in levels.items():
         if level is not None:
             axis.axhline(level, color=color, linestyle=style, label=label)
-    axis.set_title(row["env"], fontsize=10)
+    axis.set_title(row["name"], fontsize=10)
     axis.set_xlim(left=0)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -140,7 +140,7 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
 
 def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
     """The share of runs above each score, with a band by stratified bootstrap."""
-    by_env = {row["env"]: scores(row) for row in rows}
+    by_env = {row["name"]: scores(row) for row in rows}
     tasks = [runs for runs in by_env.values() if runs is not None]
     if not tasks:
         return False

@@ -169,7 +169,7 @@ def learning(rows: list[dict]) -> str:
         reached = None not in (mean, asked) and mean >= asked
         low, high = row.get("iqm_interval", (None, None))
         return (
-            row["env"],
+            row["name"],
             f"{row['steps']:,}",
             f"{score(mean)} ± {score(row['interval'])}",
             f"{score(row.get('iqm'))} [{score(low)}, {score(high)}]",
@@ -205,10 +205,14 @@ def score(value: float | None) -> str:
 
 
 def latest(rows: list[dict]) -> list[dict]:
-    """The last row of each environment, in the order of the references."""
-    by_env = {row["env"]: row for row in rows}
-    known = [env for env in REFERENCES if env in by_env]
-    return [by_env[env] for env in dict.fromkeys([*known, *by_env])]
+    """The last row of each name, in the order of the references."""
+    last = {row["name"]: row for row in ({"name": row["env"]} | row for row in rows)}
+    order = list(REFERENCES)
+
+    def place(row: dict) -> int:
+        return order.index(row["env"]) if row["env"] in order else len(order)
+
+    return sorted(last.values(), key=place)
 
 
 TABLES: dict[str, Callable[[list[dict]], str]] = {

@@ -28,6 +28,17 @@ _SMALL: dict[str, Any] = {
     "normalize_returns": True,
 }
 
+_MEMORY: dict[str, Any] = {
+    "num_envs": 32,
+    "rollout_length": 100,
+    "hidden_sizes": (32,),
+    "memory_size": 32,
+    "fisher_stride": 1,
+    "max_kl": 0.03,
+    "kl_schedule": "linear",
+    "normalize_returns": True,
+}
+
 _MINATAR: dict[str, Any] = {
     "total_timesteps": 10_000_000,
     "num_envs": 128,
@@ -115,6 +126,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
         "normalize_returns": True,
     },
+    "MNISTBandit-bsuite": {
+        **_SMALL,
+        "total_timesteps": 204_800,
+        "num_envs": 128,
+        "rollout_length": 16,
+        "channels": (8,),
+        "convolution_stride": 2,
+        "activation": "relu",
+    },
+    "MemoryChain-bsuite": {**_MEMORY, "total_timesteps": 64_000},
     "SimpleBandit-bsuite": {**_SMALL, "total_timesteps": 20_000, "num_envs": 8},
     "UmbrellaChain-bsuite": {
         "total_timesteps": 50_000,
@@ -127,6 +148,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_returns": True,
     },
     # misc -----------------------------------------------------------------------------
+    "BernoulliBandit-misc": {**_MEMORY, "total_timesteps": 208_000},
     "FourRooms-misc": {
         **_SMALL,
         "total_timesteps": 100_000,
@@ -139,6 +161,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_SMALL,
         "total_timesteps": 50_000,
         "num_envs": 8,
+        "normalize_observations": True,
+    },
+    "MetaMaze-misc": {
+        **_MEMORY,
+        "total_timesteps": 304_000,
+        "normalize_observations": True,
+    },
+    "PointRobot-misc": {
+        **_MEMORY,
+        "total_timesteps": 304_000,
+        "initial_log_std": -2.0,
         "normalize_observations": True,
     },
     "Pong-misc": {
@@ -176,6 +209,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "entropy_coefficient": 0.1,
     },
     "Freeway-MinAtar": {**_MINATAR, "max_kl": 0.06, "entropy_coefficient": 0.1},
+    "Seaquest-MinAtar": {
+        **_MINATAR,
+        "gae_lambda": 0.8,
+        "entropy_coefficient": 0.03,
+        "channels": (8,),
+        "hidden_sizes": (64,),
+        "critic": Value(MLP((64, 64), jax.nn.relu)),
+    },
     "SpaceInvaders-MinAtar": {
         **_MINATAR,
         "num_envs": 64,
