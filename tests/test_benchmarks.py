@@ -153,9 +153,10 @@ folder = pathlib.Path(tempfile.mkdtemp())
 sizes = dict(num_envs=4, rollout_length=32, total_timesteps=384, hidden_sizes=(8,))
 plain = dict(fisher_stride=None, critic_minibatches=1, critic_epochs=1)
 config = configure("CartPole-v1", num_seeds=2, **sizes, **plain)
-path = curves.path_of(folder / "learning.jsonl", "CartPole-v1")
+output = folder / "learning.jsonl"
+path = curves.path_of(output, "CartPole-v1")
 learning.PROGRESS_SECONDS = 0.0
-row = learning.measure(config, num_episodes=4, seeds_at_once=1, output=folder / "learning.jsonl")
+row = learning.measure(config, num_episodes=4, seeds_at_once=1, output=output)
 # One seed after the other is as `train` has them side by side.
 result = trpo_jax.train(config)
 key = jax.random.fold_in(jax.random.key(0), 1)

@@ -11,7 +11,16 @@ import pytest
 from compiling import compilations
 from probes import CHAIN, TABULAR
 
-from trpo_jax import Hyperparameters, NetworkFns, TRPOConfig, evaluate, init, train
+from trpo_jax import (
+    MLP,
+    Hyperparameters,
+    NetworkFns,
+    RecurrentValue,
+    TRPOConfig,
+    evaluate,
+    init,
+    train,
+)
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -32,6 +41,11 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("hidden_sizes", (8.0,), TypeError, "write a tuple of ints, as (64, 64)"),
         ("hidden_sizes", (8, 0), ValueError, "layer without units"),
         ("critic_minibatches", 5, ValueError, "does not divide the 24 transitions"),
+        ("channels", [16], TypeError, "write a tuple of ints"),
+        ("channels", (0,), ValueError, "layer without units"),
+        ("memory_size", -1, ValueError, "write a number of units, or 0"),
+        ("memory_size", 8.0, ValueError, "write a number of units, or 0"),
+        ("gaussian", "laplace", ValueError, "write one of constant, state_dependent"),
         ("fisher_stride", 25, ValueError, "below the 24 states of a rollout, as 23"),
         ("fisher_stride", 2, ValueError, "would see some of the environments only"),
         ("shrink", 0.0, ValueError, "write 0.5"),
@@ -74,6 +88,8 @@ def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
         "fisher_stride",
         "max_candidates",
         "line_search_width",
+        "convolution_stride",
+        "noise_period",
         "critic_epochs",
         "critic_minibatches",
         "micro_batch_size",
@@ -296,3 +312,44 @@ def test_an_optimizer_that_looks_at_layers_sees_them():
         "w" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)
     )
     assert (2,) in shapes
+
+
+@pytest.mark.parametrize("critic", [None, RecurrentValue(MLP((4,)), 3)])
+def test_sequences_are_not_cut_into_minibatches(critic):
+    """Four environments are four sequences: of eight minibatches four are left."""
+    memory_size = 3 if critic is None else 0
+    config = TRPOConfig(**SMALL, memory_size=memory_size, critic=critic)
+    assert config.critic_rows == 4
+    assert config.critic_steps == 4
+    with pytest.raises(ValueError, match="its sequences"):
+        dataclasses.replace(config, critic_minibatches=3)
+    assert TRPOConfig(**SMALL).critic_rows == 24
+
+
+@pytest.mark.parametrize(
+    ("env", "fields", "advice"),
+    [
+        ((TABULAR, CHAIN), {"gaussian": "gsde"}, "is for continuous actions"),
+        ((TABULAR, CHAIN), {"gaussian": "tanh"}, "which has no bounds"),
+        ((TABULAR, CHAIN), {"channels": (4,)}, "are no images"),
+        (
+            "Pendulum-v1",
+            {"gaussian": "state_dependent", "initial_log_std": 3.0},
+            "not between the bounds",
+        ),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_when_the_run_starts(env, fields, advice):
+    config = TRPOConfig(env=env, **SMALL, fisher_stride=1, **fields)
+    with pytest.raises(ValueError, match=advice):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
+@pytest.mark.parametrize("gaussian", ["state_dependent", "gsde", "tanh"])
+def test_every_gaussian_trains(gaussian):
+    config = TRPOConfig(
+        env="Pendulum-v1", **SMALL, hidden_sizes=(4,), gaussian=gaussian, noise_period=2
+    )
+    result = train(config)
+    assert np.all(np.isfinite(result.metrics.update.kl))
+    assert np.any(result.metrics.update.status == 0)

@@ -30,6 +30,10 @@ def test_a_preset_says_only_what_it_sets(env):
             assert value == getattr(defaults, name)
 
 
+def test_every_environment_of_gymnax_has_a_preset():
+    assert set(gymnax.registered_envs) <= set(PRESETS)
+
+
 def test_overrides_are_fields_and_hyperparameters():
     config = preset("CartPole-v1", num_seeds=3, max_kl=0.5, seed=9)
     assert (config.num_seeds, config.seed) == (3, 9)
