@@ -188,13 +188,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
     },
     "Swimmer-misc": {**_SMALL, "total_timesteps": 300_000},
-    # MinAtar: an entropy bonus helped wherever both were run, in 1M to 2M steps. -------
+    # MinAtar: an entropy bonus helped wherever runs were made with and without. --------
     "Asterix-MinAtar": {
         **_MINATAR,
         "gae_lambda": 0.7,
         "entropy_coefficient": 0.03,
-        # A flat policy has 8 after 3M steps where convolutions have 50 after 2M; the
-        # critic, most of the cost, does without.
+        # One run of a flat policy had 8 after 3M steps where convolutions had 50 after
+        # 2M; the critic, most of the cost, does without.
         "channels": (8,),
         "hidden_sizes": (64,),
         "critic": Value(MLP((64, 64), jax.nn.relu)),
