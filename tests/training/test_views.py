@@ -1,5 +1,7 @@
 """Networks with a memory and without, seen through one face, in a whole step."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,8 @@ from trpo_jax import (
     step,
 )
 from trpo_jax.training.networks import assemble, make_networks
-from trpo_jax.training.step import _act, _values_and_next, observe
+from trpo_jax.training.step import _act, _value, observe
+from trpo_jax.training.values import values_and_next
 from trpo_jax.training.views import StepView, evaluate_rollout, rows_at_once, view_of
 
 B, T = 4, 9
@@ -56,8 +59,11 @@ def run():
             rollout_key,
             num_steps=T,
         )
-        judged = _values_and_next(
-            CONFIG, critic, first, trajectory, rollout_state.observation
+        judged = values_and_next(
+            functools.partial(_value, CONFIG, critic, first),
+            first.critic_memory,
+            trajectory,
+            rollout_state.observation,
         )
         return first, second, metrics, trajectory, judged
 

@@ -188,7 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
     },
     "Swimmer-misc": {**_SMALL, "total_timesteps": 300_000},
-    # MinAtar: an entropy bonus helped wherever runs were made with and without. --------
+    # MinAtar: an entropy bonus helped wherever runs were made with and without it. ----
     "Asterix-MinAtar": {
         **_MINATAR,
         "gae_lambda": 0.7,

@@ -20,6 +20,7 @@ from trpo_jax.training.statistics import (
     init_statistics,
     normalize,
 )
+from trpo_jax.training.values import values_and_next
 from trpo_jax.training.views import (
     View,
     apply_once,
@@ -184,8 +185,11 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     observations = observe(state, trajectory.observation)
 
     # 2. Judge the actions by generalised advantages.
-    values, next_values, critic_memory = _values_and_next(
-        config, critic, state, trajectory, rollout_state.observation
+    values, next_values, critic_memory = values_and_next(
+        functools.partial(_value, config, critic, state),
+        state.critic_memory,
+        trajectory,
+        rollout_state.observation,
     )
     advantages = generalized_advantages(
         trajectory.reward,
@@ -335,55 +339,26 @@ def _act(
     return memory, *drawn
 
 
-def _values_and_next(
+def _value(
     config: TRPOConfig,
     critic: View,
     state: TrainState,
-    trajectory: Trajectory,
-    observation: Observation,
-) -> tuple[Float[Array, "T B"], Float[Array, "T B"], PyTree]:
-    """Return V(sₜ), V of what each action led to, and the critic's memory at the end.
-
-    What an action led to is the state acted in next, whose value is there already,
-    unless the episode was truncated: only then are the final observations valued, too.
-    """
-
-    def value(
-        memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
-    ) -> tuple[PyTree, Float[Array, "T B"]]:
-        memories, values = evaluate_rollout(
-            critic,
-            state.critic_params,
-            memory,
-            observe(state, observations),
-            starts,
-            steps_at_once=config.steps_at_once,
-        )
-        if state.return_statistics is not None:
-            values = denormalize(state.return_statistics, values)
-        return memories, values
-
-    def value_of_final_observations() -> Float[Array, "T B"]:
-        # Each is one more step from where its episode was: T·B sequences of one step.
-        memory, observations = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
-            (memories, trajectory.final_observation),
-        )
-        one_step = jax.tree.map(lambda leaf: leaf[None], observations)
-        _, values = value(memory, one_step, jnp.zeros((1, config.batch_size), bool))
-        return values.reshape(trajectory.truncated.shape)
-
-    memories, values = value(
-        state.critic_memory, trajectory.observation, trajectory.start
+    memory: PyTree,
+    observations: Observation,
+    starts: Bool[Array, "T B"],
+) -> tuple[PyTree, Float[Array, "T B"]]:
+    """Return memories and values, in units of return, of observations as they came."""
+    memories, values = evaluate_rollout(
+        critic,
+        state.critic_params,
+        memory,
+        observe(state, observations),
+        starts,
+        steps_at_once=config.steps_at_once,
     )
-    memory = jax.tree.map(lambda leaf: leaf[-1], memories)
-    one_step = jax.tree.map(lambda leaf: leaf[None], observation)
-    _, last = value(memory, one_step, trajectory.done[-1:])
-    following = jnp.concatenate([values[1:], last])
-    at_limits = jax.lax.cond(
-        jnp.any(trajectory.truncated), value_of_final_observations, lambda: following
-    )
-    return values, jnp.where(trajectory.truncated, at_limits, following), memory
+    if state.return_statistics is not None:
+        values = denormalize(state.return_statistics, values)
+    return memories, values
 
 
 def _episode_metrics(trajectory: Trajectory) -> dict[str, Array]:

@@ -1,0 +1,64 @@
+"""What a critic says of a rollout: of its states, and of what each action led to."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from trpo_jax.networks import Observation
+from trpo_jax.training.rollout import Trajectory
+
+# (memory [B, …], observations [T, B, …], starts bool[T, B]) ↦ (memory after each step
+# [T, B, …], values float[T, B])
+ValueFn = Callable[
+    [PyTree, Observation, Bool[Array, "T B"]], tuple[PyTree, Float[Array, "T B"]]
+]
+
+
+def values_and_next(
+    value_fn: ValueFn,
+    memory: PyTree,
+    trajectory: Trajectory,
+    observation: Observation,
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"], PyTree]:
+    """Return V(sₜ), V of what each action led to, and the critic's memory at the end.
+
+    What an action led to is the state acted in next, whose value is there already,
+    unless the episode was truncated: only then are the final observations valued, too.
+
+    Args:
+        value_fn: (memory, observations, starts) ↦ (memories, values), of T steps in B
+            environments.
+        memory: The critic's before the first step, [B, …]; () if it has none.
+        trajectory: The rollout, [T, B, …].
+        observation: What is to be acted on after it, [B, …].
+
+    Returns:
+        Values float[T, B], next values float[T, B], which mean nothing where the
+        episode terminated, and the memory after the last step, [B, …].
+    """
+    memories, values = value_fn(memory, trajectory.observation, trajectory.start)
+    memory = jax.tree.map(lambda leaf: leaf[-1], memories)
+    _, last = value_fn(memory, _one_step(observation), trajectory.done[-1:])
+    following = jnp.concatenate([values[1:], last])
+
+    def value_final_observations() -> Float[Array, "T B"]:
+        # Each is one more step from where its episode was: T·B sequences of one step.
+        memory, observations = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
+            (memories, trajectory.final_observation),
+        )
+        starts = jnp.zeros((1, values.size), bool)
+        _, at_limits = value_fn(memory, _one_step(observations), starts)
+        return at_limits.reshape(values.shape)
+
+    at_limits = jax.lax.cond(
+        jnp.any(trajectory.truncated), value_final_observations, lambda: following
+    )
+    return values, jnp.where(trajectory.truncated, at_limits, following), memory
+
+
+def _one_step(leaves: PyTree) -> PyTree:
+    """[B, …] → [1, B, …]."""
+    return jax.tree.map(lambda leaf: leaf[None], leaves)
