@@ -407,6 +407,18 @@ def test_a_state_is_not_written_into():
     assert state.env_state.info["steps"] == 0
 
 
+def test_termination_wins_at_the_time_limit():
+    class Falling(Ball):
+        def step(self, state, action):
+            return super().step(state, action).replace(done=jnp.ones(()))
+
+    environment = BraxEnvironment(Falling(), episode_length=1)
+    state, _ = environment.reset(KEY)
+    _, taken = environment.step(KEY, state, jnp.zeros(2))
+    assert taken.terminated
+    assert not taken.truncated
+
+
 @pytest.mark.parametrize("observation", [{"state": 1.0}, (jnp.zeros(2), jnp.zeros(1))])
 def test_an_observation_of_several_arrays_is_refused_with_advice(observation):
     class Structured(Ball):
