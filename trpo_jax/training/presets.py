@@ -165,7 +165,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "MetaMaze-misc": {
         **_MEMORY,
-        "total_timesteps": 304_000,
+        "total_timesteps": 601_600,
+        # As long as an episode: gradients reach from the goal to what was learnt of it.
+        "rollout_length": 200,
+        "hidden_sizes": (64,),
+        "memory_size": 64,
+        "max_kl": 0.05,
+        "damping": 0.03,
         "normalize_observations": True,
     },
     "PointRobot-misc": {
