@@ -12,7 +12,7 @@ class Reference(NamedTuple):
 
     Attributes:
         asked: The least that a preset should reach.
-        published: The best that is published.
+        published: What is published: TRPO's where there is any, else the best.
         source: By whom, with what.
     """
 

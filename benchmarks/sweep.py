@@ -95,6 +95,7 @@ def main(
     discount: tuple[float, ...] = (),
     gae_lambda: tuple[float, ...] = (),
     critic_learning_rate: tuple[float, ...] = (),
+    entropy_coefficient: tuple[float, ...] = (),
     num_seeds: int = 4,
     num_episodes: int = 128,
     runs_at_once: int | None = None,
@@ -110,6 +111,7 @@ def main(
         discount: Values of γ.
         gae_lambda: Values of λ of the advantages.
         critic_learning_rate: Values of the critic's step size.
+        entropy_coefficient: Values of the entropy's weight.
         num_seeds: Runs of each point.
         num_episodes: Episodes that each is evaluated over.
         runs_at_once: So many runs side by side, for less memory. None: all.
@@ -124,6 +126,7 @@ def main(
         "discount": discount,
         "gae_lambda": gae_lambda,
         "critic_learning_rate": critic_learning_rate,
+        "entropy_coefficient": entropy_coefficient,
     }
     points = grid(config.hyperparameters, **values)
     for point in points:

@@ -13,12 +13,17 @@ from probes import CHAIN, TABULAR
 
 from trpo_jax import (
     MLP,
+    Categorical,
     Hyperparameters,
     NetworkFns,
+    Policy,
+    RecurrentNetworkFns,
     RecurrentValue,
+    TanhGaussianHead,
     TRPOConfig,
     evaluate,
     init,
+    step,
     train,
 )
 
@@ -350,6 +355,49 @@ def test_every_gaussian_trains(gaussian):
     config = TRPOConfig(
         env="Pendulum-v1", **SMALL, hidden_sizes=(4,), gaussian=gaussian, noise_period=2
     )
+    state = jax.jit(init)(config, jax.random.key(0))
+    _, metrics = jax.jit(step)(config, state)
+    assert metrics.update.status == 0
     result = train(config)
     assert np.all(np.isfinite(result.metrics.update.kl))
-    assert np.any(result.metrics.update.status == 0)
+    returns = evaluate(config, result.state, jax.random.key(1), 2)
+    assert np.all(np.isfinite(returns))
+
+
+def test_a_squashed_policy_of_ones_own_says_what_it_needs():
+    policy = Policy(MLP((4,)), TanhGaussianHead(1))
+    config = TRPOConfig(env="Pendulum-v1", **SMALL, policy=policy)
+    with pytest.raises(ValueError, match="write gaussian='tanh', too"):
+        jax.eval_shape(init, config, jax.random.key(0))
+    squashed = dataclasses.replace(config, gaussian="tanh")
+    jax.eval_shape(init, squashed, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["policy", "critic"])
+def test_a_memory_that_changes_its_shape_is_refused(name):
+    """The last memory in place of one after each step."""
+
+    def apply(params, memory, observations, starts):
+        batch = observations.shape[:2]
+        if name == "critic":
+            return memory, jnp.zeros(batch)
+        return memory, Categorical(jnp.zeros((*batch, 2)))
+
+    network = RecurrentNetworkFns(
+        initial_memory=lambda num: jnp.zeros((num, 3)),
+        init=lambda key, memory, observations, starts: (),
+        apply=apply,
+    )
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, **{name: network})
+    with pytest.raises(ValueError, match=rf"the {name}'s memory .* \[B, T, …\]"):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
+def test_the_stride_of_a_memory_counts_sequences():
+    config = TRPOConfig(
+        num_envs=8, rollout_length=1250, total_timesteps=10_000, memory_size=4
+    )
+    assert config.curvature_stride == 1
+    assert dataclasses.replace(config, fisher_stride=2).curvature_stride == 2
+    with pytest.raises(ValueError, match="above the 8 sequences"):
+        dataclasses.replace(config, fisher_stride=9)

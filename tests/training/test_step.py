@@ -426,9 +426,8 @@ def test_continuous_actions_train():
     np.testing.assert_array_equal(before.params["params"]["head"]["log_std"], -1)
     assert metrics.update.status == UpdateStatus.ACCEPTED
     # 0.5 log 2πe σ², which starts at 0.419 and moves with the standard deviation.
-    expected = (
-        0.5 * np.log(2 * np.pi * np.e) + after.params["params"]["head"]["log_std"]
-    )
+    log_std = after.params["params"]["head"]["log_std"]
+    expected = 0.5 * np.log(2 * np.pi * np.e) + log_std
     np.testing.assert_allclose(metrics.update.entropy, expected[0], rtol=1e-5)
     assert log_std != -1
 

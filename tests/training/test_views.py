@@ -1,5 +1,6 @@
 """Networks with a memory and without, seen through one face, in a whole step."""
 
+import dataclasses
 import functools
 
 import chex
@@ -22,11 +23,18 @@ from trpo_jax import (
     make_environment,
     rollout,
     step,
+    train,
 )
 from trpo_jax.training.networks import assemble, make_networks
 from trpo_jax.training.step import _act, _value, observe
 from trpo_jax.training.values import values_and_next
-from trpo_jax.training.views import StepView, evaluate_rollout, rows_at_once, view_of
+from trpo_jax.training.views import (
+    StepView,
+    evaluate_rollout,
+    forget_non_finite,
+    rows_at_once,
+    view_of,
+)
 
 B, T = 4, 9
 CONFIG = TRPOConfig(
@@ -297,6 +305,30 @@ def test_a_state_without_an_allowed_action_stops_no_run():
     after, metrics = fast_jit(step)(config, before)
     assert metrics.update.status == UpdateStatus.NON_FINITE
     chex.assert_trees_all_equal(after.params, before.params)
+
+
+def test_a_memory_with_a_nan_is_forgotten_and_the_others_kept():
+    _, policy, _ = assemble(CONFIG)
+    memory = jnp.arange(12.0).reshape(B, 3).at[1, 2].set(jnp.nan)
+    kept = forget_non_finite(policy, memory, B)
+    np.testing.assert_array_equal(kept[1], 0)
+    others = np.array([0, 2, 3])
+    np.testing.assert_array_equal(kept[others], memory[others])
+    assert forget_non_finite(policy, (), B) == ()
+
+
+def test_recurrent_seeds_train_side_by_side_as_alone():
+    """Under vmap a condition becomes a choice between both of its sides."""
+    config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=2 * B * T)
+    together = train(config, jax.random.key(3))
+    alone = dataclasses.replace(config, num_seeds=1)
+    key = jax.random.split(jax.random.key(3), 2)[1]
+    state = train(alone, key).state
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[1], together.state.params),
+        state.params,
+        atol=1e-3,
+    )
 
 
 def test_a_plain_environment_needs_no_memory_and_gets_one(run):

@@ -45,7 +45,7 @@ def test_every_size_gives_the_means_and_the_results_of_the_whole(size):
     x = jax.random.normal(jax.random.key(0), (12, 3))
     rows = (x, jnp.array([1.0, -2.0, 0.5]))
     expected = moments(rows)
-    actual = micro_batched(moments, rows, num_rows=12, size=size)
+    actual = micro_batched(moments, rows, num_rows=12, size=size, is_row=(True, False))
     assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected

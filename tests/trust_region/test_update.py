@@ -689,3 +689,23 @@ def test_entropy_bonus_is_added_to_the_surrogate():
     np.testing.assert_allclose(info.surrogate_before, value, rtol=1e-5)
     np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-4)
     assert info.gradient_norm != improve(0.0).gradient_norm
+
+
+@pytest.mark.parametrize(("kind", "size"), [("gaussian", 2), ("gsde", 4)])
+def test_a_shared_scale_as_long_as_the_batch_is_no_row(kind, size):
+    """As many rows as the leading axis of log σ has: it must not be cut with them."""
+    rng = np.random.default_rng(12)
+    params = policies.make_params(kind, rng, np.float32)
+    batch = policies.make_batch(kind, rng, params, size, np.float32)
+    assert len(params["log_std"]) == size
+    whole, in_parts = (
+        fast_jit(
+            partial(trust_region_update, policies.POLICIES[kind], micro_batch_size=rows)
+        )(params, batch)
+        for rows in (None, 1)
+    )
+    assert whole[1].status == UpdateStatus.ACCEPTED
+    chex.assert_trees_all_close(in_parts[0], whole[0], rtol=2e-3, atol=1e-5)
+    for field in ("kl", "kl_max", "surrogate_after", "accepted_fraction"):
+        actual, expected = (getattr(info, field) for _, info in (in_parts, whole))
+        np.testing.assert_allclose(actual, expected, rtol=2e-3)

@@ -52,6 +52,5 @@ def _make(name: str, episode_length: int | None) -> BraxEnvironment:
             f"failed: {error}. Make it online once, or choose an environment of "
             "mujoco_playground.dm_control_suite, which needs no download."
         ) from error
-    return BraxEnvironment(
-        env, episode_length or config.episode_length, f"playground/{name}"
-    )
+    length = config.episode_length if episode_length is None else episode_length
+    return BraxEnvironment(env, length, f"playground/{name}")

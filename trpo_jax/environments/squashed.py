@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.environments.protocol import Box, Environment, Observation, TimeStep
@@ -28,7 +29,10 @@ class SquashedActions:
                 "gaussian='constant', or give the environment's Box a low and a high."
             )
         self._environment = environment
-        self._low, self._high = jnp.asarray(space.low), jnp.asarray(space.high)
+        # In NumPy: made while a program is traced, they must outlive it.
+        self._low, self._high = (
+            np.asarray(bound, np.float32) for bound in (space.low, space.high)
+        )
         self.action_space = Box(space.size)
         self.observation_shape = environment.observation_shape
 
@@ -44,7 +48,7 @@ class SquashedActions:
     ) -> tuple[PyTree, TimeStep]:
         """Act once with tanh(u); consumes `key`."""
         share = 0.5 * (1 + jnp.tanh(action))
-        inside = self._low + (self._high - self._low) * share
+        inside = jnp.asarray(self._low + (self._high - self._low) * share)
         return self._environment.step(key, state, inside)
 
 

@@ -109,7 +109,8 @@ class _ForgetfulGRU(nn.Module):
         inputs: tuple[Float[Array, "B F"], Bool[Array, " B"]],
     ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
         features, start = inputs
-        memory = jnp.where(start[:, None], 0, memory)
+        empty = jnp.zeros_like(memory)  # as every initial memory here is
+        memory = jnp.where(start[:, None], empty, memory)
         # Flax's own orthogonal initialiser can deadlock under vmap, see `orthogonal`.
         cell = nn.GRUCell(self.size, recurrent_kernel_init=orthogonal())
         return cell(memory, features)

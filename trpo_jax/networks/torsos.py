@@ -94,7 +94,7 @@ def _patches(
     if min(height, width) < 1:
         raise ValueError(
             f"images of {images.shape[1]} × {images.shape[2]} are smaller than filters "
-            f"of {size} × {size}; write fewer channels or a smaller stride."
+            f"of {size} × {size}; write fewer channels, or a smaller stride or kernel."
         )
     offsets = itertools.product(range(size), repeat=2)
     return jnp.concatenate(

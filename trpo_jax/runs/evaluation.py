@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import TrainState, check_key, observe
+from trpo_jax.training.step import PRECISION, TrainState, check_key, observe
 from trpo_jax.training.views import apply_once
 from trpo_jax.trust_region import Distribution
 
@@ -91,9 +91,10 @@ def _evaluate(
 
             seen = observe(state, observation)
             starts = jnp.broadcast_to(steps == 0, num_episodes)
-            memory, action = apply_once(
-                policy, state.params, memory, seen, starts, choose
-            )
+            with jax.default_matmul_precision(PRECISION):
+                memory, action = apply_once(
+                    policy, state.params, memory, seen, starts, choose
+                )
             env_keys = jax.random.split(env_key, num_episodes)
             env_state, taken = jax.vmap(environment.step)(env_keys, env_state, action)
             total = total + jnp.where(ended, 0, taken.reward)

@@ -70,7 +70,8 @@ class TRPOConfig:
     """
 
     env: Any = "CartPole-v1"
-    """Gymnax id, a gymnax (environment, params) pair, or an `Environment`."""
+    """Gymnax id, one of another suite such as "brax/ant", a gymnax (environment,
+    params) pair, or an `Environment`."""
     total_timesteps: int = 102_400
     """Environment steps to train for, a multiple of num_envs × rollout_length."""
     num_envs: int = 8
@@ -101,7 +102,8 @@ class TRPOConfig:
     noise_period: int = 1
     """Steps for which actions are drawn with the same noise, 4 is usual with gsde."""
     policy: Network | RecurrentNetwork | None = None
-    """A network that returns distributions, in place of all this."""
+    """A network that returns distributions, in place of all this. Where its actions are
+    to be squashed by tanh, write gaussian="tanh" beside it."""
     critic: Network | RecurrentNetwork | None = None
     """A network that returns values, in place of all this."""
 
@@ -110,8 +112,9 @@ class TRPOConfig:
     cg_tolerance: float = 1e-5
     """Relative residual at which conjugate gradient stops earlier."""
     fisher_stride: int | None = None
-    """Take the Fisher information over every n-th state only, coprime with num_envs.
-    None: the largest such n up to 10 that leaves a thousand states."""
+    """Take the Fisher information over every n-th state only, coprime with num_envs, or
+    over every n-th sequence if the policy has a memory. None: the largest such n up to
+    10 that leaves a thousand states; all sequences."""
     micro_batch_size: int | None = None
     """Transitions that the policy update and the critic's values take at a time. None:
     8,192 on a CPU, all on an accelerator; write less where memory runs out."""
@@ -186,6 +189,8 @@ class TRPOConfig:
         """The stride that `fisher_stride` stands for."""
         if self.fisher_stride is not None:
             return self.fisher_stride
+        if self.policy_rows == self.num_envs:
+            return 1
         most = max(1, min(_MAX_STRIDE, self.batch_size // _MIN_FISHER_STATES))
         return _coprime(most, self.num_envs)
 
@@ -215,9 +220,17 @@ class TRPOConfig:
     @property
     def critic_rows(self) -> int:
         """What the critic's minibatches are made of: transitions, or sequences."""
+        return self._rows_of(self.critic)
+
+    @property
+    def policy_rows(self) -> int:
+        """What the policy update's batch is made of: transitions, or sequences."""
+        return self._rows_of(self.policy)
+
+    def _rows_of(self, network: Network | RecurrentNetwork | None) -> int:
         recurrent = self.memory_size > 0
-        if self.critic is not None:
-            recurrent = isinstance(self.critic, RecurrentNetwork)
+        if network is not None:
+            recurrent = isinstance(network, RecurrentNetwork)
         return self.num_envs if recurrent else self.batch_size
 
     @property
@@ -288,7 +301,13 @@ def _check_counts(config: TRPOConfig) -> None:
             "memory; write a divisor."
         )
     stride = config.fisher_stride
-    if stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
+    if config.policy_rows == config.num_envs:
+        if stride and stride > config.num_envs:
+            raise ValueError(
+                f"fisher_stride={stride} is above the {config.num_envs} sequences "
+                "(num_envs) of a policy with a memory; write fewer, or None."
+            )
+    elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
         raise ValueError(
             f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
             f"the environments only; write a stride without a common divisor below the "

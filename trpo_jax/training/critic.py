@@ -47,7 +47,8 @@ def fit_critic(
         New parameters, new optimiser state, and the mean loss over the last epoch.
 
     Raises:
-        ValueError: If `num_minibatches` does not divide N, or values are not [N].
+        ValueError: If `num_minibatches` does not divide N, or there is not one value
+            for each target.
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), section 5, with a first-order
     optimiser in place of a trust region.
@@ -95,7 +96,7 @@ def _all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise ValueError unless a critic's values have one axis."""
+    """Raise ValueError unless there is one value for each observation."""
     if shape != expected:
         raise ValueError(
             f"the critic returns values of shape {shape}; they must be {expected}, one "

@@ -1,5 +1,7 @@
 """The networks of a run, and whether they fit its environment."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from trpo_jax.environments import (
     Discrete,
     Environment,
     MultiDiscrete,
+    SquashedActions,
     make_environment,
     squash_actions,
 )
@@ -34,7 +37,7 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollout import RolloutState
 from trpo_jax.training.views import View, apply_once, view_of
-from trpo_jax.trust_region import Distribution
+from trpo_jax.trust_region import Distribution, TanhGaussian
 
 _GAUSSIAN_HEADS = {
     "constant": GaussianHead,
@@ -62,16 +65,12 @@ def make_networks(
         ValueError: If the config asks for a Gaussian and actions are discrete.
     """
     policy, critic = config.policy, config.critic
-    size = config.memory_size
+    torso, size = _torso(config), config.memory_size
     if policy is None:
         head = _head(config, environment)
-        policy = Policy(_torso(config), head)
-        if size:
-            policy = RecurrentPolicy(_torso(config), head, size)
+        policy = RecurrentPolicy(torso, head, size) if size else Policy(torso, head)
     if critic is None:
-        critic = Value(_torso(config))
-        if size:
-            critic = RecurrentValue(_torso(config), size)
+        critic = RecurrentValue(torso, size) if size else Value(torso)
     return policy, critic
 
 
@@ -111,14 +110,20 @@ def check_policy(
                 "distribution; return trpo_jax.Categorical(logits), "
                 "trpo_jax.DiagonalGaussian(mean, log_std) or one like them."
             )
+        if isinstance(distribution, TanhGaussian) and not isinstance(
+            environment, SquashedActions
+        ):
+            raise ValueError(
+                "the policy returned a TanhGaussian, whose actions have to be squashed "
+                "before the environment sees them; write gaussian='tanh', too."
+            )
         return distribution.sample(jax.random.key(0))
 
-    def sample(params: PyTree, state: RolloutState) -> Array:
+    def sample(params: PyTree, state: RolloutState) -> tuple[PyTree, Array]:
         starts = state.episode_length == 0
-        seen = (state.memory, state.observation, starts)
-        return apply_once(policy, params, *seen, draw)[1]
+        return apply_once(policy, params, state.memory, state.observation, starts, draw)
 
-    actions = jax.eval_shape(sample, params, state)
+    actions = _shapes_of_one_step("policy", sample, params, state.memory, state)
     space = environment.action_space
     kind = "real floating" if isinstance(space, Box) else "integral"
     match space:
@@ -141,10 +146,29 @@ def check_critic(
 ) -> None:
     """Raise unless the critic returns one value for each observation."""
 
-    def evaluate(params: PyTree, memory: PyTree, state: RolloutState) -> Array:
+    def evaluate(params: PyTree, state: RolloutState) -> tuple[PyTree, Array]:
         starts = state.episode_length == 0
-        seen = (memory, state.observation, starts)
-        return apply_once(critic, params, *seen, lambda values: values)[1]
+        return apply_once(
+            critic, params, memory, state.observation, starts, lambda values: values
+        )
 
-    values = jax.eval_shape(evaluate, params, memory, state)
+    values = _shapes_of_one_step("critic", evaluate, params, memory, state)
     check_values(values.shape, state.episode_length.shape)
+
+
+def _shapes_of_one_step(
+    name: str, fn: Callable, params: PyTree, memory: PyTree, state: RolloutState
+) -> jax.ShapeDtypeStruct:
+    """Return the shape of fn(params, state)[1]; raise if it changes a memory's."""
+    try:
+        after, output = jax.eval_shape(fn, params, state)
+    except IndexError:
+        after, output = None, None
+    before = jax.eval_shape(lambda: memory)
+    if after != before:
+        raise ValueError(
+            f"the {name}'s memory {before} becomes {after} after a step; return the "
+            "memory after each of T steps, with the axes [B, T, …] and the types of "
+            "initial_memory."
+        )
+    return output

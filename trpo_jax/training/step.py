@@ -25,6 +25,7 @@ from trpo_jax.training.views import (
     View,
     apply_once,
     evaluate_rollout,
+    forget_non_finite,
     init_params,
     rows_at_once,
 )
@@ -44,7 +45,7 @@ _OBSERVATION_CLIP = 10.0
 
 # Of the matrix products of policy and update alike: with one precision for acting and
 # another for the update, the first probability ratio would not be 1.
-_PRECISION = "float32"
+PRECISION = "float32"
 
 
 class TrainState(NamedTuple):
@@ -54,8 +55,9 @@ class TrainState(NamedTuple):
         params: Parameters of the policy, a pytree.
         critic_params: Parameters of the critic, a pytree.
         critic_optimizer_state: State of the critic's optimiser, a pytree.
-        critic_memory: What the critic remembers of the episodes so far, [num_envs, …];
-            () if nothing. The policy's memory is in `rollout`.
+        critic_memory: What the critic remembers of the episodes so far, [num_envs, …],
+            made with the parameters of its time; () if nothing. The policy's is in
+            `rollout`.
         observation_statistics: Running moments of observations, None if not normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: Where the environments stand, leaves [num_envs, …].
@@ -173,7 +175,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
 
     # 1. Act with the policy as it is.
-    with jax.default_matmul_precision(_PRECISION):
+    with jax.default_matmul_precision(PRECISION):
         rollout_state, trajectory = rollout(
             functools.partial(_act, policy, state),
             environment,
@@ -225,7 +227,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         fisher_stride=config.curvature_stride,
         micro_batch_size=rows_at_once(rows, config.batch_size, config.steps_at_once),
         step_curvature_fn=_STEP_CURVATURES[config.step_length],
-        precision=_PRECISION,
+        precision=PRECISION,
     )
 
     # 4. Fit the critic to the returns, on the scale it will be read with next time.
@@ -268,10 +270,12 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=critic_optimizer_state,
-        critic_memory=critic_memory,
+        critic_memory=forget_non_finite(critic, critic_memory, config.num_envs),
         observation_statistics=observation_statistics,
         return_statistics=return_statistics,
-        rollout=rollout_state,
+        rollout=rollout_state._replace(
+            memory=forget_non_finite(policy, rollout_state.memory, config.num_envs)
+        ),
         updates=updates,
         key=key,
     )

@@ -171,6 +171,26 @@ def evaluate_rollout(
     return view.by_time(results, starts.shape[0])
 
 
+def forget_non_finite(view: View, memory: PyTree, num_envs: int) -> PyTree:
+    """Return memories [B, …], the initial one where there is a NaN or an infinity.
+
+    One bad observation would otherwise be remembered for as long as its episode lasts.
+    """
+
+    def finite(leaf: Array) -> Bool[Array, " B"]:
+        return jnp.isfinite(leaf.reshape(num_envs, -1)).all(axis=1)
+
+    leaves = [finite(leaf) for leaf in jax.tree.leaves(memory)]
+    if not leaves:
+        return memory
+    good = jnp.stack(leaves).all(axis=0)
+
+    def choose(kept: Array, initial: Array) -> Array:
+        return jnp.where(good.reshape(-1, *[1] * (kept.ndim - 1)), kept, initial)
+
+    return jax.tree.map(choose, memory, view.initial_memory(num_envs))
+
+
 def num_rows(rows: PyTree) -> int:
     """Return how many rows there are."""
     return jax.tree.leaves(rows)[0].shape[0]

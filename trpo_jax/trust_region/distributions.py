@@ -81,8 +81,8 @@ class Categorical(NamedTuple):
         return jnp.sum(jnp.exp(log_probs) * difference, axis=-1)
 
 
-# exp of it is exactly 0 in every precision, and sums and differences of a few stay
-# finite: an action so forbidden adds 0 · finite to a divergence, and not 0 · ∞.
+# exp of it is exactly 0, and sums and differences of a few stay finite: an action so
+# forbidden adds 0 · finite to a divergence, and not 0 · ∞.
 _FORBIDDEN = -1e9
 
 
@@ -117,7 +117,8 @@ def mask_logits(
             "action_mask forbids every action of a state; allow one at least, such as "
             "one that does nothing, or end the episode there."
         )
-    masked = jnp.where(action_mask, logits, _FORBIDDEN)
+    forbidden = max(_FORBIDDEN, float(jnp.finfo(logits.dtype).min) / 4)
+    masked = jnp.where(action_mask, logits, forbidden)
     return jnp.where(possible, masked, jnp.nan)
 
 

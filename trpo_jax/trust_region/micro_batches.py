@@ -15,6 +15,7 @@ def micro_batched(
     *,
     num_rows: int,
     size: int | None,
+    is_row: PyTree | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Return fn(rows), computed from `size` of the N rows at a time.
 
@@ -23,11 +24,12 @@ def micro_batched(
 
     Args:
         fn: rows ↦ (means over these rows, results for each of these rows).
-        rows: A pytree of arrays [N, …]. A leaf without that leading axis belongs to
-            all rows, such as a standard deviation that does not depend on the state:
-            every micro-batch is given it whole.
+        rows: A pytree of arrays [N, …].
         num_rows: N.
         size: Rows at a time; None for all at once.
+        is_row: A pytree like `rows` of bools; False for a leaf that belongs to all
+            rows, such as a standard deviation that does not depend on the state: every
+            micro-batch is given it whole. None: all are True.
 
     Returns:
         The means over N rows, and the results [N, …] in the order of the rows; of a
@@ -41,14 +43,16 @@ def micro_batched(
     if size is None or size >= num_rows:
         return fn(rows)
     count, rest = divmod(num_rows, size)
+    if is_row is None:
+        is_row = jax.tree.map(lambda leaf: True, rows)
 
     def take(start: Int[Array, ""] | int, length: int) -> PyTree:
-        def cut(leaf: Array) -> Array:
-            if leaf.shape[:1] != (num_rows,):
+        def cut(leaf: Array, of_a_row: bool) -> Array:
+            if not of_a_row:
                 return leaf
             return jax.lax.dynamic_slice_in_dim(leaf, start, length)
 
-        return jax.tree.map(cut, rows)
+        return jax.tree.map(cut, rows, is_row)
 
     def accumulate(total: PyTree, index: Int[Array, ""]) -> tuple[PyTree, PyTree]:
         means, results = fn(take(index * size, size))

@@ -75,9 +75,12 @@ class UpdateStatus(enum.IntEnum):
 class UpdateInfo(NamedTuple):
     """The evidence of one update; all of it describes the parameters that were kept.
 
+    L is what was maximised: the surrogate, plus c · mean_s H(π(·|s)) if the update was
+    given an entropy coefficient c.
+
     Attributes:
         status: An `UpdateStatus`, int32 scalar.
-        surrogate_before: L(θ_old), plus the entropy's share if it has one, scalar.
+        surrogate_before: L(θ_old), scalar.
         surrogate_after: L at the parameters kept.
         expected_improvement: fraction · gᵀ(βx), what the linear model promised.
         kl: mean_s KL(π_old ‖ π), nats; 0 if the update was rejected.
@@ -181,9 +184,19 @@ def trust_region_update(
     # A ratio to an infinite log-probability would be a plain 0, and go unseen.
     batch_finite = jnp.isfinite(batch.log_probs + batch.advantages).all()
 
-    def by_micro_batches(fn: Callable, rows: PyTree) -> tuple[PyTree, PyTree]:
+    def by_micro_batches(
+        fn: Callable, rows: PyTree, is_row: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
         num_rows = batch.log_probs.shape[0]
-        return micro_batched(fn, rows, num_rows=num_rows, size=micro_batch_size)
+        return micro_batched(
+            fn, rows, num_rows=num_rows, size=micro_batch_size, is_row=is_row
+        )
+
+    # What in a distribution belongs to one row, and what, such as one σ, to all.
+    rows_of_each = (
+        jax.tree.map(lambda leaf: True, batch),
+        _depends_on_rows(policy_fn, params, batch.observations),
+    )
 
     def objective_at(
         theta: Float[Array, " P"], batch: Batch
@@ -213,7 +226,9 @@ def trust_region_update(
             kl = old.kl_divergence(new)
             return (value, jnp.mean(kl), jnp.mean(new.entropy())), kl
 
-        (value, kl, entropy), kl_by_state = by_micro_batches(compare, (batch, old))
+        (value, kl, entropy), kl_by_state = by_micro_batches(
+            compare, (batch, old), rows_of_each
+        )
         # Two compilations of L may differ in the last bit: staying is no improvement.
         value = jnp.where(jnp.all(theta == theta_old), surrogate_old, value)
         finite = jnp.isfinite(theta).all() & batch_finite
@@ -274,6 +289,17 @@ def trust_region_update(
         entropy=keep(entropy, jnp.mean(old.entropy())),
     )
     return unravel(theta), info
+
+
+def _depends_on_rows(
+    policy_fn: PolicyFn, params: PyTree, observations: PyTree
+) -> PyTree:
+    """Whether each leaf of the distribution changes its shape with the rows."""
+    first = jax.tree.map(lambda leaf: leaf[:1], observations)
+    one, all_ = (
+        jax.eval_shape(policy_fn, params, rows) for rows in (first, observations)
+    )
+    return jax.tree.map(lambda few, many: few.shape != many.shape, one, all_)
 
 
 def _micro_batched_operator(
