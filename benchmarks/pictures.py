@@ -130,7 +130,7 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
     for label, (level, color, style) in levels.items():
         if level is not None:
             axis.axhline(level, color=color, linestyle=style, label=label)
-    axis.set_title(row["name"], fontsize=10)
+    axis.set_title(row["name"], fontsize=8.5)
     axis.set_xlim(left=0)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -166,7 +166,7 @@ def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
         stratified_bootstrap(interquartile_mean, tasks),
     )
     axis.set_title(
-        f"{len(tasks)} environments, {len(pooled)} runs: interquartile mean "
+        f"{len(tasks)} rows, {len(pooled)} runs: interquartile mean "
         f"{iqm:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]",
         fontsize=10,
         pad=20,
