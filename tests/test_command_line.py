@@ -24,7 +24,7 @@ TINY = [
 def test_options_start_from_the_preset_of_the_environment():
     assert parse([]) == trpo_jax.preset("CartPole-v1")
     assert parse(["--env=Acrobot-v1"]) == trpo_jax.preset("Acrobot-v1")
-    assert parse(["--env", "Reacher-misc"]) == trpo_jax.TRPOConfig(env="Reacher-misc")
+    assert parse(["--env", "brax/ant"]) == trpo_jax.TRPOConfig(env="brax/ant")
 
 
 def test_options_override_fields_and_hyperparameters():
