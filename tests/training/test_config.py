@@ -331,6 +331,14 @@ def test_sequences_are_not_cut_into_minibatches(critic):
     assert TRPOConfig(**SMALL).critic_rows == 24
 
 
+def test_rollouts_of_one_step_are_no_sequences():
+    """As many transitions as environments; the stride is still checked as theirs."""
+    config = TRPOConfig(num_envs=4000, rollout_length=1, total_timesteps=4000)
+    assert config.curvature_stride == 3
+    with pytest.raises(ValueError, match="some of the environments only"):
+        dataclasses.replace(config, fisher_stride=2)
+
+
 @pytest.mark.parametrize(
     ("env", "fields", "advice"),
     [
@@ -374,7 +382,8 @@ def test_a_squashed_policy_of_ones_own_says_what_it_needs():
 
 
 @pytest.mark.parametrize("name", ["policy", "critic"])
-def test_a_memory_that_changes_its_shape_is_refused(name):
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_memory_that_changes_its_shape_is_refused(name, shape):
     """The last memory in place of one after each step."""
 
     def apply(params, memory, observations, starts):
@@ -384,12 +393,12 @@ def test_a_memory_that_changes_its_shape_is_refused(name):
         return memory, Categorical(jnp.zeros((*batch, 2)))
 
     network = RecurrentNetworkFns(
-        initial_memory=lambda num: jnp.zeros((num, 3)),
+        initial_memory=lambda num: jnp.zeros((num, *shape)),
         init=lambda key, memory, observations, starts: (),
         apply=apply,
     )
     config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, **{name: network})
-    with pytest.raises(ValueError, match=rf"the {name}'s memory .* \[B, T, …\]"):
+    with pytest.raises(ValueError, match=rf"the {name} returns the memory .*T, …\]"):
         jax.eval_shape(init, config, jax.random.key(0))
 
 

@@ -19,7 +19,6 @@ from trpo_jax import (
     UpdateStatus,
     evaluate,
     init,
-    init_rollout,
     make_environment,
     rollout,
     step,
@@ -329,10 +328,3 @@ def test_recurrent_seeds_train_side_by_side_as_alone():
         state.params,
         atol=1e-3,
     )
-
-
-def test_a_plain_environment_needs_no_memory_and_gets_one(run):
-    """A recurrent policy on a Markov environment is no error; see `run`."""
-    state = init_rollout(make_environment(CONFIG.env), jax.random.key(0), num_envs=2)
-    assert state.memory == ()
-    assert run[0].rollout.memory.shape == (B, 3)

@@ -12,10 +12,14 @@ from trpo_jax.trust_region.distributions import Distribution
 class RecurrentPolicy(nn.Module):
     """π(·|s₀ … sₜ): torso → GRU → head.
 
+    hₜ = GRU(hₜ₋₁, torso(sₜ)), with h = 0 before the first step of an episode.
+
     Attributes:
         torso: A module, observations [N, …] ↦ features float[N, F].
         head: As in `Policy`.
         memory_size: H, the units of the GRU.
+
+    Source: Cho et al. 2014 (arXiv 1406.1078) for the GRU.
     """
 
     torso: nn.Module
@@ -43,7 +47,7 @@ class RecurrentPolicy(nn.Module):
 
 
 class RecurrentValue(nn.Module):
-    """V(s₀ … sₜ): torso → GRU → one number.
+    """V(s₀ … sₜ): torso → GRU → one number; hₜ as in `RecurrentPolicy`.
 
     Attributes:
         torso: A module, observations [N, …] ↦ features float[N, F].

@@ -189,7 +189,7 @@ class TRPOConfig:
         """The stride that `fisher_stride` stands for."""
         if self.fisher_stride is not None:
             return self.fisher_stride
-        if self.policy_rows == self.num_envs:
+        if self.policy_has_memory:
             return 1
         most = max(1, min(_MAX_STRIDE, self.batch_size // _MIN_FISHER_STATES))
         return _coprime(most, self.num_envs)
@@ -220,18 +220,17 @@ class TRPOConfig:
     @property
     def critic_rows(self) -> int:
         """What the critic's minibatches are made of: transitions, or sequences."""
-        return self._rows_of(self.critic)
+        return self.num_envs if self._has_memory(self.critic) else self.batch_size
 
     @property
-    def policy_rows(self) -> int:
-        """What the policy update's batch is made of: transitions, or sequences."""
-        return self._rows_of(self.policy)
+    def policy_has_memory(self) -> bool:
+        """Whether the policy update's batch is made of sequences."""
+        return self._has_memory(self.policy)
 
-    def _rows_of(self, network: Network | RecurrentNetwork | None) -> int:
-        recurrent = self.memory_size > 0
-        if network is not None:
-            recurrent = isinstance(network, RecurrentNetwork)
-        return self.num_envs if recurrent else self.batch_size
+    def _has_memory(self, network: Network | RecurrentNetwork | None) -> bool:
+        if network is None:
+            return self.memory_size > 0
+        return isinstance(network, RecurrentNetwork)
 
     @property
     def batch_size(self) -> int:
@@ -301,7 +300,7 @@ def _check_counts(config: TRPOConfig) -> None:
             "memory; write a divisor."
         )
     stride = config.fisher_stride
-    if config.policy_rows == config.num_envs:
+    if config.policy_has_memory:
         if stride and stride > config.num_envs:
             raise ValueError(
                 f"fisher_stride={stride} is above the {config.num_envs} sequences "

@@ -1,7 +1,5 @@
 """The networks of a run, and whether they fit its environment."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -119,11 +117,13 @@ def check_policy(
             )
         return distribution.sample(jax.random.key(0))
 
-    def sample(params: PyTree, state: RolloutState) -> tuple[PyTree, Array]:
+    def sample(params: PyTree, state: RolloutState) -> Array:
         starts = state.episode_length == 0
-        return apply_once(policy, params, state.memory, state.observation, starts, draw)
+        seen = (state.memory, state.observation, starts)
+        return apply_once(policy, params, *seen, draw)[1]
 
-    actions = _shapes_of_one_step("policy", sample, params, state.memory, state)
+    check_memory("policy", policy, params, state.memory, state)
+    actions = jax.eval_shape(sample, params, state)
     space = environment.action_space
     kind = "real floating" if isinstance(space, Box) else "integral"
     match space:
@@ -146,29 +146,32 @@ def check_critic(
 ) -> None:
     """Raise unless the critic returns one value for each observation."""
 
-    def evaluate(params: PyTree, state: RolloutState) -> tuple[PyTree, Array]:
+    def evaluate(params: PyTree, state: RolloutState) -> Array:
         starts = state.episode_length == 0
-        return apply_once(
-            critic, params, memory, state.observation, starts, lambda values: values
-        )
+        seen = (memory, state.observation, starts)
+        return apply_once(critic, params, *seen, lambda values: values)[1]
 
-    values = _shapes_of_one_step("critic", evaluate, params, memory, state)
+    check_memory("critic", critic, params, memory, state)
+    values = jax.eval_shape(evaluate, params, state)
     check_values(values.shape, state.episode_length.shape)
 
 
-def _shapes_of_one_step(
-    name: str, fn: Callable, params: PyTree, memory: PyTree, state: RolloutState
-) -> jax.ShapeDtypeStruct:
-    """Return the shape of fn(params, state)[1]; raise if it changes a memory's."""
-    try:
-        after, output = jax.eval_shape(fn, params, state)
-    except IndexError:
-        after, output = None, None
-    before = jax.eval_shape(lambda: memory)
-    if after != before:
+def check_memory(
+    name: str, view: View, params: PyTree, memory: PyTree, state: RolloutState
+) -> None:
+    """Raise unless the network returns its memory after each step, [B, T, …]."""
+    one_step = jax.tree.map(
+        lambda leaf: leaf[None], (state.observation, state.episode_length == 0)
+    )
+    memories, _ = jax.eval_shape(view.apply, params, view.rows(memory, *one_step))
+    expected = jax.tree.map(lambda leaf: leaf[:, None], memory)
+
+    def types(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree)
+
+    if types(memories) != types(expected):
         raise ValueError(
-            f"the {name}'s memory {before} becomes {after} after a step; return the "
-            "memory after each of T steps, with the axes [B, T, …] and the types of "
+            f"after one step the {name} returns the memory {types(memories)}; it must "
+            f"be {types(expected)}: the memory after each of T steps, [B, T, …], like "
             "initial_memory."
         )
-    return output

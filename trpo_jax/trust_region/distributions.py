@@ -105,6 +105,8 @@ def mask_logits(
     Raises:
         ValueError: If the shapes differ, or if a mask that is known now (that is, not
             under `jit`) forbids every action.
+
+    Source: Huang & Ontañón 2020 (arXiv 2006.14171).
     """
     if jnp.shape(action_mask) != jnp.shape(logits):
         raise ValueError(
@@ -183,6 +185,8 @@ class TanhGaussian(NamedTuple):
     Attributes:
         mean: μ, float[..., D].
         log_std: log σ, float[..., D] or, independent of the state, float[D].
+
+    Source: Haarnoja et al. 2018 (arXiv 1801.01290), appendix C.
     """
 
     mean: Float[Array, "*N D"]

@@ -360,7 +360,8 @@ def _check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
         raise ValueError(
             f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
             "observations [N, ...], actions [N] or [N, D], log_probs [N] and "
-            "advantages [N] with one N: flatten time and environments to one axis."
+            "advantages [N] with one N: flatten time and environments to one axis; or "
+            "[N, T] for whole sequences."
         )
 
     def evaluate(params: PyTree) -> Array:
