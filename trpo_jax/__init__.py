@@ -31,7 +31,17 @@ from trpo_jax.networks import (
     Value,
     orthogonal,
 )
-from trpo_jax.runs import evaluate
+from trpo_jax.runs import (
+    Interrupted,
+    Logger,
+    RunError,
+    RunResult,
+    RunSettings,
+    __version__,
+    evaluate,
+    resume,
+    run,
+)
 from trpo_jax.training import (
     Hyperparameters,
     Metrics,
@@ -81,8 +91,6 @@ from trpo_jax.trust_region import (
     undamped_curvature,
 )
 
-__version__ = "0.1.0"
-
 __all__ = [
     "CNN",
     "MLP",
@@ -101,7 +109,9 @@ __all__ = [
     "GSDEHead",
     "GaussianHead",
     "Hyperparameters",
+    "Interrupted",
     "LineSearchResult",
+    "Logger",
     "MaskedObservation",
     "Metrics",
     "MultiCategorical",
@@ -115,6 +125,9 @@ __all__ = [
     "RecurrentPolicy",
     "RecurrentValue",
     "RolloutState",
+    "RunError",
+    "RunResult",
+    "RunSettings",
     "StateDependentGaussianHead",
     "TRPOConfig",
     "TanhGaussian",
@@ -126,6 +139,7 @@ __all__ = [
     "UpdateInfo",
     "UpdateStatus",
     "Value",
+    "__version__",
     "compiler_options",
     "conjugate_gradient",
     "damped_curvature",
@@ -145,7 +159,9 @@ __all__ = [
     "micro_batched",
     "orthogonal",
     "preset",
+    "resume",
     "rollout",
+    "run",
     "standardize",
     "step",
     "surrogate",

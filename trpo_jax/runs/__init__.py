@@ -1,5 +1,19 @@
-"""What happens around a run: evaluation and progress."""
+"""What happens on the host around a run: records, checkpoints, evaluation, progress."""
 
 from trpo_jax.runs.evaluation import evaluate
+from trpo_jax.runs.records import Logger
+from trpo_jax.runs.run import Interrupted, RunError, RunResult, resume, run
+from trpo_jax.runs.settings import RunSettings
+from trpo_jax.runs.version import __version__
 
-__all__ = ["evaluate"]
+__all__ = [
+    "Interrupted",
+    "Logger",
+    "RunError",
+    "RunResult",
+    "RunSettings",
+    "__version__",
+    "evaluate",
+    "resume",
+    "run",
+]

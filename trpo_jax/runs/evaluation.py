@@ -1,9 +1,11 @@
 """How well a trained policy does, over whole episodes."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from trpo_jax.training.compilation import jit_with_options
@@ -59,6 +61,48 @@ def evaluate(
         _evaluate, (state, key), env_steps=0, static_argnums=(3, 4, 5)
     )
     return run(config, state, key, num_episodes, actions, max_steps)
+
+
+def summarize_returns(
+    config: TRPOConfig, returns: Float[Array, "*seeds episodes"]
+) -> dict[str, Any]:
+    """Return what `evaluate` returned in a few numbers, as JSON knows them.
+
+    Returns:
+        Over the episodes that ended: `return_mean`, `return_std`, `return_by_seed`,
+        None where none did; and `num_episodes` of each seed, `num_unended` of all.
+    """
+    by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
+
+    def over_ended(fn: Callable, values: np.ndarray) -> float | None:
+        ended = values[np.isfinite(values)]
+        return float(fn(ended)) if ended.size else None
+
+    return {
+        "return_mean": over_ended(np.mean, by_seed),
+        "return_std": over_ended(np.std, by_seed),
+        "return_by_seed": [over_ended(np.mean, one) for one in by_seed],
+        "num_episodes": by_seed.shape[1],
+        "num_unended": int(np.sum(~np.isfinite(by_seed))),
+    }
+
+
+def in_words(evaluation: dict[str, Any]) -> str:
+    """Return a line or two on what `summarize_returns` returned."""
+    mean, std = evaluation["return_mean"], evaluation["return_std"]
+    if mean is None:
+        return "evaluation: no episode came to an end"
+    text = (
+        f"evaluation over {evaluation['num_episodes']} episodes: return {mean:.1f}, "
+        f"standard deviation {std:.1f}"
+    )
+    by_seed = evaluation["return_by_seed"]
+    if len(by_seed) > 1:
+        means = ["–" if one is None else f"{one:.1f}" for one in by_seed]
+        text += f"\nby seed: {', '.join(means)}"
+    if evaluation["num_unended"]:
+        text += f"\n{evaluation['num_unended']} episodes had not ended and are left out"
+    return text
 
 
 def _evaluate(

@@ -1,0 +1,137 @@
+"""A configuration as a file that people read, and that makes the run again."""
+
+import dataclasses
+import json
+import pathlib
+import tomllib
+from typing import Any
+
+from trpo_jax.training.config import Hyperparameters, TRPOConfig
+
+_FIELDS = {field.name for field in dataclasses.fields(TRPOConfig)}
+
+
+def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
+    """Return the configuration as JSON knows it.
+
+    What is a Python object (a network, a schedule, an environment of one's own) becomes
+    {"python": its description}: enough to compare it by, not enough to make it from.
+    """
+    values = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+    }
+    values["hyperparameters"] = config.hyperparameters._asdict()
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
+    """Return the configuration that `config_to_dict` was given.
+
+    Args:
+        values: Fields by name; those left out have their defaults. Hyperparameters may
+            also stand beside the fields.
+        objects: The fields that are Python objects.
+
+    Raises:
+        ValueError: If a name is unknown, a Python object is missing, or the values do
+            not make a run.
+        TypeError: If a value is of the wrong kind.
+    """
+    values = {**values, **objects}
+    floats = dict(values.pop("hyperparameters", {}))
+    floats |= {
+        name: values.pop(name) for name in Hyperparameters._fields if name in values
+    }
+    unknown = sorted((values.keys() - _FIELDS) | (floats.keys() - _HYPERPARAMETERS))
+    if unknown:
+        raise ValueError(
+            f"no such field: {', '.join(unknown)}. The fields are "
+            f"{', '.join(sorted(_FIELDS | _HYPERPARAMETERS))}."
+        )
+    missing = [name for name, value in values.items() if _is_object(value)]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} of this run came from Python ("
+            + "; ".join(values[name]["python"] for name in missing)
+            + "), which a file does not hold. Pass the config that it was started "
+            "with: config=TRPOConfig(...)."
+        )
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    return TRPOConfig(**values, hyperparameters=Hyperparameters(**floats))
+
+
+_HYPERPARAMETERS = set(Hyperparameters._fields)
+
+
+def read_config(path: str | pathlib.Path, **objects: Any) -> TRPOConfig:
+    """Return the configuration in a .json or .toml file.
+
+    Raises:
+        ValueError: If there is no such file, it cannot be read, or its values do not
+            make a run; the message names the file.
+    """
+    path = pathlib.Path(path)
+    return config_from_dict(read_config_values(path), **objects)
+
+
+def read_config_values(path: pathlib.Path) -> dict[str, Any]:
+    """Return the fields in a .json or .toml file; ValueError as `read_config`."""
+    parsers = {".json": json.loads, ".toml": tomllib.loads}
+    if path.suffix not in parsers:
+        raise ValueError(f"{path} is neither .json nor .toml; name one of these.")
+    try:
+        values = parsers[path.suffix](path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not {path.suffix[1:]}: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{path} holds no fields; write {{"env": ...}}.')
+    return values
+
+
+def differing_fields(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """Return the names under which two `config_to_dict` differ, with both values."""
+    both = [_flat(values) for values in (left, right)]
+    return [
+        f"{name}: {both[0].get(name)!r} and {both[1].get(name)!r}"
+        for name in sorted(both[0].keys() | both[1].keys())
+        if both[0].get(name) != both[1].get(name)
+    ]
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    floats = values.get("hyperparameters", {})
+    return {
+        name: value for name, value in values.items() if name != "hyperparameters"
+    } | floats
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"python"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, tuple) and all(isinstance(one, int) for one in value):
+        return list(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return {"python": _describe(value)}
+
+
+def _describe(value: Any) -> str:
+    """Name a function by where it is defined; for the rest, what it says of itself."""
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)
+    # An address says nothing in another process.
+    return (
+        f"{type(value).__module__}.{type(value).__qualname__}"
+        if (" at 0x" in text)
+        else text
+    )

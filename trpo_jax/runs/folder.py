@@ -1,0 +1,168 @@
+"""The folder of a run: what is in it, and who may write there."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jaxlib
+
+from trpo_jax.runs.config_file import (
+    config_from_dict,
+    config_to_dict,
+    differing_fields,
+    read_config_values,
+)
+from trpo_jax.runs.version import __version__
+from trpo_jax.training.config import TRPOConfig
+
+
+class RunFolder:
+    """The files of one run.
+
+    config.json       what was run, enough to run it again
+    settings.json     what was to be recorded of it
+    events.jsonl      when it was started, resumed, ended; versions and device
+    metrics.jsonl     one line for each update, the same in every repetition
+    timing.jsonl      when they were made, and how fast
+    checkpoints/      whole states
+    evaluation.json   how the last one does
+    pictures/         drawn from these
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        """Name the files in `path`; touches none."""
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.settings = self.path / "settings.json"
+        self.events = self.path / "events.jsonl"
+        self.metrics = self.path / "metrics.jsonl"
+        self.timing = self.path / "timing.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.evaluation = self.path / "evaluation.json"
+        self.pictures = self.path / "pictures"
+        self._writing = threading.Lock()
+
+    def create(self, config: TRPOConfig, settings: dict[str, Any]) -> None:
+        """Make the folder of a new run.
+
+        Raises:
+            ValueError: If a run, or anything else, is there already, or the folder
+                cannot be written.
+        """
+        if self.config.exists():
+            differences = differing_fields(
+                read_config_values(self.config), config_to_dict(config)
+            )
+            raise ValueError(
+                f"{self.path} holds a run already"
+                + (
+                    ", of another config. What differs (there, here): "
+                    + "; ".join(differences)
+                    + ". Name another folder."
+                    if differences
+                    else ". Go on with it by trpo_jax.resume(folder), on the command "
+                    f"line `python -m trpo_jax resume {self.path}`, or name another."
+                )
+            )
+        with _readable_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(one.name != ".lock" for one in self.path.iterdir()):
+                raise ValueError(
+                    f"{self.path} is not empty and holds no run; name a new folder."
+                )
+            self.checkpoints.mkdir()
+            write_json(self.settings, settings)
+            # The last: with it the folder holds a run.
+            write_json(self.config, config_to_dict(config))
+
+    def read_config(self, config: TRPOConfig | None = None) -> TRPOConfig:
+        """Return the config of the run that the folder holds.
+
+        Args:
+            config: The same, where it has Python objects that no file can hold.
+
+        Raises:
+            ValueError: If there is no run, or `config` is another; the message names
+                the fields.
+        """
+        if not self.config.exists():
+            raise ValueError(
+                f"{self.path} holds no run (no config.json). Start one by "
+                f"trpo_jax.run(config, {str(self.path)!r})."
+            )
+        stored = read_config_values(self.config)
+        if config is None:
+            return config_from_dict(stored)
+        differences = differing_fields(stored, config_to_dict(config))
+        if differences:
+            raise ValueError(
+                f"{self.path} holds a run of another config. What differs (there, "
+                f"here): {'; '.join(differences)}."
+            )
+        return config
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder; released, too, when the process is killed.
+
+        Raises:
+            ValueError: If another process holds it, or it cannot be written.
+        """
+        with _readable_errors(self.path):
+            file = open(self.path / ".lock", "a")  # noqa: SIM115 (held below)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another process is running in {self.path}; let it end, or stop "
+                    "it first."
+                ) from error
+            yield
+
+    def log_event(self, event: str, **details: Any) -> None:
+        """Add a line to the folder's events; from any thread."""
+        line = {"event": event, "time": time.time(), **details}
+        with self._writing, open(self.events, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def surroundings() -> dict[str, Any]:
+    """Return the versions and the device that a run's numbers come from."""
+    return {
+        "trpo_jax": __version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+    }
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a file that is either the old one or the new one, whole, at any instant."""
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def _readable_errors(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); name a folder that can."
+        ) from error

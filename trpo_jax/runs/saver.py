@@ -1,0 +1,84 @@
+"""When a run's state is saved, beside the run."""
+
+import math
+import pathlib
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from trpo_jax.runs import checkpoints
+from trpo_jax.runs.chunks import Chunk
+from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.runs.settings import RunSettings
+from trpo_jax.runs.version import __version__
+from trpo_jax.training.config import TRPOConfig
+
+
+class Saver:
+    """Saves states in a thread, one after the other, and deletes superfluous ones."""
+
+    def __init__(self, folder: pathlib.Path, config: TRPOConfig, settings: RunSettings):
+        """Save states of `config` into `folder`, as often as `settings` say."""
+        self._folder = folder
+        self._config = config_to_dict(config)
+        self._settings = settings
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._saving: Future[Any] | None = None
+        self._returns: list[float] = []
+        self._due = self._next_time()
+
+    def due(self, updates: int) -> bool:
+        """Return whether the state after so many updates should be saved."""
+        every = self._settings.checkpoint_updates
+        if every is not None and updates % every == 0:
+            return True
+        if time.monotonic() < self._due:
+            return False
+        self._due = self._next_time()
+        return True
+
+    def observe(self, episode_returns: np.ndarray) -> None:
+        """Take note of an update's returns, by which checkpoints are ranked."""
+        finite = episode_returns[np.isfinite(episode_returns)]
+        self._returns.extend(finite.ravel().tolist())
+
+    def save(self, chunk: Chunk) -> None:
+        """Begin to save a chunk's state, once the one before is saved.
+
+        Raises:
+            OSError: If the one before could not be.
+        """
+        self.wait()
+        score = float(np.mean(self._returns)) if self._returns else math.nan
+        self._returns = []
+        manifest = checkpoints.Manifest(
+            format=checkpoints.FORMAT,
+            version=__version__,
+            updates=chunk.updates,
+            score=score if math.isfinite(score) else None,
+            config=self._config,
+            leaves={},
+        )
+        self._saving = self._pool.submit(self._save, chunk.state, manifest)
+
+    def wait(self) -> None:
+        """Wait until what was begun is done; OSError if it could not be."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
+
+    def close(self) -> None:
+        """Wait for the thread to end, whatever comes of it."""
+        self._pool.shutdown()
+
+    def _save(self, state: Any, manifest: checkpoints.Manifest) -> None:
+        checkpoints.save(self._folder, state, manifest)
+        checkpoints.delete_superfluous(
+            self._folder, last=self._settings.keep_last, best=self._settings.keep_best
+        )
+
+    def _next_time(self) -> float:
+        minutes = self._settings.checkpoint_minutes
+        return math.inf if minutes is None else time.monotonic() + 60 * minutes

@@ -1,0 +1,53 @@
+"""What is to be recorded of a run."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What is to be recorded of a run, and how often. Validated when made."""
+
+    checkpoint_minutes: float | None = 5.0
+    """Minutes between two checkpoints; None for none but by updates."""
+    checkpoint_updates: int | None = None
+    """Updates between two checkpoints; None for none but by minutes."""
+    keep_last: int = 3
+    """The newest checkpoints that are kept."""
+    keep_best: int = 1
+    """Older checkpoints that are kept for their return in training."""
+    evaluation_episodes: int = 128
+    """Episodes that the last policy plays when the run is done."""
+    tensorboard: bool = False
+    """Also write TensorBoard's event files."""
+    wandb: str | None = None
+    """Also write to this Weights & Biases project."""
+    patience: int = 20
+    """Stop after so many updates in a row that saw NaN or infinity."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError or TypeError for what could only fail later."""
+        least = {
+            "checkpoint_updates": 1,
+            "keep_last": 1,
+            "keep_best": 0,
+            "evaluation_episodes": 1,
+            "patience": 1,
+        }
+        for name, fewest in least.items():
+            value = getattr(self, name)
+            if name == "checkpoint_updates" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}={value!r} is not an int; write {fewest}.")
+            if value < fewest:
+                raise ValueError(f"{name}={value}; write at least {fewest}.")
+        minutes = self.checkpoint_minutes
+        if minutes is not None and not 0 <= minutes < float("inf"):
+            raise ValueError(
+                f"checkpoint_minutes={minutes}; write minutes, as 5, or None."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings by name."""
+        return dataclasses.asdict(self)
