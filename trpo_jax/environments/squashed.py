@@ -47,9 +47,12 @@ class SquashedActions:
         self, key: Key[Array, ""], state: PyTree, action: Float[Array, " D"]
     ) -> tuple[PyTree, TimeStep]:
         """Act once with tanh(u); consumes `key`."""
+        return self._environment.step(key, state, self.squash(action))
+
+    def squash(self, action: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Return the action inside the bounds that `step` makes of u."""
         share = 0.5 * (1 + jnp.tanh(action))
-        inside = jnp.asarray(self._low + (self._high - self._low) * share)
-        return self._environment.step(key, state, inside)
+        return jnp.asarray(self._low + (self._high - self._low) * share)
 
 
 @functools.lru_cache(maxsize=128)
