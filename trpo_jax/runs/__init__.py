@@ -1,6 +1,7 @@
 """What happens on the host around a run: records, checkpoints, evaluation, progress."""
 
 from trpo_jax.runs.evaluation import evaluate
+from trpo_jax.runs.policy import LoadedPolicy, export_policy, load_policy, load_state
 from trpo_jax.runs.records import Logger
 from trpo_jax.runs.run import Interrupted, RunError, RunResult, resume, run
 from trpo_jax.runs.settings import RunSettings
@@ -8,12 +9,16 @@ from trpo_jax.runs.version import __version__
 
 __all__ = [
     "Interrupted",
+    "LoadedPolicy",
     "Logger",
     "RunError",
     "RunResult",
     "RunSettings",
     "__version__",
     "evaluate",
+    "export_policy",
+    "load_policy",
+    "load_state",
     "resume",
     "run",
 ]

@@ -137,7 +137,7 @@ def restore(
         array = jnp.asarray(restored[name])
         if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             return array
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
+        return jax.random.wrap_key_data(array)
 
     structure = jax.tree.structure(like)
     flat = map(device, jax.tree.leaves(like), wanted)

@@ -239,7 +239,9 @@ def _train(
         saver.wait()
     if updates < config.num_updates:
         folder.log_event("interrupted", updates=updates)
-        raise Interrupted(_what_is_safe(folder, "interrupted"), interruption.number or 0)
+        raise Interrupted(
+            _what_is_safe(folder, "interrupted"), interruption.number or 0
+        )
     return state
 
 
