@@ -1,49 +1,268 @@
-"""The command line: `python -m trpo_jax --env CartPole-v1`."""
+"""The command line: `python -m trpo_jax COMMAND`."""
 
 import argparse
+import dataclasses
+import json
 import os
+import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 import jax
 import tyro
 from rich.console import Console
 
+from trpo_jax import runs
 from trpo_jax.environments import make_environment
-from trpo_jax.runs.console import report_evaluation, train_in_console
+from trpo_jax.runs.acting import Actions
+from trpo_jax.runs.config_file import (
+    config_from_dict,
+    config_to_dict,
+    read_config_values,
+)
+from trpo_jax.runs.evaluation import in_words, summarize_returns
+from trpo_jax.runs.policy import Which
 from trpo_jax.training import PRESETS, TRPOConfig, preset
+
+_Folder = Annotated[tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="FOLDER")]
+_DEFAULT_RECORDS = runs.RunSettings()
+_Fields = tyro.conf.OmitArgPrefixes[tyro.conf.SuppressFixed[TRPOConfig]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a policy, with live progress, and end with an evaluation.
+
+    Options left out come from the file that --config names, then from the environment's
+    preset, if it has one (see `presets`).
+    """
+
+    folder: pathlib.Path | None = None
+    """A new folder for records, checkpoints and the evaluation; without one, nothing is
+    kept."""
+    config: pathlib.Path | None = None
+    """A .json or .toml file of the run options below, as a run's config.json."""
+    run: _Fields
+    records: tyro.conf.OmitArgPrefixes[runs.RunSettings] = _DEFAULT_RECORDS
+
+    def __call__(self, console: Console) -> None:
+        """Train, in a folder or in passing."""
+        config = self.run
+        make_environment(config.env)
+        if self.folder is None and self.records != _DEFAULT_RECORDS:
+            raise ValueError("what is recorded needs a place: write --folder NAME.")
+        console.print(
+            f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
+            f"{config.num_envs} environments × {config.rollout_length} steps an update"
+            + (f", {config.num_seeds} seeds" if config.num_seeds > 1 else "")
+        )
+        if self.folder is None:
+            runs.train_in_passing(config)
+            return
+        runs.run(config, self.folder, self.records)
+        console.print(
+            f"recorded in {self.folder}; look at it by\n"
+            f"  python -m trpo_jax plot {self.folder}\n"
+            f"  python -m trpo_jax render {self.folder}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Go on with a run that was interrupted or killed, to the same bits."""
+
+    folder: _Folder
+    """That it was started in."""
+
+    def __call__(self, console: Console) -> None:
+        """Resume."""
+        runs.resume(self.folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Play whole episodes with a trained policy."""
+
+    folder: _Folder
+    """Of the run."""
+    num_episodes: int = 128
+    """Episodes of each seed."""
+    actions: Actions = "mode"
+    """The most probable action, or one drawn from the policy."""
+    checkpoint: Which = "last"
+    """The newest, or the one with the best return in training."""
+    seed: int = 1
+    """Of the episodes."""
+
+    def __call__(self, console: Console) -> None:
+        """Play, and print the returns."""
+        config, state = runs.load_state(self.folder, checkpoint=self.checkpoint)
+        key = jax.random.key(self.seed)
+        returns = runs.evaluate(
+            config, state, key, self.num_episodes, actions=self.actions
+        )
+        console.print(in_words(summarize_returns(config, returns)), highlight=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw learning curves and diagnostics, of several runs over each other."""
+
+    folders: Annotated[
+        tyro.conf.Positional[tuple[pathlib.Path, ...]],
+        tyro.conf.arg(metavar="FOLDER..."),
+    ]
+    """Of the runs."""
+    output: pathlib.Path | None = None
+    """Where the pictures go; the run's own `pictures` if it is one run."""
+
+    def __call__(self, console: Console) -> None:
+        """Draw, and print where."""
+        for path in runs.plot_runs(self.folders, self.output):
+            console.print(str(path), soft_wrap=True, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Render:
+    """Show an episode of a trained policy: a GIF, or for brax a web page."""
+
+    folder: _Folder
+    """Of the run."""
+    output: pathlib.Path | None = None
+    """The file; `pictures/episode` in the folder, with the suffix that fits."""
+    actions: Actions = "mode"
+    """The most probable action, or one drawn from the policy."""
+    checkpoint: Which = "last"
+    """The newest, or the one with the best return in training."""
+    seed_index: int = 0
+    """Which of the run's seeds."""
+    seed: int = 1
+    """Of the episode."""
+
+    def __call__(self, console: Console) -> None:
+        """Play, draw, and print where."""
+        config, state = runs.load_state(self.folder, checkpoint=self.checkpoint)
+        path = self.output or self.folder / "pictures" / "episode"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        episode = runs.render_episode(
+            config,
+            state,
+            path,
+            key=jax.random.key(self.seed),
+            actions=self.actions,
+            seed_index=self.seed_index,
+        )
+        console.print(
+            f"{episode.path}: {episode.length} steps, return "
+            f"{episode.episode_return:.1f}",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained policy to a file that runs with JAX alone (jax.export)."""
+
+    folder: _Folder
+    """Of the run."""
+    output: pathlib.Path | None = None
+    """The file; `policy.jaxexport` in the folder."""
+    actions: Actions = "mode"
+    """The most probable action, or one drawn from the policy."""
+    checkpoint: Which = "last"
+    """The newest, or the one with the best return in training."""
+    seed_index: int = 0
+    """Which of the run's seeds."""
+
+    def __call__(self, console: Console) -> None:
+        """Export, and print where."""
+        policy = runs.load_policy(
+            self.folder,
+            actions=self.actions,
+            seed_index=self.seed_index,
+            checkpoint=self.checkpoint,
+        )
+        path = self.output or self.folder / "policy.jaxexport"
+        runs.export_policy(policy, path)
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Presets:
+    """List the tuned settings, or print those of one environment as a config file."""
+
+    env: tyro.conf.Positional[str | None] = None
+    """An environment, to print the fields of its preset."""
+
+    def __call__(self, console: Console) -> None:
+        """List them, or print one."""
+        if self.env is not None:
+            print(json.dumps(config_to_dict(preset(self.env)), indent=1))
+            return
+        for env in PRESETS:
+            config = preset(env)
+            console.print(
+                f"{env:<28}{config.total_timesteps:>12,} steps, {config.num_envs} × "
+                f"{config.rollout_length} an update",
+                highlight=False,
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Measure how fast a config trains on this machine: compilation, then steps."""
+
+    config: pathlib.Path | None = None
+    """A .json or .toml file of the run options below."""
+    run: _Fields
+    seconds: float = 5.0
+    """How long to measure."""
+
+    def __call__(self, console: Console) -> None:
+        """Measure, and print a line of JSON."""
+        make_environment(self.run.env)
+        print(json.dumps(runs.measure_throughput(self.run, seconds=self.seconds)))
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Train with live progress and end with an evaluation; return the exit status.
+    """Do what the command line says; return the exit status.
 
     Args:
         args: The command line without the program's name, `sys.argv[1:]` by default.
 
     Returns:
-        0; 2 if the options do not make a run (the message says what to write); 130 if
-        it was interrupted.
+        0; 2 if the options make no sense (the message says what to write); 1 if a run
+        had to stop on the way; 128 + the signal's number if it was interrupted.
     """
+    errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     try:
-        config = parse(sys.argv[1:] if args is None else args)
-        make_environment(config.env)
+        command = parse(sys.argv[1:] if args is None else args)
+        keep_compiled_programs()
+        command(Console())
     except (ValueError, TypeError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False)
+        if not _is_advice(error):
+            raise
+        errors.print(f"error: {error}", style="red")
         return 2
-    keep_compiled_programs()
-    console = Console()
-    console.print(
-        f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
-        f"{config.num_envs} environments × {config.rollout_length} steps an update"
-        + (f", {config.num_seeds} seeds" if config.num_seeds > 1 else "")
-    )
-    try:
-        state = train_in_console(config, console)
-        report_evaluation(config, state, console)
+    except runs.RunError as error:
+        errors.print(f"error: {error}", style="red")
+        return 1
+    except runs.Interrupted as interrupted:
+        errors.print(str(interrupted))
+        return 128 + interrupted.signal
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
+        errors.print("interrupted")
         return 130
     return 0
+
+
+def _is_advice(error: Exception) -> bool:
+    """Return whether this package raised it: then its message says what to write."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return pathlib.Path(__file__).parent in pathlib.Path(raised_in).parents
 
 
 def keep_compiled_programs() -> None:
@@ -58,26 +277,59 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def parse(args: Sequence[str]) -> TRPOConfig:
-    """Return the configuration that the options make.
+_COMMANDS = {
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "plot": Plot,
+    "render": Render,
+    "export": Export,
+    "presets": Presets,
+    "benchmark": Benchmark,
+}
 
-    The environment's preset is where they start from, if it has one.
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env", default=TRPOConfig.env)
-    env = first.parse_known_args(args)[0].env
-    start = preset(env) if env in PRESETS else TRPOConfig(env=env)
-    return tyro.cli(
-        tyro.conf.OmitArgPrefixes[tyro.conf.SuppressFixed[TRPOConfig]],
-        args=args,
-        default=start,
-        prog="python -m trpo_jax",
-        description=(
-            "Train a policy by trust region policy optimisation. Options left out have "
-            "the environment's tuned values, if it has a preset: "
-            f"{', '.join(PRESETS)}."
-        ),
+
+def parse(args: Sequence[str]) -> Any:
+    """Return the command that the options make; `train` if none is named."""
+    args = list(args)
+    asks = args and (args[0] in ("-h", "--help") or args[0].startswith("--tyro-"))
+    if not args or (args[0].startswith("-") and not asks):
+        args = ["train", *args]
+    start = _start(args)
+    kinds: Any = tuple(
+        Annotated[
+            kind,
+            tyro.conf.subcommand(name, default=kind(run=start))
+            if _has_config(kind)
+            else tyro.conf.subcommand(name),
+        ]
+        for name, kind in _COMMANDS.items()
     )
+    union: Any = kinds[0]
+    for kind in kinds[1:]:
+        union = union | kind
+    return tyro.cli(
+        union,
+        args=args,
+        prog="python -m trpo_jax",
+        description="Trust region policy optimisation, whole on the accelerator.",
+    )
+
+
+def _has_config(kind: Any) -> bool:
+    return any(field.name == "run" for field in dataclasses.fields(kind))
+
+
+def _start(args: Sequence[str]) -> TRPOConfig:
+    """Return the config that options override: of a file, of a preset, or neither."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env")
+    first.add_argument("--config", type=pathlib.Path)
+    given = first.parse_known_args(args)[0]
+    values = read_config_values(given.config) if given.config else {}
+    env = given.env or values.get("env", TRPOConfig.env)
+    base = config_to_dict(preset(env)) if env in PRESETS else {}
+    return config_from_dict({**base, **values, "env": env})
 
 
 if __name__ == "__main__":

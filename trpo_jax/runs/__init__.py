@@ -3,8 +3,16 @@
 from trpo_jax.runs.evaluation import evaluate
 from trpo_jax.runs.policy import LoadedPolicy, export_policy, load_policy, load_state
 from trpo_jax.runs.records import Logger
-from trpo_jax.runs.run import Interrupted, RunError, RunResult, resume, run
+from trpo_jax.runs.run import (
+    Interrupted,
+    RunError,
+    RunResult,
+    resume,
+    run,
+    train_in_passing,
+)
 from trpo_jax.runs.settings import RunSettings
+from trpo_jax.runs.throughput import measure_throughput
 from trpo_jax.runs.version import __version__
 
 __all__ = [
@@ -19,6 +27,8 @@ __all__ = [
     "export_policy",
     "load_policy",
     "load_state",
+    "measure_throughput",
     "resume",
     "run",
+    "train_in_passing",
 ]

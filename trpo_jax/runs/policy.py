@@ -217,7 +217,7 @@ def _batched(policy: LoadedPolicy) -> Callable:
         starts = jnp.zeros(jax.tree.leaves(observations)[0].shape[0], bool)
         return act([], observations, starts, seed)[1]
 
-    return act if structure.num_leaves else act_without_memory
+    return act if jax.tree.leaves(policy.initial_memory) else act_without_memory
 
 
 def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:

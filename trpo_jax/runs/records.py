@@ -9,14 +9,21 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+CAPACITY = 10_000
+"""Updates that a logger may lag behind before it misses some."""
+
+PATIENCE_SECONDS = 10.0
+"""How long a logger may take to end when the run has."""
 
 Row = dict[str, Any]
 """An update's metrics: numbers by name, None for what is not finite."""
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Somewhere else that metrics go: TensorBoard, or your own.
 
@@ -126,14 +133,12 @@ class BackgroundLogger:
     does not fit. Both are told to `warn`, once.
     """
 
-    def __init__(
-        self, logger: Logger, warn: Callable[[str], None], *, capacity: int = 10_000
-    ):
+    def __init__(self, logger: Logger, warn: Callable[[str], None]):
         """Start the thread."""
         self._logger = logger
         self._warn = warn
         self._name = type(logger).__name__
-        self._rows: queue.Queue[Row | None] = queue.Queue(capacity)
+        self._rows: queue.Queue[Row | None] = queue.Queue(CAPACITY)
         self._dropped = 0
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -152,13 +157,13 @@ class BackgroundLogger:
                 )
             self._dropped += 1
 
-    def close(self, patience: float = 10.0) -> None:
-        """Wait until all is handed on, but no longer than `patience` seconds."""
+    def close(self) -> None:
+        """Wait until all is handed on, but no longer than is reasonable."""
         with contextlib.suppress(queue.Full):
-            self._rows.put(None, timeout=patience)
-        self._thread.join(patience)
+            self._rows.put(None, timeout=PATIENCE_SECONDS)
+        self._thread.join(PATIENCE_SECONDS)
         if self._thread.is_alive():
-            self._warn(f"{self._name} did not finish in {patience:.0f} s; left as is.")
+            self._warn(f"{self._name} did not finish in {PATIENCE_SECONDS} s; left.")
 
     def _work(self) -> None:
         try:

@@ -99,6 +99,7 @@ def run(
     """
     settings = settings or RunSettings()
     make_environment(config.env)
+    _check_loggers(loggers)
     run_folder = RunFolder(folder)
     run_folder.create(config, settings.to_dict())
     return _run(run_folder, config, settings, loggers, progress)
@@ -135,9 +136,22 @@ def resume(
     """
     run_folder = RunFolder(folder)
     config = run_folder.read_config(config)
+    _check_loggers(loggers)
     settings = RunSettings(**read_config_values(run_folder.settings))
     make_environment(config.env)
     return _run(run_folder, config, settings, loggers, progress)
+
+
+def train_in_passing(config: TRPOConfig, *, progress: bool = True) -> TrainState:
+    """Train and evaluate as `run` does, but write nothing down; return the state."""
+    programs = compile_programs(config)
+    state = programs.init(run_keys(config))
+    with watching(config, progress=progress) as watcher:
+        for chunk in advance(programs, state, first=0, last=config.num_updates):
+            watcher.watch(chunk)
+            state = chunk.state or state
+        watcher.say(in_words(summarize_returns(config, _play(config, state, 128))))
+    return state
 
 
 def _run(
@@ -163,7 +177,7 @@ def _run(
         ) or (None, 0)
         event = "resumed" if folder.events.exists() else "started"
         folder.log_event(event, updates=first, **surroundings())
-        if event == "resumed":
+        if 0 < first < config.num_updates:
             watcher.say(f"going on after update {first:,} of {config.num_updates:,}")
         if state is None or first < config.num_updates:
             loggers = [*_own_loggers(folder, config, settings, first), *loggers]
@@ -262,6 +276,15 @@ def _what_is_safe(folder: RunFolder, reason: str) -> str:
     )
 
 
+def _check_loggers(loggers: Sequence[Logger]) -> None:
+    for logger in loggers:
+        if not isinstance(logger, Logger):
+            raise TypeError(
+                f"a {type(logger).__name__} is no logger; give it a method "
+                "log(env_steps, metrics)."
+            )
+
+
 def _own_loggers(
     folder: RunFolder, config: TRPOConfig, settings: RunSettings, first: int
 ) -> list[Logger]:
@@ -281,9 +304,12 @@ def _evaluate(
     """Play whole episodes with the most probable actions, unless that was done."""
     if folder.evaluation.exists():
         return read_config_values(folder.evaluation)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    evaluation = summarize_returns(
-        config, evaluate(config, state, key, settings.evaluation_episodes)
-    )
+    returns = _play(config, state, settings.evaluation_episodes)
+    evaluation = summarize_returns(config, returns)
     write_json(folder.evaluation, evaluation)
     return evaluation
+
+
+def _play(config: TRPOConfig, state: TrainState, num_episodes: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    return evaluate(config, state, key, num_episodes)

@@ -1,12 +1,13 @@
 """Who looks on while a run goes."""
 
 import contextlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trpo_jax.runs.chunks import Chunk
 from trpo_jax.training.config import TRPOConfig
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Someone who looks on while a run goes."""
 

@@ -1,0 +1,223 @@
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trpo_jax.runs import checkpoints
+from trpo_jax.runs.checkpoints import OtherCheckpointError
+
+CONFIG = {"env": "CartPole-v1", "hyperparameters": {"max_kl": 0.01}}
+
+
+def state(scale=1.0):
+    return {
+        "params": {
+            "kernel": scale * jnp.arange(6.0).reshape(2, 3),
+            "bias": jnp.ones(3),
+        },
+        "half": jnp.ones(2, jnp.bfloat16),
+        "flags": jnp.array([True, False]),
+        "updates": jnp.int32(7),
+        "nothing": jnp.zeros((0, 3)),
+        "keys": jax.random.split(jax.random.key(3)),
+    }
+
+
+LIKE = jax.eval_shape(state)
+
+
+def manifest(updates, score=None, config=CONFIG):
+    return checkpoints.Manifest(checkpoints.FORMAT, "1.0", updates, score, config, {})
+
+
+def restore(path, like=LIKE, config=CONFIG, version="1.0"):
+    return checkpoints.restore(path, like, config, version)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
+    checkpoints.save(folder, state(1.0), manifest(10))
+    checkpoints.save(folder, state(2.0), manifest(20))
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    shutil.copytree(original, tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert one.dtype == other.dtype
+        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            one, other = jax.random.key_data(one), jax.random.key_data(other)
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_every_leaf_comes_back_with_its_type(original):
+    restored, read = restore(original / "00000020")
+    assert_same(restored, state(2.0))
+    assert read.updates == 20
+    assert read.leaves["params.kernel"] == "float32[2,3]"
+
+
+def test_sha256sum_can_check_it(original):
+    lines = (original / "00000020" / "checksums.sha256").read_text().splitlines()
+    names = {line.split("  ")[1] for line in lines}
+    assert "manifest.json" in names
+    assert all(len(line.split("  ")[0]) == 64 for line in lines)
+
+
+def files(path):
+    return sorted(one for one in path.rglob("*") if one.is_file())
+
+
+def truncate(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def delete(file):
+    file.unlink()
+
+
+def assert_older_one_is_used(folder, file):
+    """The newest, in which `file` was damaged, is named and left; the one before it is
+    restored."""
+    said = []
+    before = {one: one.read_bytes() for one in files(folder)}
+    restored, updates = checkpoints.restore_newest(
+        folder, LIKE, CONFIG, "1.0", said.append
+    )
+    assert updates == 10
+    assert_same(restored, state(1.0))
+    (message,) = said
+    assert "00000020/" in message
+    if file.name != "checksums.sha256":
+        assert file.name in message
+    # Nothing is overwritten: the damaged one is there under another name.
+    moved = folder / "00000020.damaged"
+    for one, content in before.items():
+        path = one.relative_to(folder)
+        if path.parts[0] == "00000020":
+            assert (moved / path.relative_to("00000020")).read_bytes() == content
+        else:
+            assert one.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, delete])
+def test_no_damaged_file_is_restored(folder, damage):
+    pristine = folder.with_name("pristine")
+    shutil.copytree(folder, pristine)
+    for name in [one.relative_to(folder) for one in files(folder / "00000020")]:
+        damage(folder / name)
+        assert_older_one_is_used(folder, folder / name)
+        shutil.rmtree(folder)
+        shutil.copytree(pristine, folder)
+
+
+def test_no_flipped_bit_is_restored(folder):
+    draw = random.Random(0)
+    newest = folder / "00000020"
+    paths = files(newest)
+    for _ in range(200):
+        # By file first: the arrays' bytes would crowd out the others.
+        file = draw.choice(paths)
+        content = bytearray(file.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        file.write_bytes(content)
+        assert_older_one_is_used(folder, file)
+        shutil.rmtree(newest, ignore_errors=True)
+        shutil.rmtree(folder / "00000020.damaged")
+        checkpoints.save(folder, state(2.0), manifest(20))
+        paths = files(newest)
+
+
+def test_a_file_too_many_is_damage(folder):
+    (folder / "00000020" / "arrays" / "more").write_text("x")
+    assert_older_one_is_used(folder, folder / "00000020" / "checksums.sha256")
+
+
+def test_none_whole_means_none(folder):
+    for one in files(folder):
+        empty(one)
+    said = []
+    found = checkpoints.restore_newest(folder, LIKE, CONFIG, "1.0", said.append)
+    assert found is None
+    assert len(said) == 2
+    assert (
+        checkpoints.restore_newest(
+            folder / "not there", LIKE, CONFIG, "1.0", said.append
+        )
+        is None
+    )
+
+
+def test_another_config_is_refused_by_the_fields_that_differ(folder):
+    other = {"env": "Acrobot-v1", "hyperparameters": {"max_kl": 0.02}}
+    with pytest.raises(OtherCheckpointError) as error:
+        restore(folder / "00000020", config=other)
+    assert "env: 'CartPole-v1' and 'Acrobot-v1'" in str(error.value)
+    assert "max_kl: 0.01 and 0.02" in str(error.value)
+
+
+def test_another_version_is_refused(folder):
+    with pytest.raises(OtherCheckpointError, match=r"trpo_jax: '1.0' and '1.1'"):
+        restore(folder / "00000020", version="1.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"half": jnp.ones(3, jnp.bfloat16)}, r"half: bfloat16\[2\] and bfloat16\[3\]"),
+        ({"half": jnp.ones(2)}, r"half: bfloat16\[2\] and float32\[2\]"),
+        ({"more": jnp.ones(2)}, r"more: None and float32\[2\]"),
+        ({"params": {"bias": jnp.ones(3)}}, r"params.kernel: float32\[2,3\] and None"),
+    ],
+)
+def test_other_shapes_and_types_are_refused(folder, change, message):
+    like = jax.eval_shape(lambda: {**state(), **change})
+    with pytest.raises(OtherCheckpointError, match=message):
+        restore(folder / "00000020", like=like)
+
+
+def test_another_layout_is_refused(tmp_path):
+    path = checkpoints.save(tmp_path, state(), manifest(1)._replace(format=0))
+    with pytest.raises(OtherCheckpointError, match="layout 0"):
+        restore(path)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for updates, score in enumerate([5.0, None, 9.0, 7.0, 1.0, 2.0], start=1):
+        checkpoints.save(tmp_path, {"x": jnp.ones(1)}, manifest(updates, score))
+        checkpoints.delete_superfluous(tmp_path, last=2, best=1)
+    kept = [int(path.name) for path in checkpoints.complete(tmp_path)]
+    assert kept == [3, 5, 6]
+    assert checkpoints.best(tmp_path).name == "00000003"
+
+
+def test_what_an_interruption_left_is_no_checkpoint(folder):
+    (folder / "00000020").rename(folder / ".00000020.partial")
+    assert [path.name for path in checkpoints.complete(folder)] == ["00000010"]
+    checkpoints.delete_partial(folder)
+    assert not (folder / ".00000020.partial").exists()
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_checksums", fail)
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save(tmp_path, {"x": jnp.ones(1)}, manifest(1))
+    assert list(tmp_path.iterdir()) == []

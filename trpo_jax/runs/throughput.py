@@ -1,0 +1,61 @@
+"""How fast a run goes on this machine."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from trpo_jax.runs.chunks import advance, compile_programs, run_keys
+from trpo_jax.runs.folder import surroundings
+from trpo_jax.training.config import TRPOConfig
+
+
+def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str, Any]:
+    """Train for some seconds, and return how fast that went.
+
+    Args:
+        config: The run.
+        seconds: How long, but for two chunks at least.
+
+    Returns:
+        `compile_seconds`; of the chunks of updates after the first, environment steps
+        per second of all seeds together: their median, and the quarter points as
+        `steps_per_second_spread`; `seconds_per_update`; versions and device.
+
+    Raises:
+        ValueError: If `seconds` is not positive.
+    """
+    if not seconds > 0:
+        raise ValueError(f"seconds={seconds} is not positive; write 5.")
+    # A trust region that has shrunk to nothing would be searched in vain.
+    config = dataclasses.replace(
+        config, kl_schedule="constant", learning_rate_schedule="constant"
+    )
+    start = time.perf_counter()
+    programs = compile_programs(config)
+    compiled = time.perf_counter() - start
+    end = time.perf_counter() + seconds
+    chunks = advance(
+        programs,
+        programs.init(run_keys(config)),
+        first=0,
+        last=2**31 - 1,
+        stop=lambda: time.perf_counter() > end,
+    )
+    per_update = [chunk.seconds / len(chunk.metrics.env_steps) for chunk in chunks]
+    # The first chunks are short, and there is nothing in hand before the first.
+    settled = np.array(per_update[len(per_update) // 4 :])
+    steps = config.num_seeds * config.batch_size
+    low, middle, high = np.quantile(steps / settled, [0.25, 0.5, 0.75])
+    return {
+        "env": str(config.env),
+        "num_envs": config.num_envs,
+        "rollout_length": config.rollout_length,
+        "num_seeds": config.num_seeds,
+        "compile_seconds": round(compiled, 2),
+        "steps_per_second": round(middle, 1),
+        "steps_per_second_spread": [round(low, 1), round(high, 1)],
+        "seconds_per_update": round(float(np.median(settled)), 6),
+        **surroundings(),
+    }
