@@ -1,17 +1,14 @@
 """How well a trained policy does, over whole episodes."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from trpo_jax.runs.acting import Actions, check_actions
+from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import PRECISION, TrainState, check_key, observe
-from trpo_jax.training.views import apply_once
-from trpo_jax.trust_region import Distribution
+from trpo_jax.training.step import TrainState, check_key
 
 
 def evaluate(
@@ -20,7 +17,7 @@ def evaluate(
     key: Key[Array, ""],
     num_episodes: int = 128,
     *,
-    actions: Literal["mode", "sample"] = "mode",
+    actions: Actions = "mode",
     max_steps: int = 10_000,
 ) -> Float[Array, "*seeds episodes"]:
     """Return the undiscounted returns of whole episodes, played on the device.
@@ -45,15 +42,8 @@ def evaluate(
     for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if count < 1:
             raise ValueError(f"{name}={count} is not positive; write at least 1.")
-    if actions not in ("mode", "sample"):
-        raise ValueError(f"actions={actions!r}; write 'mode' or 'sample'.")
-    expected = () if config.num_seeds == 1 else (config.num_seeds,)
-    if state.updates.shape != expected:
-        raise ValueError(
-            f"state has the leading axes {state.updates.shape}, but num_seeds="
-            f"{config.num_seeds} makes them {expected}; vmap evaluate over other axes, "
-            "or pass the config that the state was trained with."
-        )
+    check_actions(actions)
+    check_seeds(config, state, "vmap evaluate over other axes")
     # For no steps: it compiles for longer than it runs.
     run = jit_with_options(
         _evaluate, (state, key), env_steps=0, static_argnums=(3, 4, 5)
@@ -66,51 +56,21 @@ def _evaluate(
     state: TrainState,
     key: Key[Array, ""],
     num_episodes: int,
-    actions: str,
+    actions: Actions,
     max_steps: int,
 ) -> Float[Array, "*seeds episodes"]:
-    environment, policy, _ = assemble(config)
-
     def play(state: TrainState, key: Key[Array, ""]) -> Float[Array, " episodes"]:
         reset_key, key = jax.random.split(key)
-        reset_keys = jax.random.split(reset_key, num_episodes)
-        env_state, observation = jax.vmap(environment.reset)(reset_keys)
 
-        def proceed(carry: tuple) -> Array:
-            steps, ended = carry[0], carry[1]
-            return (steps < max_steps) & ~jnp.all(ended)
+        def proceed(episodes: Episodes) -> Array:
+            return (episodes.steps < max_steps) & ~jnp.all(episodes.ended)
 
-        def act(carry: tuple) -> tuple:
-            steps, ended, total, env_state, observation, memory = carry
-            action_key, env_key = jax.random.split(jax.random.fold_in(key, steps))
+        def step(episodes: Episodes) -> Episodes:
+            return advance(config, state, key, episodes, actions)
 
-            def choose(distribution: Distribution) -> Array:
-                if actions == "sample":
-                    return distribution.sample(action_key)
-                return distribution.mode()
-
-            seen = observe(state, observation)
-            starts = jnp.broadcast_to(steps == 0, num_episodes)
-            with jax.default_matmul_precision(PRECISION):
-                memory, action = apply_once(
-                    policy, state.params, memory, seen, starts, choose
-                )
-            env_keys = jax.random.split(env_key, num_episodes)
-            env_state, taken = jax.vmap(environment.step)(env_keys, env_state, action)
-            total = total + jnp.where(ended, 0, taken.reward)
-            ended = ended | taken.terminated | taken.truncated
-            return steps + 1, ended, total, env_state, taken.observation, memory
-
-        start = (
-            jnp.int32(0),
-            jnp.zeros(num_episodes, bool),
-            jnp.zeros(num_episodes),
-            env_state,
-            observation,
-            policy.initial_memory(num_episodes),
-        )
-        _, ended, total, *_ = jax.lax.while_loop(proceed, act, start)
-        return jnp.where(ended, total, jnp.nan)
+        start = start_episodes(config, reset_key, num_episodes)
+        episodes = jax.lax.while_loop(proceed, step, start)
+        return jnp.where(episodes.ended, episodes.returns, jnp.nan)
 
     if config.num_seeds == 1:
         return play(state, key)
