@@ -92,7 +92,7 @@ SLOW = {
     "brax": set(),
     "gymnax": set(),
     "jumanji": set(),
-    "matplotlib": set(),
+    "matplotlib": {"trpo_jax.runs.figures"},
     "mujoco_playground": set(),
     "pandas": set(),
     "rich": {"trpo_jax.__main__", "trpo_jax.runs.console"},

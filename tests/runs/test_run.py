@@ -74,7 +74,7 @@ def test_the_folder_tells_what_was_run(finished):
 
 
 def test_there_is_a_line_for_each_update(finished):
-    folder, result = finished
+    folder, _ = finished
     rows = lines(folder / "metrics.jsonl")
     assert [row["update"] for row in rows] == list(range(1, 41))
     assert [row["env_steps"] for row in rows] == list(range(16, 656, 16))
@@ -285,7 +285,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(finished, tmp_path):
         folder = disk / "run"
         with pytest.raises(trpo_jax.RunError, match=r"No space left.*to go on"):
             run(folder)
-        whole = [one for one in lines_but_last(folder / "metrics.jsonl")]
+        whole = lines_but_last(folder / "metrics.jsonl")
         assert [row["update"] for row in whole] == list(range(1, len(whole) + 1))
         grow = ["mount", "-o", "remount,size=16m", str(disk)]
         subprocess.run(grow, check=True, capture_output=True)

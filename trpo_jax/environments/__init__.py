@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
+from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
 from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
 from trpo_jax.environments.playground import make_playground
@@ -11,6 +12,7 @@ from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
     Discrete,
+    Drawable,
     Environment,
     MaskedObservation,
     MultiDiscrete,
@@ -20,10 +22,12 @@ from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
 
 __all__ = [
+    "DRAWN_BY_GYMNAX",
     "ActionSpace",
     "Box",
     "BraxEnvironment",
     "Discrete",
+    "Drawable",
     "Environment",
     "GymnaxEnvironment",
     "JumanjiEnvironment",

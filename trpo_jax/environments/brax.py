@@ -1,12 +1,15 @@
 """The adapter to brax, and to whatever else has brax's `reset` and `step`."""
 
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import import_suite, nearest, strong
@@ -68,6 +71,11 @@ class BraxEnvironment:
     def __repr__(self) -> str:
         return f"BraxEnvironment({self.name})"
 
+    @property
+    def picture_suffix(self) -> str | None:
+        """What it is drawn as: ".html", if brax's viewer knows its shapes."""
+        return ".html" if has_bodies(self._env, self._state_type) else None
+
     def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         raw = self._reset(key)
@@ -97,6 +105,12 @@ class BraxEnvironment:
             truncated=truncated,
             final_observation=final_observation,
         )
+
+    def draw(
+        self, states: BraxState, returns: Float[np.ndarray, " T"], path: Path
+    ) -> None:
+        """Draw one episode of T steps, by the viewer of brax."""
+        draw_bodies(self._env, states.env_state, path)
 
     def _reset(self, key: Key[Array, ""]) -> Any:
         # Brax knows only keys of the old kind.

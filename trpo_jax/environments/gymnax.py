@@ -5,12 +5,15 @@ import importlib
 import math
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree
 
+from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX, draw_gymnax
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
@@ -53,6 +56,11 @@ class GymnaxEnvironment:
         """The environment's own name."""
         return str(getattr(self._env, "name", type(self._env).__name__))
 
+    @property
+    def picture_suffix(self) -> str | None:
+        """What it is drawn as: ".gif", if gymnax can draw it."""
+        return ".gif" if self.name in DRAWN_BY_GYMNAX else None
+
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         observation, state = self._env.reset(key, self._params)
@@ -76,6 +84,12 @@ class GymnaxEnvironment:
             truncated=jnp.asarray(truncated, bool) & ~terminated,
             final_observation=self._observe(info["final_observation"]),
         )
+
+    def draw(
+        self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path
+    ) -> None:
+        """Draw one episode of T steps, by the renderer of gymnax."""
+        draw_gymnax(self._env, self._params, states, returns, path)
 
     def _observe(self, observation: Any) -> Float[Array, "..."]:
         if self._num_categories is not None:

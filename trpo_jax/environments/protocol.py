@@ -1,7 +1,9 @@
 """What the rollout asks of an environment, whichever suite it comes from."""
 
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from trpo_jax.networks.protocol import MaskedObservation, Observation
@@ -10,6 +12,7 @@ __all__ = [
     "ActionSpace",
     "Box",
     "Discrete",
+    "Drawable",
     "Environment",
     "MaskedObservation",
     "MultiDiscrete",
@@ -99,3 +102,27 @@ class Environment(Protocol):
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
         """Act once, and start the next episode if this one ends; consumes `key`."""
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """What an environment may have besides: a picture of an episode.
+
+    Training does not ask for it; `trpo_jax.runs.render` does.
+    """
+
+    @property
+    def picture_suffix(self) -> str | None:
+        """What the name of a picture ends in, such as ".gif"; None if it has none."""
+
+    def draw(
+        self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path
+    ) -> None:
+        """Draw one episode of T steps, on the host.
+
+        Args:
+            states: The environment's states that were acted in, as `reset` and `step`
+                return them, NumPy leaves [T, …].
+            returns: The return after each step, float32[T].
+            path: The file to write; its name ends in `picture_suffix`.
+        """

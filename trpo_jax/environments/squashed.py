@@ -1,13 +1,20 @@
 """Actions squashed into an environment's bounds."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from trpo_jax.environments.protocol import Box, Environment, Observation, TimeStep
+from trpo_jax.environments.protocol import (
+    Box,
+    Drawable,
+    Environment,
+    Observation,
+    TimeStep,
+)
 
 
 class SquashedActions:
@@ -39,6 +46,11 @@ class SquashedActions:
     def __repr__(self) -> str:
         return f"SquashedActions({self._environment!r})"
 
+    @property
+    def picture_suffix(self) -> str | None:
+        """That of the environment inside."""
+        return getattr(self._environment, "picture_suffix", None)
+
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`."""
         return self._environment.reset(key)
@@ -53,6 +65,13 @@ class SquashedActions:
         """Return the action inside the bounds that `step` makes of u."""
         share = 0.5 * (1 + jnp.tanh(action))
         return jnp.asarray(self._low + (self._high - self._low) * share)
+
+    def draw(
+        self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path
+    ) -> None:
+        """Draw one episode of T steps, as the environment inside does."""
+        assert isinstance(self._environment, Drawable)
+        self._environment.draw(states, returns, path)
 
 
 @functools.lru_cache(maxsize=128)

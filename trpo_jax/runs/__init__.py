@@ -1,8 +1,10 @@
 """What happens on the host around a run: records, checkpoints, evaluation, progress."""
 
 from trpo_jax.runs.evaluation import evaluate
+from trpo_jax.runs.plots import plot_runs
 from trpo_jax.runs.policy import LoadedPolicy, export_policy, load_policy, load_state
 from trpo_jax.runs.records import Logger
+from trpo_jax.runs.render import RenderedEpisode, render_episode
 from trpo_jax.runs.run import (
     Interrupted,
     RunError,
@@ -19,6 +21,7 @@ __all__ = [
     "Interrupted",
     "LoadedPolicy",
     "Logger",
+    "RenderedEpisode",
     "RunError",
     "RunResult",
     "RunSettings",
@@ -28,6 +31,8 @@ __all__ = [
     "load_policy",
     "load_state",
     "measure_throughput",
+    "plot_runs",
+    "render_episode",
     "resume",
     "run",
     "train_in_passing",

@@ -202,4 +202,6 @@ def by_update(metrics: Metrics) -> list[dict[str, np.ndarray]]:
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
     count = len(metrics.env_steps)
-    return [{name: values[i, ...] for name, values in flat.items()} for i in range(count)]
+    return [
+        {name: values[i, ...] for name, values in flat.items()} for i in range(count)
+    ]

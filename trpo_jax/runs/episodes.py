@@ -92,3 +92,15 @@ def check_seeds(config: TRPOConfig, state: TrainState, called: str) -> None:
             f"{config.num_seeds} makes them {expected}; {called}, "
             "or pass the config that the state was trained with."
         )
+
+
+def one_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
+    """Return the state of one of a run's seeds; ValueError if it has fewer."""
+    if not 0 <= seed_index < config.num_seeds:
+        raise ValueError(
+            f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
+            f"write 0 to {config.num_seeds - 1}."
+        )
+    if config.num_seeds == 1:
+        return state
+    return jax.tree.map(lambda leaf: leaf[seed_index], state)

@@ -15,6 +15,7 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.acting import Actions, act, check_actions, initial_memory
 from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.runs.episodes import one_seed
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
@@ -153,18 +154,6 @@ def load_policy(
     """
     config, state = load_state(folder, config, checkpoint=checkpoint)
     return LoadedPolicy(config, one_seed(config, state, seed_index), actions)
-
-
-def one_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
-    """Return the state of one of a run's seeds; ValueError if it has fewer."""
-    if not 0 <= seed_index < config.num_seeds:
-        raise ValueError(
-            f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
-            f"write 0 to {config.num_seeds - 1}."
-        )
-    if config.num_seeds == 1:
-        return state
-    return jax.tree.map(lambda leaf: leaf[seed_index], state)
 
 
 def export_policy(

@@ -1,0 +1,196 @@
+"""What a run's folder says about its course: curves, with intervals over its seeds."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+# A point of a curve is a mean over so large a part of the run's updates.
+_SMOOTHED_PART = 25
+
+
+class Run(NamedTuple):
+    """A run as its folder has it.
+
+    Attributes:
+        folder: Where it is.
+        env: Its environment.
+        num_seeds: How many seeds it has.
+        updates: The U lines of metrics, by update.
+    """
+
+    folder: Path
+    env: str
+    num_seeds: int
+    updates: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> Float[np.ndarray, " U"]:
+        """Environment steps of one seed after each update, float[U]."""
+        return np.array([line["env_steps"] for line in self.updates], float)
+
+    @property
+    def window(self) -> int:
+        """Over how many updates a point of a curve is a mean: 4 %, rounded up."""
+        return -(-len(self.updates) // _SMOOTHED_PART)
+
+    def metric(self, name: str) -> Float[np.ndarray, " U"]:
+        """Return what the lines say of `name`; NaN where they say null or nothing."""
+        return np.array([_number(line.get(name)) for line in self.updates])
+
+
+class Curve(NamedTuple):
+    """A mean over seeds.
+
+    Attributes:
+        steps: Environment steps of one seed, float[U].
+        mean: NaN where nothing was measured, float[U].
+        half_width: Of its 95 % interval, float[U]; NaN where fewer than two seeds are.
+    """
+
+    steps: Float[np.ndarray, " U"]
+    mean: Float[np.ndarray, " U"]
+    half_width: Float[np.ndarray, " U"]
+
+
+def read_run(folder: Path) -> Run:
+    """Read `config.json` and `metrics.jsonl` of a run that is over, or is going on.
+
+    A last line without its end is being written, or was when the run was killed: it
+    does not count. Of lines for the same update, as after a run has been taken up from
+    an earlier checkpoint, the last counts.
+
+    Raises:
+        ValueError: If there is no such folder, no run in it or no metrics yet, or a
+            line is damaged; the message says where.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; write the folder of a run.")
+    config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
+    if not config_path.is_file():
+        raise ValueError(
+            f"{folder} holds no run: it has no config.json. Write the folder that the "
+            "run was written to, not one above or inside it."
+        )
+    config = _read_object(config_path.read_text("utf-8"), str(config_path))
+    # What follows the last end of line is nothing, or torn.
+    lines = []
+    if metrics_path.is_file():
+        lines = metrics_path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
+    if not lines:
+        raise ValueError(
+            f"{folder} holds no metrics yet: metrics.jsonl has no line. The first is "
+            "written after the first update; wait for it."
+        )
+    updates = {}
+    for number, text in enumerate(lines, start=1):
+        where = f"{metrics_path}, line {number}"
+        line = _read_object(text, where)
+        if not all(
+            math.isfinite(_number(line.get(n))) for n in ("update", "env_steps")
+        ):
+            raise ValueError(
+                f"{where} has no numbers 'update' and 'env_steps'; remove the line, or "
+                "write the folder of another run."
+            )
+        updates[line["update"]] = line
+    return Run(
+        folder,
+        str(config.get("env", folder.name)),
+        int(config.get("num_seeds", 1)),
+        [updates[update] for update in sorted(updates)],
+    )
+
+
+def return_curve(run: Run) -> Curve:
+    """Return the mean return of the episodes that ended, over the latest updates.
+
+    Each seed is smoothed by itself; mean and interval are of what that gives.
+    """
+    if run.num_seeds == 1:
+        by_seed = run.metric("episode_return")[None]
+    else:
+        by_seed = np.full((run.num_seeds, len(run.updates)), np.nan)
+        for update, line in enumerate(run.updates):
+            seen = line.get("episode_return_by_seed") or []
+            numbers = [_number(value) for value in seen[: run.num_seeds]]
+            by_seed[: len(numbers), update] = numbers
+    return Curve(run.steps, *mean_interval(trailing_mean(by_seed, run.window)))
+
+
+def metric_curve(run: Run, name: str) -> Curve:
+    """Return a metric's mean over seeds, and the interval of one update's.
+
+    Both are smoothed: means over the latest updates.
+    """
+    half_width = np.full(len(run.updates), np.nan)
+    if run.num_seeds > 1:
+        half_width = run.metric(f"{name}_std") * _quantile_of_mean(run.num_seeds)
+    smoothed = trailing_mean(np.stack([run.metric(name), half_width]), run.window)
+    return Curve(run.steps, *smoothed)
+
+
+def trailing_mean(
+    values: Float[np.ndarray, "... U"], window: int
+) -> Float[np.ndarray, "... U"]:
+    """Return the mean over the last `window` numbers, passing over NaN.
+
+    Fewer at the beginning; NaN where all of them are.
+    """
+    seen = np.isfinite(values)
+    padding = [(0, 0)] * (values.ndim - 1) + [(window, 0)]
+
+    def total(numbers: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(numbers, padding), window, axis=-1
+        )
+        return windows.sum(axis=-1)[..., 1:]
+
+    with np.errstate(invalid="ignore"):
+        return total(np.where(seen, values, 0.0)) / total(seen.astype(float))
+
+
+def mean_interval(
+    by_seed: Float[np.ndarray, "S U"],
+) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
+    """Return the mean over seeds, and half the width of its 95 % interval.
+
+    x̄ ± t₀.₉₇₅(n − 1) · s / √n, with Student's t, of the n seeds that are not NaN; the
+    mean of none, and the interval of fewer than two, are NaN.
+    """
+    seen = np.isfinite(by_seed)
+    count = seen.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(seen, by_seed, 0.0).sum(axis=0) / count
+        squares = np.where(seen, (by_seed - mean) ** 2, 0.0).sum(axis=0)
+        std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
+    factors = np.array([_quantile_of_mean(int(n)) for n in count])
+    return mean, std * factors
+
+
+def _quantile_of_mean(count: int) -> float:
+    """t₀.₉₇₅(n − 1) / √n; NaN for fewer than two."""
+    from scipy.special import stdtrit
+
+    if count < 2:
+        return math.nan
+    return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
+
+
+def _read_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where} cannot be read ({error}); mend or remove it."
+        ) from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where} is no JSON object; mend or remove it.")
+    return fields
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

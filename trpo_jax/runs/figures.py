@@ -1,0 +1,219 @@
+"""The figures of runs, in Matplotlib; nothing of pyplot's is touched."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
+
+from trpo_jax.runs.curves import Curve, Run, metric_curve, return_curve
+
+_DPI = 120
+# Told apart by the colour-blind: Okabe and Ito 2008, less the yellow, which is pale.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LINES = ("-", "--", "-.", ":")
+_COLUMNS = 3
+
+
+class Style(NamedTuple):
+    """How the curves of one run look."""
+
+    label: str
+    color: str
+    line: str
+
+
+class _Panel(NamedTuple):
+    metric: str
+    title: str
+    unit: str
+    logarithmic: bool = False
+    ends: tuple[float | None, float | None] = (None, None)  # of the axis, if fixed
+    cut: int | None = None  # what the axis does not go below
+    limit: str | None = None  # a metric to draw beside it
+
+
+_PANELS = (
+    _Panel("kl", "KL(old ‖ new); dotted: δ", "nats", ends=(0, None), limit="max_kl"),
+    _Panel("cg_relative_residual", "conjugate gradient's residual", "‖r‖ / ‖g‖", True),
+    _Panel("accepted_fraction", "line search", "accepted fraction", ends=(0, 1.05)),
+    _Panel("entropy", "entropy of the policy", "nats"),
+    # A critic that has learned nothing yet may be at −100: all else would be flat.
+    _Panel(
+        "explained_variance", "critic", "explained variance", cut=-1, ends=(None, 1.05)
+    ),
+    _Panel("critic_loss", "critic's loss", "mean squared error", True),
+)
+
+
+def styles_of(runs: Sequence[Run]) -> list[Style]:
+    """Return a colour and a name for each run: its folder's, or its environment's.
+
+    That of the environment where each run has another one; a whole path where two
+    folders have the same name.
+    """
+    envs = [run.env for run in runs]
+    names = [run.folder.resolve().name for run in runs]
+    if len({*envs}) == len(runs):
+        names = envs
+    elif len({*names}) < len(runs):
+        names = [str(run.folder) for run in runs]
+    return [
+        Style(
+            name,
+            _COLORS[index % len(_COLORS)],
+            _LINES[index // len(_COLORS) % len(_LINES)],
+        )
+        for index, name in enumerate(names)
+    ]
+
+
+def draw_returns(runs: Sequence[Run], path: Path) -> None:
+    """Episode return against environment steps, a panel for each environment."""
+    envs = list(dict.fromkeys(run.env for run in runs))
+    columns = min(_COLUMNS, len(envs))
+    rows = -(-len(envs) // columns)
+    size = (6.4, 4.2) if len(envs) == 1 else (4.2 * columns, 3.2 * rows + 0.7)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    axes = dict(zip(envs, _panels(figure, rows, columns, len(envs)), strict=True))
+    for run, style in zip(runs, styles_of(runs), strict=True):
+        _draw(axes[run.env], return_curve(run), style)
+    for env, axis in axes.items():
+        axis.set_title(env, fontsize=11)
+        if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
+            axis.annotate(
+                "no episode has ended yet",
+                (0.5, 0.5),
+                xycoords="axes fraction",
+                ha="center",
+            )
+    figure.supylabel("episode return", fontsize=10)
+    _finish(figure, axes[envs[0]], runs, path, legend=len(runs) > len(envs))
+
+
+def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
+    """How policy update and critic fit went, a panel for each of six metrics."""
+    rows = -(-len(_PANELS) // _COLUMNS)
+    figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=_DPI, layout="constrained")
+    axes = _panels(figure, rows, _COLUMNS, len(_PANELS))
+    for axis, panel in zip(axes, _PANELS, strict=True):
+        _draw_panel(axis, panel, runs)
+    _finish(figure, axes[0], runs, path, legend=len(runs) > 1)
+
+
+def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
+    for run, style in zip(runs, styles_of(runs), strict=True):
+        curve = metric_curve(run, panel.metric)
+        _draw(axis, curve, style, logarithmic=panel.logarithmic)
+        if panel.limit is not None:
+            limit = metric_curve(run, panel.limit)
+            axis.plot(limit.steps, limit.mean, ":", color=style.color)
+    means = np.concatenate([np.asarray(line.get_ydata()) for line in axis.lines])
+    if panel.logarithmic and len(means):
+        axis.set_yscale("log")
+        # The interval of two seeds may span ten powers of ten.
+        axis.set_ylim(means.min() / 3, means.max() * 3)
+        axis.yaxis.set_major_locator(LogLocator(numticks=6))
+        axis.yaxis.set_minor_locator(NullLocator())
+    low, high = axis.get_ylim()
+    least, most = panel.ends
+    title = panel.title
+    if panel.cut is not None and low < panel.cut:
+        least = panel.cut
+        title += f" (cut at {panel.cut})".replace("-", "−")
+    axis.set_ylim(low if least is None else least, high if most is None else most)
+    axis.set_title(title, fontsize=10)
+    axis.set_ylabel(panel.unit, fontsize=9)
+
+
+def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
+    """Return the first `count` panels of a grid; the steps of the others are hidden."""
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axis in grid.flat[count:]:
+        axis.remove()
+    axes = list(grid.flat[:count])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.tick_params(labelsize=8.5)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    return axes
+
+
+def _draw(axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False) -> None:
+    """Draw a mean and its interval; pass over updates that measured nothing."""
+    seen = np.isfinite(curve.mean)
+    if logarithmic:  # 0 has none
+        seen &= curve.mean > 0
+    steps, mean, half_width = (values[seen] for values in curve)
+    low, high = mean - half_width, mean + half_width
+    if logarithmic:
+        # d log x = dx / x. As it is, the band of what varies a lot would reach 0. The
+        # bound is far beyond any axis, and keeps the exponential finite.
+        factor = np.exp(np.minimum(half_width / mean, 50))
+        low, high = mean / factor, mean * factor
+    axis.plot(
+        steps,
+        mean,
+        style.line,
+        color=style.color,
+        linewidth=1.6,
+        label=style.label,
+        marker="o" if len(steps) == 1 else None,
+    )
+    axis.fill_between(steps, low, high, color=style.color, alpha=0.2, linewidth=0)
+
+
+def _finish(
+    figure: Figure, labelled: Axes, runs: Sequence[Run], path: Path, *, legend: bool
+) -> None:
+    """Say what is drawn, and write the file."""
+    for axis in figure.axes:
+        axis.set_xlim(left=0)
+    note = textwrap.fill(_note(runs), int(13 * figure.get_figwidth()))
+    figure.supxlabel(f"environment steps of one seed\n{note}", fontsize=9)
+    if legend:
+        handles, labels = labelled.get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=min(4, len(labels)),
+            frameon=False,
+            fontsize=9,
+        )
+    FigureCanvasAgg(figure).print_figure(path)
+
+
+def _note(runs: Sequence[Run]) -> str:
+    """What a point and a band are."""
+    windows = sorted({run.window for run in runs})
+    updates = "–".join(f"{window:,}" for window in {windows[0]: 0, windows[-1]: 0})
+    parts = []
+    if windows[-1] > 1:
+        parts.append(f"a point is a mean over the last {updates} updates")
+    seeds = sorted({run.num_seeds for run in runs})
+    if seeds[-1] > 1:
+        count = "–".join(str(number) for number in {seeds[0]: 0, seeds[-1]: 0})
+        parts.append(f"mean of {count} seeds; band: its 95 % interval (Student's t)")
+    else:
+        parts.append("one seed")
+    return "; ".join(parts)
+
+
+def _thousands(value: float, _: object) -> str:
+    """12345.0 ↦ 12,345; 0.30000000000000004 ↦ 0.3; 1e-05 ↦ 1e-05."""
+    return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"

@@ -1,0 +1,52 @@
+"""Pictures of how runs went, from what is in their folders."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from trpo_jax.runs.curves import read_run
+
+
+def plot_runs(
+    folders: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Draw the learning curves and diagnostics of runs, laid over each other.
+
+    `learning-curves.png` has the episode return, a panel for each environment;
+    `diagnostics.png` the KL against δ, the residual of conjugate gradient, the accepted
+    fraction, the entropy, and the critic's explained variance and loss. Both have means
+    over seeds with a 95 % interval (on a logarithmic axis that of the logarithm, by the
+    delta method), smoothed over 4 % of a run's updates. A run that is still going on is
+    drawn as far as it is.
+
+    Args:
+        folders: Of one or more runs, each with its `config.json` and `metrics.jsonl`.
+        output: The folder for the pictures, made if there is none; by default
+            `pictures` inside the folder of a single run, and `trpo_jax-pictures` in the
+            current one for several.
+
+    Returns:
+        The paths of the two pictures.
+
+    Raises:
+        ValueError: If there are no folders, or one of them holds no run, no metrics
+            yet, or a damaged line (the message names file and line).
+    """
+    # A figure takes half a second to import.
+    from trpo_jax.runs.figures import draw_diagnostics, draw_returns
+
+    if isinstance(folders, str | os.PathLike):
+        raise ValueError(f"folders={folders!r} is one path; write [{str(folders)!r}].")
+    if not folders:
+        raise ValueError("folders is empty; write the folder of at least one run.")
+    runs = [read_run(Path(folder)) for folder in folders]
+    if output is None:
+        single = runs[0].folder / "pictures"
+        output = single if len(runs) == 1 else "trpo_jax-pictures"
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    paths = [output / "learning-curves.png", output / "diagnostics.png"]
+    draw_returns(runs, paths[0])
+    draw_diagnostics(runs, paths[1])
+    return paths
