@@ -88,18 +88,19 @@ def make(environment, **fields):
 def test_the_episode_is_the_one_that_evaluation_plays(tmp_path, space, fields):
     ladder = Ladder(space)
     config, state = make(ladder, **fields)
-    key, seed = jax.random.key(1), config.num_seeds - 1
+    key, index = jax.random.key(1), config.num_seeds - 1
+    path = tmp_path / "new" / "ladder"
     result = render_episode(
         config,
         state,
-        tmp_path / "new" / "ladder",
+        path,
         key=key,
         actions="sample",
-        seed_index=seed,
+        seed_index=index,
     )
     assert result.path == tmp_path / "new" / "ladder.txt"
     assert result.path.read_text() == "a ladder"
-    expected = evaluate(config, state, key, 1, actions="sample").ravel()[seed]
+    expected = evaluate(config, state, key, 1, actions="sample").ravel()[index]
     np.testing.assert_allclose(result.episode_return, expected, rtol=1e-6)
     ((states, returns),) = ladder.drawn
     # One state for each step, and none of the next episode.

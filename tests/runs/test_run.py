@@ -119,12 +119,13 @@ def test_checkpoints_are_kept_as_asked(finished):
 def test_many_seeds_come_with_mean_and_spread(tmp_path):
     config = dataclasses.replace(CONFIG, num_seeds=3, total_timesteps=16 * 8)
     result = run(tmp_path / "run", config)
-    row = lines(tmp_path / "run" / "metrics.jsonl")[-1]
-    by_seed = np.array(row["episode_return_by_seed"], float)
+    rows = lines(tmp_path / "run" / "metrics.jsonl")
+    row = next(row for row in rows if None not in row["episode_return_by_seed"])
+    by_seed = np.array(row["episode_return_by_seed"])
     assert len(by_seed) == 3
-    assert row["episode_return"] == pytest.approx(np.nanmean(by_seed))
-    assert row["episode_return_std"] == pytest.approx(np.nanstd(by_seed, ddof=1))
-    assert row["env_steps"] == 128
+    assert row["episode_return"] == pytest.approx(by_seed.mean())
+    assert row["episode_return_std"] == pytest.approx(by_seed.std(ddof=1))
+    assert rows[-1]["env_steps"] == 128
     assert row["kl_std"] > 0
     assert len(result.evaluation["return_by_seed"]) == 3
 
@@ -174,19 +175,16 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_used(finished, tmp_path)
     resume(folder)
     (warning,) = events(folder, "warning")
     assert damaged.name in warning["message"]
-    assert events(folder, "resumed")[0]["updates"] == 30
+    assert events(folder, "resumed")[-1]["updates"] == 30
     assert differences(finished[0], folder) == []
 
 
 def test_what_came_from_python_is_asked_for_again(tmp_path, monkeypatch):
-    config = dataclasses.replace(
-        CONFIG,
-        kl_schedule=one,
-        policy=trpo_jax.Policy((4,), head=trpo_jax.CategoricalHead(2)),
-    )
+    policy = trpo_jax.Policy(trpo_jax.MLP((4,)), trpo_jax.CategoricalHead(2))
+    config = dataclasses.replace(CONFIG, kl_schedule=one, policy=policy)
     folder = tmp_path / "run"
     killed_after(folder, 12, monkeypatch, config)
-    with pytest.raises(ValueError, match=r"policy, kl_schedule .*Pass the config"):
+    with pytest.raises(ValueError, match=r"policy, kl_schedule of .*Pass the config"):
         resume(folder)
     other = dataclasses.replace(config, kl_schedule="constant")
     with pytest.raises(ValueError, match="kl_schedule"):
@@ -252,7 +250,9 @@ def test_a_folder_where_another_process_runs_is_refused(finished):
         resume(finished[0])
 
 
-def test_what_is_no_logger_is_refused_before_there_is_a_folder(tmp_path):
+def test_what_is_no_logger_is_refused_before_there_is_a_folder(
+    tmp_path, no_shape_checks
+):
     with pytest.raises(TypeError, match="log\\(env_steps, metrics\\)"):
         run(tmp_path / "run", loggers=[print])
     assert not (tmp_path / "run").exists()
@@ -278,7 +278,7 @@ def test_settings_that_make_no_sense_are_refused(settings, advice, no_shape_chec
 def test_a_full_disk_stops_the_run_and_loses_nothing(finished, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:

@@ -128,10 +128,7 @@ def _describe(value: Any) -> str:
     """Name a function by where it is defined; for the rest, what it says of itself."""
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    text = repr(value)
-    # An address says nothing in another process.
-    return (
-        f"{type(value).__module__}.{type(value).__qualname__}"
-        if (" at 0x" in text)
-        else text
-    )
+    text = " ".join(repr(value).split())
+    if " at 0x" in text:  # an address, which says nothing in another process
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    return text

@@ -101,6 +101,7 @@ def one_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainSta
             f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
             f"write 0 to {config.num_seeds - 1}."
         )
+    check_seeds(config, state, "pick one state of other axes")
     if config.num_seeds == 1:
         return state
     return jax.tree.map(lambda leaf: leaf[seed_index], state)

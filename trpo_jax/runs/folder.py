@@ -57,22 +57,9 @@ class RunFolder:
             ValueError: If a run, or anything else, is there already, or the folder
                 cannot be written.
         """
-        if self.config.exists():
-            differences = differing_fields(
-                read_config_values(self.config), config_to_dict(config)
-            )
-            raise ValueError(
-                f"{self.path} holds a run already"
-                + (
-                    ", of another config. What differs (there, here): "
-                    + "; ".join(differences)
-                    + ". Name another folder."
-                    if differences
-                    else ". Go on with it by trpo_jax.resume(folder), on the command "
-                    f"line `python -m trpo_jax resume {self.path}`, or name another."
-                )
-            )
         with _readable_errors(self.path):
+            if self.config.exists():
+                raise ValueError(self._taken(config))
             self.path.mkdir(parents=True, exist_ok=True)
             if any(one.name != ".lock" for one in self.path.iterdir()):
                 raise ValueError(
@@ -82,6 +69,20 @@ class RunFolder:
             write_json(self.settings, settings)
             # The last: with it the folder holds a run.
             write_json(self.config, config_to_dict(config))
+
+    def _taken(self, config: TRPOConfig) -> str:
+        stored = read_config_values(self.config)
+        differences = differing_fields(stored, config_to_dict(config))
+        if differences:
+            return (
+                f"{self.path} holds a run of another config. What differs (there, "
+                f"here): {'; '.join(differences)}. Name another folder."
+            )
+        return (
+            f"{self.path} holds this run already. Go on with it by trpo_jax.resume("
+            f"folder), on the command line `python -m trpo_jax resume {self.path}`, or "
+            "name another folder."
+        )
 
     def read_config(self, config: TRPOConfig | None = None) -> TRPOConfig:
         """Return the config of the run that the folder holds.

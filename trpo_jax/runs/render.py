@@ -13,7 +13,6 @@ from trpo_jax.runs.acting import Actions, check_actions
 from trpo_jax.runs.episodes import (
     Episodes,
     advance,
-    check_seeds,
     one_seed,
     start_episodes,
 )
@@ -79,10 +78,9 @@ def render_episode(
     if max_steps < 1:
         raise ValueError(f"max_steps={max_steps} is not positive; write at least 1.")
     check_actions(actions)
-    check_seeds(config, state, "pick one state of other axes")
-    played = one_seed(config, state, seed_index)
     environment, _, _ = assemble(config)
     drawable, path = _check_drawable(environment, Path(path))
+    played = one_seed(config, state, seed_index)
     if config.num_seeds > 1:
         key = jax.random.split(key, config.num_seeds)[seed_index]
     # For no steps: it compiles for longer than it runs.

@@ -244,6 +244,7 @@ def _train(
                     f"{updates - refused + 1:,} on, in every seed; look at the "
                     "environment's observations and rewards"
                 )
+                saver.wait()
                 raise RunError(_what_is_safe(folder, reason))
             if chunk.state is not None:
                 state = chunk.state
