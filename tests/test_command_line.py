@@ -1,13 +1,17 @@
 import dataclasses
+import json
+import pathlib
+import signal
 
 import jax
-import numpy as np
 import pytest
 from rich.console import Console
 
 import trpo_jax
-from trpo_jax.__main__ import keep_compiled_programs, main, parse
-from trpo_jax.runs import console, live
+from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
+from trpo_jax.runs import chunks
+from trpo_jax.runs.console import ConsoleWatcher
+from trpo_jax.training import PRESETS
 
 TINY = [
     "--env=CartPole-v1",
@@ -21,32 +25,73 @@ TINY = [
 ]
 
 
+def config_of(args):
+    return parse(args).run
+
+
 def test_options_start_from_the_preset_of_the_environment():
-    assert parse([]) == trpo_jax.preset("CartPole-v1")
-    assert parse(["--env=Acrobot-v1"]) == trpo_jax.preset("Acrobot-v1")
-    assert parse(["--env", "brax/ant"]) == trpo_jax.TRPOConfig(env="brax/ant")
+    assert config_of([]) == trpo_jax.preset("CartPole-v1")
+    assert config_of(["--env=Acrobot-v1"]) == trpo_jax.preset("Acrobot-v1")
+    assert config_of(["train", "--env=Acrobot-v1"]) == trpo_jax.preset("Acrobot-v1")
+    expected = trpo_jax.TRPOConfig(env="jumanji/Snake-v1")
+    assert config_of(["--env", "jumanji/Snake-v1"]) == expected
 
 
 def test_options_override_fields_and_hyperparameters():
-    config = parse([*TINY, "--max-kl=0.02", "--normalize-observations"])
+    config = config_of([*TINY, "--max-kl=0.02", "--normalize-observations"])
     assert config.num_envs == 2
     assert config.hidden_sizes == (8,)
     assert config.hyperparameters.max_kl == 0.02
     assert config.normalize_observations
 
 
+def test_a_file_comes_before_the_preset_and_options_before_the_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('env = "Acrobot-v1"\nnum_envs = 4\nmax_kl = 0.5\n')
+    config = config_of(["--config", str(path), "--max-kl=0.25"])
+    expected = trpo_jax.preset("Acrobot-v1", num_envs=4, max_kl=0.25)
+    assert config == expected
+
+
+def test_the_config_of_a_run_makes_it_again(tmp_path, capsys):
+    assert main(["presets", "Acrobot-v1"]) == 0
+    path = tmp_path / "config.json"
+    path.write_text(capsys.readouterr().out)
+    assert config_of(["--config", str(path)]) == trpo_jax.preset("Acrobot-v1")
+
+
 def test_every_field_is_an_option_with_its_documentation(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        parse(["--help"])
-    assert exit_info.value.code == 0
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    text = help_of(["train", "--help"], capsys)
     # Networks are Python objects; the other fields can be written as text.
     names = {field.name for field in dataclasses.fields(trpo_jax.TRPOConfig)}
+    names |= {field.name for field in dataclasses.fields(trpo_jax.RunSettings)}
     names = names - {"policy", "critic", "hyperparameters"}
     for name in names | set(trpo_jax.Hyperparameters._fields):
         assert f"--{name.replace('_', '-')}" in text
     assert "the radius of the trust region" in text
     assert "Environments stepped side by side" in text
+    assert "Minutes between two checkpoints" in text
+
+
+def test_help_tells_every_command(capsys):
+    text = help_of(["--help"], capsys)
+    for command, kind in COMMANDS.items():
+        assert command in text
+        assert kind.__doc__.split(".")[0].split("\n")[0] in text
+
+
+def help_of(args, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(args)
+    assert exit_info.value.code == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_shells_can_complete_it(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--tyro-print-completion", "bash"])
+    assert not exit_info.value.code
+    assert "--normalize-observations" in capsys.readouterr().out
 
 
 def test_trains_and_ends_with_an_evaluation(capsys):
@@ -58,27 +103,130 @@ def test_trains_and_ends_with_an_evaluation(capsys):
     assert "evaluation over 128 episodes: return" in lines[4]
 
 
-def test_live_run_equals_train():
-    config = parse([*TINY, "--num-seeds=2"])
-    *_, (state, metrics) = live.iterate(config)
-    result = trpo_jax.train(config)
-    np.testing.assert_array_equal(metrics.env_steps, result.metrics.env_steps[:, -1])
-    np.testing.assert_allclose(
-        metrics.update.kl, result.metrics.update.kl[:, -1], rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        state.params["params"]["torso"]["Dense_0"]["kernel"],
-        result.state.params["params"]["torso"]["Dense_0"]["kernel"],
-        atol=1e-4,
-    )
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command_line") / "run"
+    trpo_jax.run(config_of(TINY), folder, progress=False)
+    return folder
 
 
-def test_a_terminal_gets_a_bar(monkeypatch):
-    terminal = Console(force_terminal=True, width=120, record=True)
-    console.train_in_console(parse(TINY), terminal)
+def test_a_run_is_recorded_resumed_evaluated_drawn_and_exported(tmp_path, capsys):
+    folder = tmp_path / "run"
+
+    def call(*args):
+        status = main(args)
+        return status, capsys.readouterr().out
+
+    args = [*TINY, "--folder", str(folder), "--checkpoint-updates=2"]
+    assert call("train", *args)[0] == 0
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "00000002",
+        "00000003",
+    ]
+    status, text = call("resume", str(folder))
+    assert (status, text.count("evaluation over 128 episodes")) == (0, 1)
+    status, text = call("evaluate", str(folder), "--num-episodes=3")
+    assert (status, text.count("evaluation over 3 episodes")) == (0, 1)
+    status, text = call("export", str(folder))
+    assert (status, text.strip()) == (0, str(folder / "policy.jaxexport"))
+    assert (folder / "policy.jaxexport").stat().st_size > 1000
+    status, text = call("plot", str(folder))
+    assert status == 0
+    for path in text.split():
+        assert pathlib.Path(path).read_bytes().startswith(b"\x89PNG")
+    status, text = call("render", str(folder))
+    assert status == 0
+    picture = folder / "pictures" / "episode.gif"
+    assert picture.read_bytes().startswith(b"GIF8")
+    assert str(picture) in text
+
+
+def test_presets_are_listed(capsys):
+    assert main(["presets"]) == 0
+    text = capsys.readouterr().out
+    assert all(env in text for env in PRESETS)
+
+
+def test_speed_is_measured(capsys):
+    assert main(["benchmark", *TINY, "--seconds=0.2"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    low, high = row["steps_per_second_spread"]
+    assert 0 < low <= row["steps_per_second"] <= high
+    assert row["compile_seconds"] > 0
+    assert row["device"] == jax.devices()[0].device_kind
+
+
+def test_a_terminal_gets_a_bar():
+    terminal = Console(force_terminal=True, width=200, record=True)
+    config = config_of(TINY)
+    programs = chunks.compile_programs(config)
+    with ConsoleWatcher(config, terminal) as watcher:
+        state = programs.init(chunks.run_keys(config))
+        for chunk in chunks.advance(programs, state, first=0, last=3):
+            watcher.watch(chunk)
+        watcher.say("a line above")
     text = terminal.export_text()
     assert "96/96" in text
-    assert "steps/s" in text
+    for shown in ("steps/s", "KL", "CG", "fraction", "entropy", "explained"):
+        assert shown in text
+    assert "a line above" in text
+
+
+def test_a_run_that_must_stop_ends_with_status_one(folder, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise trpo_jax.RunError("the disk is full. The run is saved up to update 2")
+
+    monkeypatch.setattr("trpo_jax.runs.resume", fail)
+    assert main(["resume", str(folder)]) == 1
+    assert "saved up to update 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (trpo_jax.Interrupted("saved", signal.SIGTERM), 128 + signal.SIGTERM),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_signals_status(
+    raised, status, folder, monkeypatch, capsys
+):
+    def interrupt(*args, **options):
+        raise raised
+
+    monkeypatch.setattr("trpo_jax.runs.resume", interrupt)
+    assert main(["resume", str(folder)]) == status
+    assert capsys.readouterr().err
+
+
+def test_an_error_of_another_package_keeps_its_traceback(folder, monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("from elsewhere")
+
+    monkeypatch.setattr("trpo_jax.runs.resume", fail)
+    with pytest.raises(ValueError, match="from elsewhere"):
+        main(["resume", str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (["resume", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["plot", "nowhere"], "nowhere"),
+        (["render", "nowhere"], "nowhere holds no run"),
+        (["export", "nowhere"], "nowhere holds no run"),
+        (["presets", "CartPole"], "CartPole-v1"),
+        (["train", "--config=absent.json"], "absent.json cannot be read"),
+        ([*TINY, "--tensorboard"], "write --folder"),
+    ],
+)
+def test_what_is_not_there_ends_with_status_two_and_advice(
+    args, advice, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    assert advice in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,14 @@ def test_every_public_name_is_in_the_readme(name):
     assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`|\btrpo_jax\.{name}\b", README)
 
 
-def test_the_readmes_examples_run():
+def test_the_readmes_examples_run(tmp_path):
     """In one namespace, one after the other, as a reader would type them."""
     assert len(BLOCKS) >= 3
     # A process of its own, because only there can it compile without optimisations.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(BLOCKS)],
+        cwd=tmp_path,
         env={
             **os.environ,
             "PYTHONPATH": str(Path(trpo_jax.__file__).parents[1]),

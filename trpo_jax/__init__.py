@@ -40,7 +40,6 @@ from trpo_jax.runs import (
     RunError,
     RunResult,
     RunSettings,
-    __version__,
     evaluate,
     export_policy,
     load_policy,
@@ -51,6 +50,7 @@ from trpo_jax.runs import (
     resume,
     run,
 )
+from trpo_jax.runs.version import __version__ as __version__
 from trpo_jax.training import (
     Hyperparameters,
     Metrics,
@@ -151,7 +151,6 @@ __all__ = [
     "UpdateInfo",
     "UpdateStatus",
     "Value",
-    "__version__",
     "compiler_options",
     "conjugate_gradient",
     "damped_curvature",

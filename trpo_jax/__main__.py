@@ -277,7 +277,7 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-_COMMANDS = {
+COMMANDS = {
     "train": Train,
     "resume": Resume,
     "evaluate": Evaluate,
@@ -303,7 +303,7 @@ def parse(args: Sequence[str]) -> Any:
             if _has_config(kind)
             else tyro.conf.subcommand(name),
         ]
-        for name, kind in _COMMANDS.items()
+        for name, kind in COMMANDS.items()
     )
     union: Any = kinds[0]
     for kind in kinds[1:]:

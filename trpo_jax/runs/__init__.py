@@ -5,7 +5,7 @@ from trpo_jax.runs.plots import plot_runs
 from trpo_jax.runs.policy import LoadedPolicy, export_policy, load_policy, load_state
 from trpo_jax.runs.records import Logger
 from trpo_jax.runs.render import RenderedEpisode, render_episode
-from trpo_jax.runs.run import (
+from trpo_jax.runs.runner import (
     Interrupted,
     RunError,
     RunResult,

@@ -1,6 +1,7 @@
 """Metrics for TensorBoard and Weights & Biases, by their own writers."""
 
 import pathlib
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ class TensorBoardLogger:
         module = import_suite("tensorboardX", extra="tensorboard")
         self._writer = module.SummaryWriter(str(folder), purge_step=first_step + 1)
 
-    def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
+    def log(self, env_steps: int, metrics: Mapping[str, int | float]) -> None:
         """Write one update's numbers."""
         for name, value in metrics.items():
             if name not in ("update", "env_steps"):
@@ -58,7 +59,7 @@ class WandbLogger:
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "run_id"
         if not id_file.exists():
-            id_file.write_text(module.util.generate_id())
+            id_file.write_text(uuid.uuid4().hex)
         self._run = module.init(
             project=project,
             dir=str(folder),
@@ -67,7 +68,7 @@ class WandbLogger:
             config=dict(config),
         )
 
-    def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
+    def log(self, env_steps: int, metrics: Mapping[str, int | float]) -> None:
         """Write one update's numbers."""
         self._run.log(dict(metrics), step=env_steps)
 

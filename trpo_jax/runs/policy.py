@@ -7,10 +7,10 @@ from typing import Any, Literal
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Key, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
-from trpo_jax.networks import Observation
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.acting import Actions, act, check_actions, initial_memory
 from trpo_jax.runs.chunks import state_type
@@ -21,6 +21,9 @@ from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.networks import assemble
 from trpo_jax.training.step import TrainState
+
+# NumPy's arrays as well: what is used after training need not come from JAX.
+Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
 
 Which = Literal["last", "best"]
 
@@ -47,9 +50,7 @@ class LoadedPolicy:
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
 
-    def __call__(
-        self, observation: Observation, key: Key[Array, ""]
-    ) -> Num[Array, "..."]:
+    def __call__(self, observation: Seen, key: Key[Array, ""]) -> Num[Array, "..."]:
         """Return the action for an observation; consumes `key` where it is drawn.
 
         Raises:
@@ -65,7 +66,7 @@ class LoadedPolicy:
     def step(
         self,
         memory: PyTree,
-        observation: Observation,
+        observation: Seen,
         key: Key[Array, ""],
         start: Bool[Array, ""] | bool = False,
     ) -> tuple[PyTree, Num[Array, "..."]]:
@@ -77,13 +78,9 @@ class LoadedPolicy:
             key: A typed key; consumed where actions are drawn.
             start: Whether an episode begins here: then the memory is emptied.
         """
-        inputs = (memory, observation, jnp.asarray(start))
-        memory, observation, starts = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf)[None], inputs
-        )
-        acted = act(
-            self.config, self._state, key, memory, observation, starts, self._actions
-        )
+        inputs: Any = (memory, observation, jnp.asarray(start))
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], inputs)
+        acted = act(self.config, self._state, key, *batch, self._actions)
         memory, action = jax.tree.map(lambda leaf: leaf[0], acted)
         return memory, self._within_bounds(action)
 

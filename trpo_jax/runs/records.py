@@ -30,7 +30,7 @@ class Logger(Protocol):
     One that is a context manager, too, is left when the run ends.
     """
 
-    def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
+    def log(self, env_steps: int, metrics: Mapping[str, int | float]) -> None:
         """Take the finite numbers of one update, made after so many steps."""
 
 
@@ -182,7 +182,7 @@ class BackgroundLogger:
             )
 
 
-def _numbers(row: Row) -> dict[str, float]:
+def _numbers(row: Row) -> dict[str, int | float]:
     return {
         name: value for name, value in row.items() if isinstance(value, int | float)
     }
