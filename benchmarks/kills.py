@@ -8,7 +8,6 @@ its metrics are compared, byte by byte, with those of a run that nobody disturbe
 """
 
 import dataclasses
-import json
 import multiprocessing
 import pathlib
 import random
@@ -22,6 +21,7 @@ import numpy as np
 import tyro
 
 import trpo_jax
+from benchmarks.harness import RESULTS, write_rows
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.folder import RunFolder
 
@@ -185,7 +185,7 @@ class Arguments:
 
     kills: int = 50
     """How often."""
-    updates: int = 6000
+    updates: int = 2000
     """Of the run."""
     num_seeds: int = 2
     """Of the run."""
@@ -193,6 +193,8 @@ class Arguments:
     """Updates between two checkpoints."""
     seed: int = 0
     """Of the moments."""
+    output: pathlib.Path = RESULTS / "kills.jsonl"
+    """Where the row goes."""
 
 
 def main() -> None:
@@ -207,7 +209,7 @@ def main() -> None:
             seed=args.seed,
         )
     row = report._asdict() | {"seconds": round(time.perf_counter() - start, 1)}
-    print(json.dumps(row))
+    write_rows(args.output, [row])
     if report.differences:
         raise SystemExit(1)
 

@@ -135,7 +135,7 @@ def test_many_seeds_come_with_mean_and_spread(tmp_path):
 
 @pytest.mark.timeout(600)
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path):
-    report = disturb(config_of(3000, 1), settings_of(5), kills=20, work=tmp_path)
+    report = disturb(config_of(600, 1), settings_of(10), kills=20, work=tmp_path)
     assert report.differences == []
     assert report.kills == 20
     assert report.kills_while_saving > 0

@@ -79,8 +79,10 @@ class LoadedPolicy:
             start: Whether an episode begins here: then the memory is emptied.
         """
         inputs: Any = (memory, observation, jnp.asarray(start))
-        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], inputs)
-        acted = act(self.config, self._state, key, *batch, self._actions)
+        memory, seen, starts = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf)[None], inputs
+        )
+        acted = act(self.config, self._state, key, memory, seen, starts, self._actions)
         memory, action = jax.tree.map(lambda leaf: leaf[0], acted)
         return memory, self._within_bounds(action)
 
