@@ -113,7 +113,7 @@ def disturb(
             time.sleep(draw.uniform(0, 1))
         else:
             wait(disturbed, process, before)
-            time.sleep(draw.uniform(0, 0.03 if wait is _until_saving else 0.2))
+            time.sleep(draw.uniform(0, 0.03 if wait is _until_saving else 0.6))
         if not process.is_alive():
             raise RuntimeError(
                 f"the run ended with {process.exitcode} before kill {kill} of {kills}"
@@ -185,7 +185,7 @@ class Arguments:
 
     kills: int = 50
     """How often."""
-    updates: int = 2000
+    updates: int = 4000
     """Of the run."""
     num_seeds: int = 2
     """Of the run."""

@@ -51,7 +51,7 @@ class RunFolder:
         self._writing = threading.Lock()
 
     def create(self, config: TRPOConfig, settings: dict[str, Any]) -> None:
-        """Make the folder of a new run.
+        """Make a new run of a folder that is held (`lock`).
 
         Raises:
             ValueError: If a run, or anything else, is there already, or the folder
@@ -60,12 +60,12 @@ class RunFolder:
         with _readable_errors(self.path):
             if self.config.exists():
                 raise ValueError(self._taken(config))
-            self.path.mkdir(parents=True, exist_ok=True)
-            if any(one.name != ".lock" for one in self.path.iterdir()):
+            ours = (".lock", self.settings.name, "settings.partial", "config.partial")
+            # What is ours was left by a process that was killed right here.
+            if any(one.name not in ours for one in self.path.iterdir()):
                 raise ValueError(
                     f"{self.path} is not empty and holds no run; name a new folder."
                 )
-            self.checkpoints.mkdir()
             write_json(self.settings, settings)
             # The last: with it the folder holds a run.
             write_json(self.config, config_to_dict(config))
@@ -111,13 +111,18 @@ class RunFolder:
         return config
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, make: bool = False) -> Iterator[None]:
         """Hold the folder; released, too, when the process is killed.
+
+        Args:
+            make: Make the folder, if there is none.
 
         Raises:
             ValueError: If another process holds it, or it cannot be written.
         """
         with _readable_errors(self.path):
+            if make:
+                self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / ".lock", "a")  # noqa: SIM115 (held below)
         with file:
             try:

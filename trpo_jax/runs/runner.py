@@ -1,8 +1,9 @@
 """A run that writes down what it does, and that can be killed and resumed."""
 
 import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from trpo_jax.environments import make_environment
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import (
+    Programs,
     advance,
     by_update,
     compile_programs,
@@ -101,8 +103,9 @@ def run(
     make_environment(config.env)
     _check_loggers(loggers)
     run_folder = RunFolder(folder)
-    run_folder.create(config, settings.to_dict())
-    return _run(run_folder, config, settings, loggers, progress)
+    with run_folder.lock(make=True), watching(config, progress=progress) as watcher:
+        run_folder.create(config, settings.to_dict())
+        return _Run(run_folder, config, settings, watcher).finish(loggers)
 
 
 def resume(
@@ -139,7 +142,8 @@ def resume(
     _check_loggers(loggers)
     settings = RunSettings(**read_config_values(run_folder.settings))
     make_environment(config.env)
-    return _run(run_folder, config, settings, loggers, progress)
+    with run_folder.lock(), watching(config, progress=progress) as watcher:
+        return _Run(run_folder, config, settings, watcher).finish(loggers)
 
 
 def train_in_passing(config: TRPOConfig, *, progress: bool = True) -> TrainState:
@@ -149,115 +153,161 @@ def train_in_passing(config: TRPOConfig, *, progress: bool = True) -> TrainState
     with watching(config, progress=progress) as watcher:
         for chunk in advance(programs, state, first=0, last=config.num_updates):
             watcher.watch(chunk)
-            state = chunk.state or state
-        watcher.say(in_words(summarize_returns(config, _play(config, state, 128))))
-    return state
+        assert chunk.state is not None  # the last one brings it
+        watcher.say(in_words(_evaluate(config, chunk.state, num_episodes=128)))
+    return chunk.state
 
 
-def _run(
-    folder: RunFolder,
-    config: TRPOConfig,
-    settings: RunSettings,
-    loggers: Sequence[Logger],
-    progress: bool,
-) -> RunResult:
-    with folder.lock(), watching(config, progress=progress) as watcher:
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run in its folder, which this process holds."""
 
-        def warn(message: str) -> None:
-            folder.log_event("warning", message=message)
-            watcher.say(f"warning: {message}")
+    folder: RunFolder
+    config: TRPOConfig
+    settings: RunSettings
+    watcher: Watcher
 
-        checkpoints.delete_partial(folder.checkpoints)
-        state, first = checkpoints.restore_newest(
-            folder.checkpoints,
-            state_type(config),
-            config_to_dict(config),
+    def finish(self, loggers: Sequence[Logger]) -> RunResult:
+        """Restore what there is, train what is left, and evaluate."""
+        restored = self._restore()
+        first = restored[1] if restored else 0
+        last = self.config.num_updates
+        event = "resumed" if self.folder.events.exists() else "started"
+        self.folder.log_event(event, updates=first, **surroundings())
+        if 0 < first < last:
+            self.watcher.say(f"going on after update {first:,} of {last:,}")
+        try:
+            if restored is not None and first == last:
+                state = restored[0]
+            else:
+                programs = compile_programs(self.config)
+                state = (
+                    restored[0] if restored else programs.init(run_keys(self.config))
+                )
+                loggers = [*self._own_loggers(first), *loggers]
+                state = self._train(programs, state, first, loggers)
+            evaluation = self._evaluation(state)
+            self.folder.log_event("finished", updates=last)
+        except OSError as error:
+            raise RunError(self._what_is_safe(str(error))) from error
+        self.watcher.say(in_words(evaluation))
+        return RunResult(state, self.config, self.folder.path, evaluation)
+
+    def _restore(self) -> tuple[TrainState, int] | None:
+        checkpoints.delete_partial(self.folder.checkpoints)
+        return checkpoints.restore_newest(
+            self.folder.checkpoints,
+            state_type(self.config),
+            config_to_dict(self.config),
             __version__,
-            warn,
-        ) or (None, 0)
-        event = "resumed" if folder.events.exists() else "started"
-        folder.log_event(event, updates=first, **surroundings())
-        if 0 < first < config.num_updates:
-            watcher.say(f"going on after update {first:,} of {config.num_updates:,}")
-        if state is None or first < config.num_updates:
-            loggers = [*_own_loggers(folder, config, settings, first), *loggers]
-            try:
-                state = _train(
-                    folder, config, settings, loggers, watcher, warn, state, first
-                )
-            except OSError as error:
-                raise RunError(_what_is_safe(folder, str(error))) from error
-        evaluation = _evaluate(folder, config, settings, state)
-        folder.log_event("finished", updates=config.num_updates)
-        watcher.say(in_words(evaluation))
-    return RunResult(state, config, folder.path, evaluation)
+            self._warn,
+        )
 
-
-def _train(
-    folder: RunFolder,
-    config: TRPOConfig,
-    settings: RunSettings,
-    loggers: Sequence[Logger],
-    watcher: Watcher,
-    warn: Callable[[str], None],
-    state: TrainState | None,
-    first: int,
-) -> TrainState:
-    """Make the updates after `first`; return the last state."""
-    programs = compile_programs(config)
-    if state is None:
-        state = programs.init(run_keys(config))
-    records = Records(folder.metrics, folder.timing, updates=first, warn=warn)
-    saver = Saver(folder.checkpoints, config, settings)
-    updates, refused = first, 0
-    with (
-        contextlib.closing(records),
-        contextlib.closing(saver),
-        interruptible(watcher.say) as interruption,
-    ):
-        for logger in loggers:
-            records.tell(logger)
-        for chunk in advance(
-            programs,
-            state,
-            first=first,
-            last=config.num_updates,
-            state_wanted=saver.due,
-            boundary_every=settings.checkpoint_updates,
-            stop=interruption.asked,
+    def _train(
+        self,
+        programs: Programs,
+        state: TrainState,
+        first: int,
+        loggers: Sequence[Logger],
+    ) -> TrainState:
+        """Make the updates after `first`; return the last state."""
+        last = self.config.num_updates
+        records = Records(
+            self.folder.metrics, self.folder.timing, updates=first, warn=self._warn
+        )
+        saver = Saver(self.folder.checkpoints, self.config, self.settings)
+        updates, refused = first, 0
+        with (
+            contextlib.closing(records),
+            contextlib.closing(saver),
+            interruptible(self.watcher.say) as interruption,
         ):
-            metrics = by_update(chunk.metrics)
-            records.write(
-                [
-                    {"update": updates + i, **summarize_seeds(one)}
-                    for i, one in enumerate(metrics, start=1)
-                ],
-                chunk.seconds,
-            )
-            watcher.watch(chunk)
-            saver.observe(np.asarray(chunk.metrics.episode_return))
-            updates = chunk.updates
-            refused = _non_finite_in_a_row(metrics, refused)
-            if refused >= settings.patience:
-                reason = (
-                    f"the last {refused} updates met NaN or infinity, from update "
-                    f"{updates - refused + 1:,} on, in every seed; look at the "
-                    "environment's observations and rewards"
+            for logger in loggers:
+                records.tell(logger)
+            for chunk in advance(
+                programs,
+                state,
+                first=first,
+                last=last,
+                state_wanted=saver.due,
+                boundary_every=self.settings.checkpoint_updates,
+                stop=interruption.asked,
+            ):
+                metrics = by_update(chunk.metrics)
+                records.write(
+                    [
+                        {"update": updates + i, **summarize_seeds(one)}
+                        for i, one in enumerate(metrics, start=1)
+                    ],
+                    chunk.seconds,
                 )
-                saver.wait()
-                raise RunError(_what_is_safe(folder, reason))
-            if chunk.state is not None:
-                state = chunk.state
-                if not refused or updates == config.num_updates:
+                self.watcher.watch(chunk)
+                saver.observe(np.asarray(chunk.metrics.episode_return))
+                updates = chunk.updates
+                refused = _non_finite_in_a_row(metrics, refused)
+                if refused >= self.settings.patience:
+                    break
+                if chunk.state is not None and (not refused or updates == last):
                     records.sync()
                     saver.save(chunk)
-        saver.wait()
-    if updates < config.num_updates:
-        folder.log_event("interrupted", updates=updates)
-        raise Interrupted(
-            _what_is_safe(folder, "interrupted"), interruption.number or 0
+            saver.wait()
+        if updates < last:
+            raise self._stopped(updates, refused, interruption.number)
+        assert chunk.state is not None  # the last one brings it
+        return chunk.state
+
+    def _stopped(
+        self, updates: int, refused: int, signal_number: int | None
+    ) -> RunError | Interrupted:
+        """Return why training stopped before its end."""
+        if signal_number is not None:
+            self.folder.log_event("interrupted", updates=updates)
+            return Interrupted(self._what_is_safe("interrupted"), signal_number)
+        reason = (
+            f"the last {refused} updates met NaN or infinity, from update "
+            f"{updates - refused + 1:,} on, in every seed; look at the environment's "
+            "observations and rewards"
         )
-    return state
+        return RunError(self._what_is_safe(reason))
+
+    def _what_is_safe(self, reason: str) -> str:
+        saved = checkpoints.complete(self.folder.checkpoints)
+        state = f"saved up to update {int(saved[-1].name):,}" if saved else "not saved"
+        return (
+            f"{reason}. The run in {self.folder.path} is {state}; to go on: "
+            f"python -m trpo_jax resume {self.folder.path}"
+        )
+
+    def _own_loggers(self, first: int) -> list[Logger]:
+        loggers: list[Logger] = []
+        if self.settings.tensorboard:
+            folder = self.folder.path / "tensorboard"
+            steps = first * self.config.batch_size
+            loggers.append(TensorBoardLogger(folder, first_step=steps))
+        if self.settings.wandb is not None:
+            folder, values = self.folder.path / "wandb", config_to_dict(self.config)
+            loggers.append(WandbLogger(folder, self.settings.wandb, values))
+        return loggers
+
+    def _evaluation(self, state: TrainState) -> dict[str, Any]:
+        """Evaluate, unless that was done."""
+        if self.folder.evaluation.exists():
+            return read_config_values(self.folder.evaluation)
+        episodes = self.settings.evaluation_episodes
+        evaluation = _evaluate(self.config, state, num_episodes=episodes)
+        write_json(self.folder.evaluation, evaluation)
+        return evaluation
+
+    def _warn(self, message: str) -> None:
+        self.folder.log_event("warning", message=message)
+        self.watcher.say(f"warning: {message}")
+
+
+def _evaluate(
+    config: TRPOConfig, state: TrainState, *, num_episodes: int
+) -> dict[str, Any]:
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    return summarize_returns(config, evaluate(config, state, key, num_episodes))
 
 
 def _non_finite_in_a_row(metrics: list[dict[str, np.ndarray]], before: int) -> int:
@@ -268,15 +318,6 @@ def _non_finite_in_a_row(metrics: list[dict[str, np.ndarray]], before: int) -> i
     return before
 
 
-def _what_is_safe(folder: RunFolder, reason: str) -> str:
-    saved = checkpoints.complete(folder.checkpoints)
-    state = f"saved up to update {int(saved[-1].name):,}" if saved else "not saved yet"
-    return (
-        f"{reason}. The run in {folder.path} is {state}; to go on: "
-        f"python -m trpo_jax resume {folder.path}"
-    )
-
-
 def _check_loggers(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if not isinstance(logger, Logger):
@@ -284,33 +325,3 @@ def _check_loggers(loggers: Sequence[Logger]) -> None:
                 f"a {type(logger).__name__} is no logger; give it a method "
                 "log(env_steps, metrics)."
             )
-
-
-def _own_loggers(
-    folder: RunFolder, config: TRPOConfig, settings: RunSettings, first: int
-) -> list[Logger]:
-    loggers: list[Logger] = []
-    if settings.tensorboard:
-        steps = first * config.batch_size
-        loggers.append(TensorBoardLogger(folder.path / "tensorboard", first_step=steps))
-    if settings.wandb is not None:
-        values = config_to_dict(config)
-        loggers.append(WandbLogger(folder.path / "wandb", settings.wandb, values))
-    return loggers
-
-
-def _evaluate(
-    folder: RunFolder, config: TRPOConfig, settings: RunSettings, state: TrainState
-) -> dict[str, Any]:
-    """Play whole episodes with the most probable actions, unless that was done."""
-    if folder.evaluation.exists():
-        return read_config_values(folder.evaluation)
-    returns = _play(config, state, settings.evaluation_episodes)
-    evaluation = summarize_returns(config, returns)
-    write_json(folder.evaluation, evaluation)
-    return evaluation
-
-
-def _play(config: TRPOConfig, state: TrainState, num_episodes: int) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    return evaluate(config, state, key, num_episodes)
