@@ -6,7 +6,8 @@ import pathlib
 import tomllib
 from typing import Any
 
-from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.hyperparameters import Hyperparameters
 
 _FIELDS = {field.name for field in dataclasses.fields(TRPOConfig)}
 

@@ -2,8 +2,9 @@
 
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.compilation import compiler_options
-from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.presets import PRESETS, preset
 from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (

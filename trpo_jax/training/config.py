@@ -1,29 +1,24 @@
 """What a run is: names, sizes and counts (static), and floats (traced)."""
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from trpo_jax.environments import make_environment
-from trpo_jax.networks import ACTIVATIONS, Network, RecurrentNetwork
+from trpo_jax.networks import Network, RecurrentNetwork
+from trpo_jax.training.config_checks import (
+    check_counts,
+    check_fractions,
+    check_functions,
+    coprime,
+)
+from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
+from trpo_jax.training.schedules import SCHEDULES, Schedule
 
-Schedule = Callable[[Int[Array, ""]], Any]
 Optimizer = Callable[[Any], optax.GradientTransformation]
-
-SCHEDULES: dict[str, Callable[[int], Schedule]] = {
-    "constant": lambda num_updates: optax.constant_schedule(1.0),
-    "linear": lambda num_updates: optax.linear_schedule(1.0, 0.0, num_updates),
-    "cosine": lambda num_updates: optax.cosine_decay_schedule(1.0, num_updates),
-}
-"""Factors from 1 to 0 over a run, by the names that a configuration uses."""
-
 
 # Optimisers to which a vector is the same as the tree that it was made from.
 _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
@@ -41,24 +36,6 @@ _CPU_MICRO_BATCH = 8192
 _CRITIC_PASSES = (4, 10)
 _CRITIC_ROWS = 20_480
 _MINIBATCHES = 8
-
-
-class Hyperparameters(NamedTuple):
-    """The floats of a run. They are traced: a sweep over them is a `vmap`."""
-
-    max_kl: float = 0.01
-    """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
-    damping: float = 0.1
-    """λ, added to the diagonal of the Fisher information."""
-    discount: float = 0.99
-    """γ, the discount of future rewards."""
-    gae_lambda: float = 0.95
-    """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
-    critic_learning_rate: float = 1e-3
-    """Step size of the critic's optimiser."""
-    entropy_coefficient: float = 0.0
-    """Weight of the policy's mean entropy beside the surrogate of standardised
-    advantages: more than 0 keeps a policy from settling early."""
 
 
 @jax.tree_util.register_static
@@ -152,9 +129,9 @@ class TRPOConfig:
         """Raise ValueError or TypeError for what could only fail later."""
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", make_environment(self.env))
-        _check_counts(self)
-        _check_fractions(self)
-        _check_functions(self)
+        check_counts(self)
+        check_fractions(self)
+        check_functions(self)
         check_hyperparameters(self.hyperparameters)
         floats = Hyperparameters(*map(float, self.hyperparameters))
         object.__setattr__(self, "hyperparameters", floats)
@@ -192,7 +169,7 @@ class TRPOConfig:
         if self.policy_has_memory:
             return 1
         most = max(1, min(_MAX_STRIDE, self.batch_size // _MIN_FISHER_STATES))
-        return _coprime(most, self.num_envs)
+        return coprime(most, self.num_envs)
 
     @property
     def steps_at_once(self) -> int | None:
@@ -246,169 +223,3 @@ class TRPOConfig:
     def num_updates(self) -> int:
         """How many rollouts, and policy updates, a run has."""
         return self.total_timesteps // self.batch_size
-
-
-def _check_counts(config: TRPOConfig) -> None:
-    counts = [
-        "total_timesteps",
-        "num_envs",
-        "rollout_length",
-        "num_seeds",
-        "cg_iterations",
-        "max_candidates",
-        "line_search_width",
-        "convolution_stride",
-        "noise_period",
-    ]
-    optional = [
-        "critic_epochs",
-        "critic_minibatches",
-        "fisher_stride",
-        "micro_batch_size",
-    ]
-    counts += [name for name in optional if getattr(config, name) is not None]
-    for name in counts:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r} is not an int; write a whole number.")
-        if value < 1:
-            raise ValueError(f"{name}={value} is not positive; write at least 1.")
-    if not isinstance(config.seed, int):
-        raise TypeError(f"seed={config.seed!r} is not an int; write a whole number.")
-    memory = config.memory_size
-    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
-        raise ValueError(f"memory_size={memory!r}; write a number of units, or 0.")
-    for name in ("hidden_sizes", "channels"):
-        sizes = getattr(config, name)
-        if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
-            raise TypeError(f"{name}={sizes!r}; write a tuple of ints, as (64, 64).")
-        if any(size < 1 for size in sizes):
-            raise ValueError(f"{name}={sizes} has a layer without units.")
-    batch, total = config.batch_size, config.total_timesteps
-    if total % batch or total >= 2**31:
-        below = min(total, 2**31 - 1) // batch * batch
-        raise ValueError(
-            f"total_timesteps={total} must be a multiple of num_envs × rollout_length "
-            f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
-            f"write {f'{below} or ' if below else ''}{below + batch}."
-        )
-    if config.critic_rows % config.critic_steps:
-        raise ValueError(
-            f"critic_minibatches={config.critic_minibatches} does not divide the "
-            f"{config.critic_rows} transitions of a rollout (num_envs × "
-            "rollout_length), or its sequences (num_envs) where the critic has a "
-            "memory; write a divisor."
-        )
-    stride = config.fisher_stride
-    if config.policy_has_memory:
-        if stride and stride > config.num_envs:
-            raise ValueError(
-                f"fisher_stride={stride} is above the {config.num_envs} sequences "
-                "(num_envs) of a policy with a memory; write fewer, or None."
-            )
-    elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
-        raise ValueError(
-            f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
-            f"the environments only; write a stride without a common divisor below the "
-            f"{batch} states of a rollout, as "
-            f"{_coprime(min(stride, batch), config.num_envs)}, or None."
-        )
-
-
-def _coprime(most: int, other: int) -> int:
-    """Return the largest number up to `most` without a common divisor with `other`."""
-    return next(n for n in range(most, 0, -1) if math.gcd(n, other) == 1)
-
-
-def _check_fractions(config: TRPOConfig) -> None:
-    for name in ("shrink", "cg_tolerance", "initial_log_std"):
-        value = getattr(config, name)
-        if not isinstance(value, numbers.Real):
-            raise TypeError(f"{name}={value!r} is not a number; write a float.")
-    if not math.isfinite(config.initial_log_std):
-        raise ValueError(
-            f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
-        )
-    for name in ("normalize_observations", "normalize_returns"):
-        value = getattr(config, name)
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}; write True or False.")
-    if not 0 < config.shrink < 1:
-        raise ValueError(f"shrink={config.shrink} is not between 0 and 1; write 0.5.")
-    if not 0 <= config.cg_tolerance < 1:
-        raise ValueError(
-            f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
-        )
-    choices = {
-        "step_length": ("undamped", "damped"),
-        "activation": tuple(ACTIVATIONS),
-        "gaussian": ("constant", "state_dependent", "gsde", "tanh"),
-    }
-    for name, allowed in choices.items():
-        value = getattr(config, name)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
-
-
-def _check_functions(config: TRPOConfig) -> None:
-    for name in ("policy", "critic"):
-        network = getattr(config, name)
-        # Whatever has a recurrent network's methods has a network's, too.
-        if network is not None and not isinstance(network, Network):
-            raise TypeError(
-                f"{name} is a {type(network).__name__}; write a Flax module, or "
-                "trpo_jax.NetworkFns(init, apply), or one with a memory: "
-                "trpo_jax.RecurrentNetworkFns(initial_memory, init, apply)."
-            )
-    for name in ("kl_schedule", "learning_rate_schedule"):
-        schedule = getattr(config, name)
-        if not callable(schedule) and schedule not in list(SCHEDULES):
-            raise ValueError(
-                f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
-                "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
-            )
-    try:
-        optimizer = config.optimizer(1e-3)
-    except (AttributeError, TypeError):
-        optimizer = None
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(
-            f"critic_optimizer={config.critic_optimizer!r} is not in Optax; write one "
-            "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
-            "that returns an Optax optimiser."
-        )
-
-
-def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
-    """Raise TypeError or ValueError for what is no float, or out of range.
-
-    Traced values, as under `vmap`, pass: nothing is known of them but their shape.
-    """
-    if not isinstance(hyperparameters, Hyperparameters):
-        raise TypeError(
-            f"hyperparameters={hyperparameters!r}; write "
-            "trpo_jax.Hyperparameters(max_kl=0.01, ...)."
-        )
-    advice = {
-        "max_kl": "a positive number of nats, as 0.01",
-        "damping": "zero or more, as 0.1",
-        "discount": "a number in [0, 1], as 0.99",
-        "gae_lambda": "a number in [0, 1], as 0.95",
-        "critic_learning_rate": "zero or more, as 1e-3",
-        "entropy_coefficient": "zero or more, as 0.01",
-    }
-    for name, value in hyperparameters._asdict().items():
-        number = isinstance(value, (numbers.Real, jax.Array))
-        if isinstance(value, bool) or not number or jnp.ndim(value):
-            raise TypeError(
-                f"{name}={value!r} is not a number; write {advice[name]}. To sweep "
-                "over several, vmap train(config, hyperparameters=...)."
-            )
-        if isinstance(value, jax.core.Tracer):
-            continue
-        above = value > 0 if name == "max_kl" else value >= 0
-        below = (
-            value <= 1 if name in ("discount", "gae_lambda") else math.isfinite(value)
-        )
-        if not (above and below):
-            raise ValueError(f"{name}={value} is out of range; write {advice[name]}.")

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from trpo_jax.networks import MLP, Value
-from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.hyperparameters import Hyperparameters
 
 _CLASSIC: dict[str, Any] = {
     "total_timesteps": 100_000,

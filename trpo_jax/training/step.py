@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.networks import MaskedObservation, Observation
 from trpo_jax.training.advantages import generalized_advantages, standardize
-from trpo_jax.training.config import Hyperparameters, TRPOConfig
+from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.networks import assemble, check_critic, check_policy
 from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (

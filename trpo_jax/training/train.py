@@ -9,7 +9,8 @@ from jaxtyping import Array, Key
 
 from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
-from trpo_jax.training.config import Hyperparameters, TRPOConfig, check_hyperparameters
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
 from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 
 

@@ -1,0 +1,147 @@
+"""What is wrong with a configuration, said before anything compiles.
+
+Each check takes a `TRPOConfig` and raises TypeError or ValueError with what to write.
+"""
+
+import math
+import numbers
+from typing import Any
+
+import optax
+
+from trpo_jax.networks import ACTIVATIONS, Network
+from trpo_jax.training.schedules import SCHEDULES
+
+
+def check_counts(config: Any) -> None:
+    """Check what is counted, and that the counts fit one another."""
+    counts = [
+        "total_timesteps",
+        "num_envs",
+        "rollout_length",
+        "num_seeds",
+        "cg_iterations",
+        "max_candidates",
+        "line_search_width",
+        "convolution_stride",
+        "noise_period",
+    ]
+    optional = [
+        "critic_epochs",
+        "critic_minibatches",
+        "fisher_stride",
+        "micro_batch_size",
+    ]
+    counts += [name for name in optional if getattr(config, name) is not None]
+    for name in counts:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}={value!r} is not an int; write a whole number.")
+        if value < 1:
+            raise ValueError(f"{name}={value} is not positive; write at least 1.")
+    if not isinstance(config.seed, int):
+        raise TypeError(f"seed={config.seed!r} is not an int; write a whole number.")
+    memory = config.memory_size
+    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
+        raise ValueError(f"memory_size={memory!r}; write a number of units, or 0.")
+    for name in ("hidden_sizes", "channels"):
+        sizes = getattr(config, name)
+        if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
+            raise TypeError(f"{name}={sizes!r}; write a tuple of ints, as (64, 64).")
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"{name}={sizes} has a layer without units.")
+    batch, total = config.batch_size, config.total_timesteps
+    if total % batch or total >= 2**31:
+        below = min(total, 2**31 - 1) // batch * batch
+        raise ValueError(
+            f"total_timesteps={total} must be a multiple of num_envs × rollout_length "
+            f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
+            f"write {f'{below} or ' if below else ''}{below + batch}."
+        )
+    if config.critic_rows % config.critic_steps:
+        raise ValueError(
+            f"critic_minibatches={config.critic_minibatches} does not divide the "
+            f"{config.critic_rows} transitions of a rollout (num_envs × "
+            "rollout_length), or its sequences (num_envs) where the critic has a "
+            "memory; write a divisor."
+        )
+    stride = config.fisher_stride
+    if config.policy_has_memory:
+        if stride and stride > config.num_envs:
+            raise ValueError(
+                f"fisher_stride={stride} is above the {config.num_envs} sequences "
+                "(num_envs) of a policy with a memory; write fewer, or None."
+            )
+    elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
+        raise ValueError(
+            f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
+            f"the environments only; write a stride without a common divisor below the "
+            f"{batch} states of a rollout, as "
+            f"{coprime(min(stride, batch), config.num_envs)}, or None."
+        )
+
+
+def check_fractions(config: Any) -> None:
+    """Check floats, flags and choices."""
+    for name in ("shrink", "cg_tolerance", "initial_log_std"):
+        value = getattr(config, name)
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{name}={value!r} is not a number; write a float.")
+    if not math.isfinite(config.initial_log_std):
+        raise ValueError(
+            f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
+        )
+    for name in ("normalize_observations", "normalize_returns"):
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}; write True or False.")
+    if not 0 < config.shrink < 1:
+        raise ValueError(f"shrink={config.shrink} is not between 0 and 1; write 0.5.")
+    if not 0 <= config.cg_tolerance < 1:
+        raise ValueError(
+            f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
+        )
+    choices = {
+        "step_length": ("undamped", "damped"),
+        "activation": tuple(ACTIVATIONS),
+        "gaussian": ("constant", "state_dependent", "gsde", "tanh"),
+    }
+    for name, allowed in choices.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
+
+
+def check_functions(config: Any) -> None:
+    """Check networks, schedules and the optimiser."""
+    for name in ("policy", "critic"):
+        network = getattr(config, name)
+        # Whatever has a recurrent network's methods has a network's, too.
+        if network is not None and not isinstance(network, Network):
+            raise TypeError(
+                f"{name} is a {type(network).__name__}; write a Flax module, or "
+                "trpo_jax.NetworkFns(init, apply), or one with a memory: "
+                "trpo_jax.RecurrentNetworkFns(initial_memory, init, apply)."
+            )
+    for name in ("kl_schedule", "learning_rate_schedule"):
+        schedule = getattr(config, name)
+        if not callable(schedule) and schedule not in list(SCHEDULES):
+            raise ValueError(
+                f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
+                "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
+            )
+    try:
+        optimizer = config.optimizer(1e-3)
+    except (AttributeError, TypeError):
+        optimizer = None
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            f"critic_optimizer={config.critic_optimizer!r} is not in Optax; write one "
+            "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
+            "that returns an Optax optimiser."
+        )
+
+
+def coprime(most: int, other: int) -> int:
+    """Return the largest number up to `most` without a common divisor with `other`."""
+    return next(n for n in range(most, 0, -1) if math.gcd(n, other) == 1)
