@@ -28,7 +28,8 @@ class JumanjiEnvironment:
     The fields of an observation become one float32 vector, in their order, but an
     array alone keeps its shape. A field `action_mask` becomes the mask of a
     `MaskedObservation`. Where an action has several parts and the mask has an entry for
-    each combination of them, the combinations become one `Discrete` space.
+    each combination of them, the combinations become one `Discrete` space; a 2 × 2 mask
+    of two choices among two is taken for such a one.
 
     An episode that ends with discount 0 terminated, one that ends with another was
     truncated. Most of Jumanji's environments end with 0 at their time limit too, and

@@ -9,7 +9,7 @@ from typing import Any
 
 import optax
 
-from trpo_jax.networks import ACTIVATIONS, Network
+from trpo_jax.networks import ACTIVATIONS, Network, StateDependentGaussianHead
 from trpo_jax.training.schedules import SCHEDULES
 
 
@@ -110,6 +110,12 @@ def check_fractions(config: Any) -> None:
         value = getattr(config, name)
         if value not in allowed:
             raise ValueError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
+    low, high = StateDependentGaussianHead.log_std_bounds
+    if config.gaussian == "state_dependent" and not low < config.initial_log_std < high:
+        raise ValueError(
+            f"initial_log_std={config.initial_log_std} is not between the bounds of "
+            f"log σ(s), {low} and {high}; write 0.0."
+        )
 
 
 def check_functions(config: Any) -> None:
