@@ -196,6 +196,45 @@ def learning(rows: list[dict]) -> str:
     )
 
 
+def overhead(rows: list[dict]) -> str:
+    header = (
+        "environments × steps",
+        "updates",
+        "`train`, s",
+        "`run`, s",
+        "speed, `run` / `train`",
+    )
+    return table(
+        header,
+        [
+            (
+                f"{row['num_envs']:,} × {row['rollout_length']}",
+                f"{row['updates']:,}",
+                spread(row["train_seconds"]),
+                spread(row["run_seconds"]),
+                spread(row["speed_ratio"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def kills(rows: list[dict]) -> str:
+    header = ("kills", "while saving", "before writing", "what differed in the end")
+    return table(
+        header,
+        [
+            (
+                row["kills"],
+                row["kills_while_saving"],
+                row["kills_before_writing"],
+                ", ".join(row["differences"]) or "nothing",
+            )
+            for row in rows
+        ],
+    )
+
+
 def score(value: float | None) -> str:
     """A return in as many digits as tell it from its neighbours, a dash for none."""
     if value is None:
@@ -216,6 +255,8 @@ def latest(rows: list[dict]) -> list[dict]:
 
 
 TABLES: dict[str, Callable[[list[dict]], str]] = {
+    "kills": kills,
+    "overhead": overhead,
     "peers": peers,
     "throughput": throughput,
     "curvature": curvature,
