@@ -1,12 +1,17 @@
 """Every annotation of the package is executed while its tests run."""
 
 import os
+import pathlib
+import sys
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
 
 jaxtyping.install_import_hook("trpo_jax", "beartype.beartype")
+
+# The benchmarks are no part of the package; last, so that an installed one is tested.
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 # The programs of the tests run for milliseconds and compile for seconds: without LLVM's
 # optimisations they compile twice as fast.
