@@ -2,15 +2,18 @@
 
     python -m benchmarks.kills --kills 50
 
-A child process resumes the run; it is sent SIGKILL at a random moment after it began
-to write, or while it saves a checkpoint. When the run is over, its last checkpoint and
-its metrics are compared, byte by byte, with those of a run that nobody disturbed.
+A child process resumes the run; it is sent SIGKILL after a random number of updates,
+while it saves a checkpoint, or before it has made any. When the run is over, its last
+checkpoint and its metrics are compared, byte by byte, with those of a run that nobody
+disturbed.
 """
 
 import dataclasses
+import math
 import multiprocessing
 import pathlib
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +32,10 @@ from trpo_jax.runs.folder import RunFolder
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["trpo_jax", "orbax.checkpoint"])
 
-_POLL_SECONDS = 0.002
+_POLL_SECONDS = 0.001
+
+# Of the metrics: more than a line has.
+_TAIL_BYTES = 10_000
 
 
 class Report(NamedTuple):
@@ -38,14 +44,14 @@ class Report(NamedTuple):
     Attributes:
         kills: Times that the run was killed.
         kills_while_saving: How many of them left an incomplete checkpoint.
-        kills_before_writing: How many came before the child had written anything.
+        kills_before_progress: How many came before the child had got any further.
         resumed_after: The update that each child went on after.
         differences: What is not the same as in the undisturbed run: nothing, one hopes.
     """
 
     kills: int
     kills_while_saving: int
-    kills_before_writing: int
+    kills_before_progress: int
     resumed_after: list[int]
     differences: list[str]
 
@@ -105,23 +111,26 @@ def disturb(
     draw = random.Random(seed)
     saving, early, resumed = 0, 0, []
     for kill in range(1, kills + 1):
-        before = _written(disturbed)
+        before = _recorded(disturbed)
         process = _CONTEXT.Process(target=child, args=(disturbed, config, settings))
         process.start()
-        wait = _until_saving if kill % 3 == 0 else _until_written
-        if kill % 5 == 0:  # while it imports, compiles, restores
-            time.sleep(draw.uniform(0, 1))
-        else:
-            wait(disturbed, process, before)
-            time.sleep(draw.uniform(0, 0.03 if wait is _until_saving else 0.6))
+        if kill % 5 == 0:  # while it imports, restores, compiles
+            _until_beyond(before, disturbed, process, seconds=draw.uniform(0, 1))
+        else:  # after so much more that there is enough left for the other kills
+            most = (config.num_updates - before) / (kills - kill + 2)
+            goal = before + draw.uniform(0, most)
+            _until_beyond(goal, disturbed, process)
+            if kill % 3 == 0:
+                _until_saving(disturbed, process)
+            time.sleep(draw.uniform(0, 0.03))
         if not process.is_alive():
             raise RuntimeError(
                 f"the run ended with {process.exitcode} before kill {kill} of {kills}"
             )
         process.kill()
         process.join()
-        saving += any((disturbed / "checkpoints").glob(".*.partial"))
-        early += _written(disturbed) == before
+        saving += _is_saving(disturbed)
+        early += _recorded(disturbed) <= before
         saved = checkpoints.complete(disturbed / "checkpoints")
         resumed.append(int(saved[-1].name) if saved else 0)
         say(f"kill {kill} of {kills}: saved up to update {resumed[-1]}")
@@ -162,21 +171,34 @@ def _finish(folder: pathlib.Path, *args: Any) -> None:
         raise RuntimeError(f"the run in {folder} ended with {process.exitcode}")
 
 
-def _written(folder: pathlib.Path) -> int:
+def _recorded(folder: pathlib.Path) -> int:
+    """Return the last update in the metrics, 0 if there is none."""
     path = folder / "metrics.jsonl"
-    return path.stat().st_mtime_ns if path.exists() else 0
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        updates = re.findall(rb'"update": (\d+),', file.read())
+    return int(updates[-1]) if updates else 0
 
 
-def _until_written(folder: pathlib.Path, process: Any, before: int) -> None:
-    while process.is_alive() and _written(folder) == before:
+def _is_saving(folder: pathlib.Path) -> bool:
+    return any((folder / "checkpoints").glob(".*.partial"))
+
+
+def _until_beyond(
+    update: float, folder: pathlib.Path, process: Any, seconds: float = math.inf
+) -> None:
+    deadline = time.monotonic() + seconds
+    while process.is_alive() and time.monotonic() < deadline:
+        if _recorded(folder) > update:
+            return
         time.sleep(_POLL_SECONDS)
 
 
-def _until_saving(folder: pathlib.Path, process: Any, before: int) -> None:
-    _until_written(folder, process, before)
-    saved = folder / "checkpoints"
-    while process.is_alive() and not any(saved.glob(".*.partial")):
-        time.sleep(_POLL_SECONDS / 4)
+def _until_saving(folder: pathlib.Path, process: Any) -> None:
+    while process.is_alive() and not _is_saving(folder):
+        time.sleep(_POLL_SECONDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -220,14 +220,14 @@ def overhead(rows: list[dict]) -> str:
 
 
 def kills(rows: list[dict]) -> str:
-    header = ("kills", "while saving", "before writing", "what differed in the end")
+    header = ("kills", "while saving", "before progress", "what differed in the end")
     return table(
         header,
         [
             (
                 row["kills"],
                 row["kills_while_saving"],
-                row["kills_before_writing"],
+                row["kills_before_progress"],
                 ", ".join(row["differences"]) or "nothing",
             )
             for row in rows
