@@ -43,16 +43,24 @@ class Case:
     figure: str  # the field of the JSON line; "wall" is the whole process's seconds
     target: str
     rounds: int | None = None
+    variables: dict[str, str] = dataclasses.field(default_factory=dict)  # of both
 
 
 CASES = (
-    Case(
-        "steps per second, CartPole, the zoo's settings (2 × 512)",
-        "sb3-contrib TRPO",
-        ("steps",),
-        ("zoo",),
-        "steps_per_second",
-        "≥ 15",
+    *(
+        Case(
+            f"steps per second, CartPole, the zoo's settings (2 × 512), {threads}",
+            "sb3-contrib TRPO",
+            ("steps",),
+            ("zoo",),
+            "steps_per_second",
+            "≥ 15",
+            variables=variables,
+        )
+        for threads, variables in (
+            ("one thread each", {"NPROC": "1"}),
+            ("ours with all", {}),
+        )
     ),
     Case(
         "process wall time, 100k steps of CartPole trained and evaluated, cold cache",
@@ -130,7 +138,9 @@ def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
     return python
 
 
-def run_once(command: list[str], figure: str) -> tuple[float, dict]:
+def run_once(
+    command: list[str], figure: str, variables: dict[str, str]
+) -> tuple[float, dict]:
     """Run a process; return its figure, and all that it printed in its last line."""
     kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     with tempfile.TemporaryDirectory() as caches:
@@ -138,7 +148,12 @@ def run_once(command: list[str], figure: str) -> tuple[float, dict]:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=kept | {"XDG_CACHE_HOME": caches, "PYTHONPATH": str(ROOT)},
+            env={
+                **kept,
+                **variables,
+                "XDG_CACHE_HOME": caches,
+                "PYTHONPATH": str(ROOT),
+            },
             capture_output=True,
             text=True,
         )
@@ -173,7 +188,7 @@ def compare(
         printed: dict[str, dict] = {}
         for _ in range(case.rounds or rounds):
             for side, command in commands.items():
-                value, printed[side] = run_once(command, case.figure)
+                value, printed[side] = run_once(command, case.figure, case.variables)
                 figures[side] += printed[side].get("by_seed", [value])
         timings = {side: Timing.of(values) for side, values in figures.items()}
         yield {

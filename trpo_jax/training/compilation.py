@@ -18,7 +18,8 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
     """Return the options that measured fastest, for `jit(…, compiler_options=…)`.
 
     On a CPU: LLVM at level 1, which takes a fifth off the compilation and nothing off
-    the speed. Elsewhere none.
+    the speed; and vectors of 512 bits where there are any, where LLVM would take 256:
+    1.05 to 1.07 times the speed from 64 to 1024 environments. Elsewhere none.
 
     Args:
         env_steps: For how many environment steps the program will run, None for many.
@@ -27,7 +28,10 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
     """
     if jax.default_backend() != "cpu":
         return {}
-    options: dict[str, bool | int | str] = {"xla_backend_optimization_level": 1}
+    options: dict[str, bool | int | str] = {
+        "xla_backend_optimization_level": 1,
+        "xla_cpu_prefer_vector_width": 512,
+    }
     if env_steps is not None and env_steps <= _SHORT_RUN:
         options["xla_cpu_use_fusion_emitters"] = False
     return options
