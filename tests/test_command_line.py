@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import signal
 
 import jax
@@ -51,6 +52,10 @@ def test_a_file_comes_before_the_preset_and_options_before_the_file(tmp_path):
     config = config_of(["--config", str(path), "--max-kl=0.25"])
     expected = trpo_jax.preset("Acrobot-v1", num_envs=4, max_kl=0.25)
     assert config == expected
+    path.write_text('env = "Acrobot-v1"\n[hyperparameters]\nmax_kl = 0.5\n')
+    assert config_of(["--config", str(path)]) == trpo_jax.preset(
+        "Acrobot-v1", max_kl=0.5
+    )
 
 
 def test_the_config_of_a_run_makes_it_again(tmp_path, capsys):
@@ -91,7 +96,10 @@ def test_shells_can_complete_it(capsys):
     with pytest.raises(SystemExit) as exit_info:
         parse(["--tyro-print-completion", "bash"])
     assert not exit_info.value.code
-    assert "--normalize-observations" in capsys.readouterr().out
+    script = capsys.readouterr().out
+    assert "--normalize-observations" in script
+    ends = re.findall(r"^complete -F \S+ (.+)$", script, re.MULTILINE)
+    assert ends == ["trpo_jax"]  # and not every program of Python
 
 
 def test_trains_and_ends_with_an_evaluation(capsys):
@@ -227,6 +235,28 @@ def test_what_is_not_there_ends_with_status_two_and_advice(
     monkeypatch.chdir(tmp_path)
     assert main(args) == 2
     assert advice in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        ('{"env": ["CartPole-v1"]}', "mine.json: env is"),
+        ('{"env": {"python": "mine"}}', "mine.json: env is"),
+        ('{"hyperparameters": 3}', "mine.json: hyperparameters=3"),
+        ('{"num_env": 3}', "mine.json: no such field: num_env"),
+    ],
+)
+def test_a_bad_file_is_named(content, advice, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    assert main(["train", "--config", str(path)]) == 2
+    assert advice in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert main(["export", str(folder), "--output", str(tmp_path / "file/p")]) == 1
+    assert "error:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -62,10 +63,14 @@ class Train:
             runs.train_in_passing(config)
             return
         runs.run(config, self.folder, self.records)
+        name = shlex.quote(str(self.folder))
         console.print(
             f"recorded in {self.folder}; look at it by\n"
-            f"  python -m trpo_jax plot {self.folder}\n"
-            f"  python -m trpo_jax render {self.folder}"
+            f"  python -m trpo_jax plot {name}\n"
+            f"  python -m trpo_jax render {name}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
         )
 
 
@@ -247,7 +252,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         errors.print(f"error: {error}", style="red")
         return 2
-    except runs.RunError as error:
+    except (runs.RunError, OSError) as error:
         errors.print(f"error: {error}", style="red")
         return 1
     except runs.Interrupted as interrupted:
@@ -261,8 +266,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _is_advice(error: Exception) -> bool:
     """Return whether this package raised it: then its message says what to write."""
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return pathlib.Path(__file__).parent in pathlib.Path(raised_in).parents
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = pathlib.Path(__file__).parent in pathlib.Path(last.filename).parents
+    return ours and (last.line or "").startswith("raise")  # and not Python, there
 
 
 def keep_compiled_programs() -> None:
@@ -311,8 +317,10 @@ def parse(args: Sequence[str]) -> Any:
     return tyro.cli(
         union,
         args=args,
-        prog="python -m trpo_jax",
-        description="Trust region policy optimisation, whole on the accelerator.",
+        # Shells complete what is installed; `python` is not ours to complete.
+        prog="trpo_jax" if asks else "python -m trpo_jax",
+        description="Trust region policy optimisation, whole on the accelerator. "
+        "Without a command: train.",
     )
 
 
@@ -328,8 +336,23 @@ def _start(args: Sequence[str]) -> TRPOConfig:
     given = first.parse_known_args(args)[0]
     values = read_config_values(given.config) if given.config else {}
     env = given.env or values.get("env", TRPOConfig.env)
+    if not isinstance(env, str):
+        raise ValueError(
+            f'{given.config}: env is {env!r}; name one, as "CartPole-v1". One that was '
+            "made in Python cannot be had from a file: write trpo_jax.run(config, ...)."
+        )
     base = config_to_dict(preset(env)) if env in PRESETS else {}
-    return config_from_dict({**base, **values, "env": env})
+    floats = values.get("hyperparameters", {})
+    if isinstance(floats, dict):
+        floats = {**base.get("hyperparameters", {}), **floats}
+    try:
+        return config_from_dict(
+            {**base, **values, "env": env, "hyperparameters": floats}
+        )
+    except (ValueError, TypeError) as error:
+        if given.config is None:
+            raise
+        raise ValueError(f"{given.config}: {error}") from error
 
 
 if __name__ == "__main__":

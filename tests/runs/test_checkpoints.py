@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trpo_jax.runs import checkpoints
-from trpo_jax.runs.checkpoints import OtherCheckpointError
+from trpo_jax.runs.checkpoints import DamagedCheckpointError, OtherCheckpointError
 
 CONFIG = {"env": "CartPole-v1", "hyperparameters": {"max_kl": 0.01}}
 
@@ -97,12 +97,13 @@ def assert_older_one_is_used(folder, file):
     said = []
     before = {one: one.read_bytes() for one in files(folder)}
     restored, updates = checkpoints.restore_newest(
-        folder, LIKE, CONFIG, "1.0", said.append
+        folder, LIKE, CONFIG, "1.0", said.append, set_aside=True
     )
     assert updates == 10
     assert_same(restored, state(1.0))
     (message,) = said
     assert "00000020/" in message
+    assert "left aside as 00000020.damaged, and 00000010 used" in message
     if file.name != "checksums.sha256":
         assert file.name in message
     # Nothing is overwritten: the damaged one is there under another name.
@@ -148,19 +149,41 @@ def test_a_file_too_many_is_damage(folder):
     assert_older_one_is_used(folder, folder / "00000020" / "checksums.sha256")
 
 
-def test_none_whole_means_none(folder):
+@pytest.mark.parametrize("set_aside", [True, False])
+def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, set_aside):
     for one in files(folder):
         empty(one)
-    said = []
-    found = checkpoints.restore_newest(folder, LIKE, CONFIG, "1.0", said.append)
-    assert found is None
-    assert len(said) == 2
-    assert (
+    said, there = [], sorted(folder.rglob("*"))
+    with pytest.raises(DamagedCheckpointError, match="is whole") as error:
         checkpoints.restore_newest(
-            folder / "not there", LIKE, CONFIG, "1.0", said.append
+            folder, LIKE, CONFIG, "1.0", said.append, set_aside=set_aside
         )
-        is None
+    assert "00000010/" in str(error.value)
+    assert "00000020/" in str(error.value)
+    assert said == []
+    assert sorted(folder.rglob("*")) == there
+
+
+def test_no_checkpoints_are_none(folder):
+    nowhere = folder / "not there"
+    found = checkpoints.restore_newest(
+        nowhere, LIKE, CONFIG, "1.0", print, set_aside=True
     )
+    assert found is None
+
+
+def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(folder, state(3.0), manifest(30))
+    assert [path.name for path in folder.iterdir() if "30" in path.name] == []
+
+
+def test_the_newest_is_so_by_number(folder):
+    assert checkpoints.save(folder, state(3.0), manifest(10**8)).name == "100000000"
+    names = [int(path.name) for path in checkpoints.complete(folder)]
+    assert names == [10, 20, 10**8]
 
 
 def test_another_config_is_refused_by_the_fields_that_differ(folder):

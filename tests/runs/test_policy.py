@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from runs.tiny import CONFIG, run
 
 import trpo_jax
 from trpo_jax.environments import Box, Discrete, MaskedObservation, TimeStep
+from trpo_jax.runs import checkpoints
 from trpo_jax.runs.acting import act, initial_memory
 from trpo_jax.runs.policy import LoadedPolicy, export_policy, load_policy
 
@@ -46,7 +48,35 @@ def test_best_and_last_are_two_checkpoints(folder):
     best = trpo_jax.load_state(folder, checkpoint="best")[1]
     last = trpo_jax.load_state(folder)[1]
     assert last.updates == 40
-    assert best.updates in (10, 20, 30, 40)
+    manifests = map(checkpoints.verify, (folder / "checkpoints").iterdir())
+    scores = {manifest.updates: manifest.score for manifest in manifests}
+    assert len(set(scores.values())) == 4
+    assert best.updates == max(scores, key=scores.get)
+
+
+def test_a_damaged_checkpoint_is_named_and_an_older_one_taken(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    (copy / "checkpoints" / "00000040" / "manifest.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"manifest\.json is damaged.*00000030 used"):
+        assert trpo_jax.load_state(copy)[1].updates == 30
+    assert (copy / "checkpoints" / "00000040").exists()
+    for manifest in copy.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.raises(ValueError, match="is whole"):
+        load_policy(copy)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 1), (8, 4), ()])
+def test_an_observation_of_another_shape_is_refused(folder, shape):
+    policy = load_policy(folder)
+    with pytest.raises(ValueError, match=r"jax\.vmap\(policy\)"):
+        policy(np.zeros(shape), jax.random.key(0))
+
+
+def test_a_key_of_the_old_kind_is_refused(folder, no_shape_checks):
+    with pytest.raises(TypeError, match="typed key"):
+        load_policy(folder)(np.zeros(4), jax.random.PRNGKey(0))
 
 
 def test_each_seed_has_its_policy(tmp_path):

@@ -31,7 +31,8 @@ def test_seeds_are_summarized_over_those_that_have_a_number():
         }
     )
     assert row["env_steps"] == 64
-    assert row["status"] == 1.0
+    assert row["status_by_seed"] == [0, 0, 3]
+    assert "status" not in row
     assert row["episode_return"] == 2.5
     assert row["episode_return_std"] == pytest.approx(np.std([1, 4], ddof=1))
     assert row["episode_return_by_seed"] == [1.0, None, 4.0]

@@ -21,6 +21,7 @@ from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
 from trpo_jax.runs import records
 from trpo_jax.runs.folder import RunFolder
+from trpo_jax.runs.refusals import Refusals
 
 
 def lines(path):
@@ -65,7 +66,9 @@ def test_the_folder_tells_what_was_run(finished):
     folder, result = finished
     config = trpo_jax.runs.config_file.read_config(folder / "config.json")
     assert config == CONFIG == result.config
-    assert json.loads((folder / "settings.json").read_text()) == SETTINGS.to_dict()
+    assert json.loads((folder / "settings.json").read_text()) == dataclasses.asdict(
+        SETTINGS
+    )
     (started,) = events(folder, "started")
     assert started["jax"] == jax.__version__
     assert started["trpo_jax"] == trpo_jax.__version__
@@ -179,6 +182,17 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_used(finished, tmp_path)
     assert differences(finished[0], folder) == []
 
 
+def test_if_no_checkpoint_is_whole_nothing_is_touched(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    for manifest in folder.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    before = {path: path.read_bytes() for path in folder.glob("*.json*")}
+    with pytest.raises(ValueError, match="is whole"):
+        resume(folder)
+    assert before == {path: path.read_bytes() for path in before}
+
+
 def test_what_came_from_python_is_asked_for_again(tmp_path, monkeypatch):
     policy = trpo_jax.Policy(trpo_jax.MLP((4,)), trpo_jax.CategoricalHead(2))
     config = dataclasses.replace(CONFIG, kl_schedule=one, policy=policy)
@@ -215,11 +229,40 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     assert names <= {"thesis.tex", ".lock"}
 
 
+def test_settings_of_something_else_are_not_overwritten(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="not empty"):
+        run(tmp_path)
+    assert path.read_text() == '{"mine": 1}'
+
+
+def test_settings_that_are_not_ours_are_named(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "settings.json").write_text('{"keep": 3}')
+    with pytest.raises(ValueError, match=r"settings\.json.*keep"):
+        resume(folder)
+
+
+def test_what_makes_no_run_makes_no_folder(tmp_path, monkeypatch):
+    squashed = dataclasses.replace(CONFIG, gaussian="tanh")
+    with pytest.raises(ValueError, match="gaussian='constant'"):
+        run(tmp_path / "run", squashed)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    settings = dataclasses.replace(SETTINGS, tensorboard=True)
+    with pytest.raises(ValueError, match="pip install"):
+        run(tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_killed_while_its_folder_was_made_can_be_started(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in (".lock", "settings.json", "config.partial"):
+    for name in (".lock", "settings.partial", "config.partial"):
         (folder / name).write_text("")
+    settings = dataclasses.asdict(SETTINGS)
+    (folder / "settings.json").write_text(json.dumps(settings))
     run(folder, dataclasses.replace(CONFIG, total_timesteps=16))
     assert len(lines(folder / "metrics.jsonl")) == 1
 
@@ -374,6 +417,52 @@ def test_a_logger_that_raises_is_given_up_and_the_run_goes_on(tmp_path, finished
     assert differences(finished[0], tmp_path / "run") == []
 
 
+class Slow(Recorder):
+    def log(self, env_steps, metrics):
+        time.sleep(0.02)
+        super().log(env_steps, metrics)
+
+
+def test_a_slow_logger_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PATIENCE_SECONDS", 0.2)
+    slow = Slow()
+    run(tmp_path / "run", loggers=[slow])
+    assert len(slow.rows) == 40
+    assert not (tmp_path / "run").joinpath("events.jsonl").read_text().count("warning")
+
+
+def test_a_writer_that_cannot_start_is_left_out(tmp_path, finished, monkeypatch):
+    def fail(*args, **options):
+        raise ConnectionError("no route to the server")
+
+    monkeypatch.setattr("trpo_jax.runs.runner.TensorBoardLogger", fail)
+    settings = dataclasses.replace(SETTINGS, tensorboard=True)
+    run(tmp_path / "run", settings=settings)
+    (warning,) = events(tmp_path / "run", "warning")
+    assert "no route to the server" in warning["message"]
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path, finished):
+    program = (
+        "import sys\n"
+        "from trpo_jax.runs.console import ConsoleWatcher\n"
+        "from runs.tiny import CONFIG\n"
+        "with ConsoleWatcher(CONFIG) as watcher:\n"
+        "    for _ in range(3): watcher.say('x' * 100_000)\n"
+        "print('went on', file=sys.stderr)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "went on\n"
+    assert process.wait(60) == 0
+
+
 def test_a_logger_that_blocks_does_not_hold_up_the_run(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(records, "CAPACITY", 8)
     monkeypatch.setattr(records, "PATIENCE_SECONDS", 0.2)
@@ -382,7 +471,7 @@ def test_a_logger_that_blocks_does_not_hold_up_the_run(tmp_path, finished, monke
     blocking.release.set()
     warnings = [one["message"] for one in events(tmp_path / "run", "warning")]
     assert any("behind" in message for message in warnings)
-    assert any("did not finish" in message for message in warnings)
+    assert any("took nothing" in message for message in warnings)
     assert differences(finished[0], tmp_path / "run") == []
 
 
@@ -404,18 +493,42 @@ class Poisoned:
         return state, TimeStep(observation, reward, ended, flag, observation)
 
 
-def test_an_environment_that_turns_to_nan_stops_the_run(tmp_path):
-    config = dataclasses.replace(CONFIG, env=Poisoned(), total_timesteps=16 * 200)
-    settings = dataclasses.replace(SETTINGS, checkpoint_updates=5, patience=7)
+POISONED = dataclasses.replace(CONFIG, env=Poisoned())
+
+
+@pytest.mark.parametrize("patience", [7, 28])
+def test_an_environment_that_turns_to_nan_stops_the_run(tmp_path, patience):
+    """Be it with updates to spare, or in the last chunk of 40."""
+    settings = dataclasses.replace(SETTINGS, checkpoint_updates=5, patience=patience)
     folder = tmp_path / "run"
     with pytest.raises(trpo_jax.RunError) as error:
-        run(folder, config, settings)
+        run(folder, POISONED, settings)
     assert "from update 13 on" in str(error.value)
-    assert "saved up to update 10" in str(error.value)
+    assert "saved up to update 10; to go on: trpo_jax.resume(" in str(error.value)
+    assert "from update 13 on" in events(folder, "stopped")[0]["reason"]
+    assert not (folder / "evaluation.json").exists()
     rows = lines(folder / "metrics.jsonl")
     assert rows[11]["status"] == trpo_jax.UpdateStatus.ACCEPTED
     statuses = {row["status"] for row in rows[12:]}
     assert statuses == {trpo_jax.UpdateStatus.NON_FINITE}
+
+
+def test_a_run_that_ends_in_nan_says_so(tmp_path):
+    settings = dataclasses.replace(SETTINGS, patience=100)
+    run(tmp_path / "run", POISONED, settings)
+    (warning,) = events(tmp_path / "run", "warning")
+    assert "from update 13 on" in warning["message"]
+
+
+def test_a_seed_that_is_lost_is_named():
+    def metrics(*statuses):
+        return [{"status": np.array(status)} for status in statuses]
+
+    refusals = Refusals(3)
+    refusals.count(metrics([0, 2, 2], [2, 0, 2], [2, 0, 2]))
+    assert refusals.in_a_row.tolist() == [2, 0, 3]
+    assert refusals.in_every_seed == 0
+    assert "in seeds 0, 2, from update 8 on" in refusals.in_words(10)
 
 
 # Signals
@@ -439,6 +552,20 @@ def test_a_signal_saves_and_leaves(finished, tmp_path):
     assert 0 < event["updates"] < 40_000
     assert len(lines(folder / "metrics.jsonl")) == event["updates"]
     assert f"saved up to update {event['updates']:,}" in str(error.value)
+
+
+def test_a_signal_after_the_last_update_comes_before_the_evaluation(tmp_path):
+    class Late(Recorder):
+        def log(self, env_steps, metrics):
+            super().log(env_steps, metrics)
+            if len(self.rows) == 40:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = tmp_path / "run"
+    with pytest.raises(trpo_jax.Interrupted, match="saved up to update 40"):
+        run(folder, loggers=[Late()])
+    assert not (folder / "evaluation.json").exists()
+    assert resume(folder).evaluation
 
 
 def test_a_second_signal_leaves_at_once():

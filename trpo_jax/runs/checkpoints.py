@@ -10,6 +10,7 @@ here before every byte and every leaf has been compared.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -85,6 +86,9 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     try:
         partial.mkdir(parents=True)
         host = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
+        # TensorStore's own message is many tracebacks long.
+        if shutil.disk_usage(partial).free < sum(leaf.nbytes for leaf in host.values()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         with _disk_errors(), PyTreeCheckpointer() as checkpointer:
             checkpointer.save((partial / _ARRAYS).absolute(), host)
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
@@ -149,23 +153,46 @@ def restore_newest(
     like: PyTree,
     config: dict[str, Any],
     version: str,
-    warn: Callable[[str], None],
+    warn_fn: Callable[[str], None],
+    *,
+    set_aside: bool,
 ) -> tuple[PyTree, int] | None:
-    """Return the state of the newest whole checkpoint and its updates; None if none is.
+    """Return the state of the newest whole checkpoint and its updates.
 
-    A damaged one is named to `warn` and left where it is, as `<updates>.damaged`.
+    None if there are no checkpoints. Damaged ones are named to `warn_fn`.
+
+    Args:
+        folder: Of all checkpoints.
+        like: As `restore`.
+        config: As `restore`.
+        version: As `restore`.
+        warn_fn: Is told of each damaged checkpoint that is newer.
+        set_aside: Whether those are renamed to `<updates>.damaged`.
 
     Raises:
+        DamagedCheckpointError: If none is whole; then nothing is renamed.
         OtherCheckpointError: As `restore`.
     """
+    damaged: dict[pathlib.Path, str] = {}
     for path in reversed(complete(folder)):
         try:
             state, manifest = restore(path, like, config, version)
-            return state, manifest.updates
         except DamagedCheckpointError as error:
-            aside = _free(path.with_suffix(".damaged"))
-            path.rename(aside)
-            warn(f"{error} It is left aside as {aside.name}; an older one is used.")
+            damaged[path] = str(error)
+            continue
+        for other, what in damaged.items():
+            left = "left where it is"
+            if set_aside:
+                aside = _free(other.with_suffix(".damaged"))
+                other.rename(aside)
+                left = f"left aside as {aside.name}"
+            warn_fn(f"{what} It is {left}, and {path.name} used.")
+        return state, manifest.updates
+    if damaged:
+        raise DamagedCheckpointError(
+            f"no checkpoint in {folder} is whole: {' '.join(damaged.values())} "
+            "Put a whole one back from a copy, or start the run in another folder."
+        )
     return None
 
 
@@ -197,7 +224,8 @@ def complete(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the folders of complete checkpoints, the oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.isdecimal())
+    found = [path for path in folder.iterdir() if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def best(folder: pathlib.Path) -> pathlib.Path | None:
@@ -337,5 +365,5 @@ def _disk_errors() -> Any:
         yield
     except ValueError as error:
         if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
-            raise OSError(28, f"No space left on device: {error}") from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise

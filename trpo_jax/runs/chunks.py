@@ -64,8 +64,13 @@ def run_keys(config: TRPOConfig, key: jax.Array | None = None) -> jax.Array:
     return jax.random.split(key, config.num_seeds) if config.num_seeds > 1 else key
 
 
+@functools.lru_cache(maxsize=16)
 def state_type(config: TRPOConfig) -> PyTree:
-    """Return shapes and dtypes of the state of `config`, without compiling."""
+    """Return shapes and dtypes of the state of `config`, without compiling.
+
+    Raises:
+        ValueError: If the config does not make a run, as `init`.
+    """
     return jax.eval_shape(functools.partial(_init, config), run_keys(config))
 
 
@@ -95,9 +100,9 @@ def advance(
     *,
     first: int,
     last: int,
-    state_wanted: Callable[[int], bool] = lambda updates: False,
+    wants_state_fn: Callable[[int], bool] = lambda updates: False,
     boundary_every: int | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop_fn: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chunk]:
     """Yield the updates `first` + 1 … `last` as they are made.
 
@@ -109,21 +114,21 @@ def advance(
         state: After `first` updates; given up.
         first: Updates made already.
         last: Updates to stop after.
-        state_wanted: Whether the chunk that ends after so many updates is to bring the
-            state. The last one always does.
+        wants_state_fn: Whether the chunk that ends after so many updates is to bring
+            the state. The last one always does.
         boundary_every: Chunks end at the multiples of this number.
-        stop: Asked before each chunk; once true, what is in hand is finished.
+        stop_fn: Asked before each chunk; once true, what is in hand is finished.
     """
     in_hand: deque[tuple[int, int, Metrics, TrainState | None]] = deque()
     pace = _Pace()
     updates = first
-    while updates < last and not stop():
+    while updates < last and not stop_fn():
         end = min(updates + pace.updates, last)
         if boundary_every is not None:
             end = min(end, (updates // boundary_every + 1) * boundary_every)
         count, updates = end - updates, end
         state, metrics = programs.advance(state, jnp.int32(count))
-        wanted = updates < last and state_wanted(updates)
+        wanted = updates < last and wants_state_fn(updates)
         kept = programs.copy(state) if wanted else None
         in_hand.append((updates, count, metrics, kept))
         if len(in_hand) > 1:

@@ -16,7 +16,8 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
     """Return the configuration as JSON knows it.
 
     What is a Python object (a network, a schedule, an environment of one's own) becomes
-    {"python": its description}: enough to compare it by, not enough to make it from.
+    {"python": its description}, which it cannot be made from. Two are compared by what
+    they print as, so a function by its name only.
     """
     values = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config)
@@ -39,8 +40,13 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
         TypeError: If a value is of the wrong kind.
     """
     values = {**values, **objects}
-    floats = dict(values.pop("hyperparameters", {}))
-    floats |= {
+    floats = values.pop("hyperparameters", {})
+    if not isinstance(floats, dict):
+        raise ValueError(
+            f"hyperparameters={floats!r} are not numbers by name; write "
+            '{"max_kl": 0.01}.'
+        )
+    floats = floats | {
         name: values.pop(name) for name in Hyperparameters._fields if name in values
     }
     unknown = sorted((values.keys() - _FIELDS) | (floats.keys() - _HYPERPARAMETERS))
@@ -49,7 +55,7 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
             f"no such field: {', '.join(unknown)}. The fields are "
             f"{', '.join(sorted(_FIELDS | _HYPERPARAMETERS))}."
         )
-    missing = [name for name, value in values.items() if _is_object(value)]
+    missing = from_python(values)
     if missing:
         raise ValueError(
             f"{', '.join(missing)} of this run came from Python ("
@@ -111,8 +117,13 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     } | floats
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"python"}
+def from_python(values: dict[str, Any]) -> list[str]:
+    """Return the names in a `config_to_dict` of fields that no file can hold."""
+    return [
+        name
+        for name, value in values.items()
+        if isinstance(value, dict) and value.keys() == {"python"}
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -129,6 +140,8 @@ def _describe(value: Any) -> str:
     """Name a function by where it is defined; for the rest, what it says of itself."""
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
+    if type(value) is tuple:
+        return f"({', '.join(map(_describe, value))})"
     text = " ".join(repr(value).split())
     if " at 0x" in text:  # an address, which says nothing in another process
         return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -1,5 +1,7 @@
 """A run in the terminal: how far it is, how well it does, and how its updates fare."""
 
+from collections.abc import Callable
+
 import numpy as np
 from rich.console import Console
 from rich.progress import (
@@ -41,6 +43,7 @@ class ConsoleWatcher:
         self._task = self._progress.add_task("compiling", total=config.total_timesteps)
         self._line_every = -(-config.num_updates // _NUM_PLAIN_LINES)
         self._return = np.full(config.num_seeds, np.nan)
+        self._gone = False
 
     def __enter__(self) -> "ConsoleWatcher":
         self._progress.start()
@@ -51,10 +54,25 @@ class ConsoleWatcher:
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
-        self._console.print(message, soft_wrap=True, markup=False, highlight=False)
+        self._show(
+            lambda: self._console.print(
+                message, soft_wrap=True, markup=False, highlight=False
+            )
+        )
 
     def watch(self, chunk: Chunk) -> None:
         """Show the updates of a chunk."""
+        self._show(lambda: self._tell(chunk))
+
+    def _show(self, show_fn: Callable[[], None]) -> None:
+        """Go on in silence when the terminal or the pipe is gone: the run does."""
+        if not self._gone:
+            try:
+                show_fn()
+            except (OSError, UnicodeError, SystemExit):  # the last is Rich's for a pipe
+                self._gone = True
+
+    def _tell(self, chunk: Chunk) -> None:
         metrics = by_update(chunk.metrics)
         first = chunk.updates - len(metrics)
         steps = self._config.num_seeds * self._config.batch_size * len(metrics)

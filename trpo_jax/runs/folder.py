@@ -1,7 +1,7 @@
 """The folder of a run: what is in it, and who may write there."""
 
 import contextlib
-import fcntl
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,6 +20,7 @@ from trpo_jax.runs.config_file import (
     differing_fields,
     read_config_values,
 )
+from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
 
@@ -47,10 +48,9 @@ class RunFolder:
         self.timing = self.path / "timing.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
-        self.pictures = self.path / "pictures"
         self._writing = threading.Lock()
 
-    def create(self, config: TRPOConfig, settings: dict[str, Any]) -> None:
+    def create(self, config: TRPOConfig, settings: RunSettings) -> None:
         """Make a new run of a folder that is held (`lock`).
 
         Raises:
@@ -60,15 +60,21 @@ class RunFolder:
         with _readable_errors(self.path):
             if self.config.exists():
                 raise ValueError(self._taken(config))
-            ours = (".lock", self.settings.name, "settings.partial", "config.partial")
-            # What is ours was left by a process that was killed right here.
-            if any(one.name not in ours for one in self.path.iterdir()):
+            if not all(map(self._is_left_over, self.path.iterdir())):
                 raise ValueError(
                     f"{self.path} is not empty and holds no run; name a new folder."
                 )
-            write_json(self.settings, settings)
+            write_json(self.settings, dataclasses.asdict(settings))
             # The last: with it the folder holds a run.
             write_json(self.config, config_to_dict(config))
+
+    def _is_left_over(self, path: pathlib.Path) -> bool:
+        """Whether a process that was killed while it made the folder left a file."""
+        if path == self.settings:
+            with contextlib.suppress(ValueError):
+                self.read_settings()
+                return True
+        return path.name in (".lock", "settings.partial", "config.partial")
 
     def _taken(self, config: TRPOConfig) -> str:
         stored = read_config_values(self.config)
@@ -110,6 +116,17 @@ class RunFolder:
             )
         return config
 
+    def read_settings(self) -> RunSettings:
+        """Return what is to be recorded; ValueError if the file does not say."""
+        values = read_config_values(self.settings)
+        unknown = values.keys() - {one.name for one in dataclasses.fields(RunSettings)}
+        if unknown:
+            raise ValueError(
+                f"{self.settings} has no business with {', '.join(sorted(unknown))}; "
+                "delete what `trpo_jax.RunSettings` does not have."
+            )
+        return RunSettings(**values)
+
     @contextlib.contextmanager
     def lock(self, *, make: bool = False) -> Iterator[None]:
         """Hold the folder; released, too, when the process is killed.
@@ -120,6 +137,8 @@ class RunFolder:
         Raises:
             ValueError: If another process holds it, or it cannot be written.
         """
+        import fcntl  # which not every system has
+
         with _readable_errors(self.path):
             if make:
                 self.path.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """A trained policy for use: in this process, or as a file that needs no package."""
 
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import TrainState
+from trpo_jax.training.step import TrainState, check_key
 
 # NumPy's arrays as well: what is used after training need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
@@ -77,7 +78,13 @@ class LoadedPolicy:
             observation: As the environment gave it.
             key: A typed key; consumed where actions are drawn.
             start: Whether an episode begins here: then the memory is emptied.
+
+        Raises:
+            TypeError: If `key` is not a typed key.
+            ValueError: If the observation is not one of the run's environment.
         """
+        check_key(key)
+        self._check_observation(observation)
         inputs: Any = (memory, observation, jnp.asarray(start))
         memory, seen, starts = jax.tree.map(
             lambda leaf: jnp.asarray(leaf)[None], inputs
@@ -85,6 +92,18 @@ class LoadedPolicy:
         acted = act(self.config, self._state, key, memory, seen, starts, self._actions)
         memory, action = jax.tree.map(lambda leaf: leaf[0], acted)
         return memory, self._within_bounds(action)
+
+    def _check_observation(self, observation: Seen) -> None:
+        if isinstance(observation, MaskedObservation):
+            observation = observation.values
+        shape = observation.shape
+        expected = self._environment.observation_shape
+        if shape != expected:
+            raise ValueError(
+                f"the observation has the shape {shape}; this policy maps one, "
+                f"{expected}, to one action. For a batch write jax.vmap(policy)("
+                "observations, jax.random.split(key, len(observations)))."
+            )
 
     def _within_bounds(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
         if isinstance(self._environment, SquashedActions):
@@ -109,24 +128,29 @@ def load_state(
         checkpoint: The newest, or the one with the best return in training.
 
     Raises:
-        ValueError: If there is no run, or no checkpoint yet; or the checkpoint is
-            damaged (the message names the file), or of another config or version.
+        ValueError: If there is no run, or no checkpoint yet; or the checkpoint is of
+            another config or version, or damaged (the message names the file). Beside
+            damaged ones the newest whole one is taken, with a warning.
     """
     run_folder = RunFolder(folder)
     config = run_folder.read_config(config)
-    saved = checkpoints.complete(run_folder.checkpoints)
+    wanted = state_type(config), config_to_dict(config), __version__
     if checkpoint == "best":
         path = checkpoints.best(run_folder.checkpoints)
+        state = checkpoints.restore(path, *wanted)[0] if path else None
     elif checkpoint == "last":
-        path = saved[-1] if saved else None
+        newest = checkpoints.restore_newest(
+            run_folder.checkpoints, *wanted, warnings.warn, set_aside=False
+        )
+        state = newest[0] if newest else None
     else:
         raise ValueError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
-    if path is None:
+    if state is None:
+        saved = checkpoints.complete(run_folder.checkpoints)
         raise ValueError(
             f"{run_folder.path} has no {'scored ' if saved else ''}checkpoint yet."
         )
-    like, values = state_type(config), config_to_dict(config)
-    return config, checkpoints.restore(path, like, values, __version__)[0]
+    return config, state
 
 
 def load_policy(
@@ -183,7 +207,9 @@ def export_policy(
     exported = jax.export.export(jax.jit(_batched(policy)), platforms=platforms)(
         *_argument_types(policy)
     )
-    pathlib.Path(path).write_bytes(exported.serialize())
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(exported.serialize())
 
 
 def _batched(policy: LoadedPolicy) -> Callable:

@@ -19,6 +19,10 @@ CAPACITY = 10_000
 PATIENCE_SECONDS = 10.0
 """How long a logger may take to end when the run has."""
 
+# Of several seeds, what is written of each; of codes, a mean says nothing.
+_CODES = ("status", "cg_status")
+_BY_SEED = ("episode_return", *_CODES)
+
 Row = dict[str, Any]
 """An update's metrics: numbers by name, None for what is not finite."""
 
@@ -42,13 +46,18 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
 
     Returns:
         The scalars by their names. Of several seeds: the mean of the finite ones, under
-        `<name>_std` their standard deviation (divided by n − 1), and the return of each
-        seed under `episode_return_by_seed`. What is not finite is None.
+        `<name>_std` their standard deviation (divided by n − 1), and under
+        `<name>_by_seed` each seed's return and, in place of a mean, its status. What is
+        not finite is None.
     """
     row: Row = {}
     for name, value in metrics.items():
         if value.ndim == 0:
             row[name] = _plain(value)
+            continue
+        if name in _BY_SEED:
+            row[f"{name}_by_seed"] = [_plain(one) for one in value]
+        if name in _CODES:
             continue
         finite = value[np.isfinite(value)].astype(np.float64)
         same = finite.size == value.size and (finite == finite[0]).all()
@@ -59,8 +68,6 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
         if name != "env_steps":
             spread = finite.std(ddof=1) if finite.size > 1 else math.nan
             row[f"{name}_std"] = _plain(spread)
-        if name == "episode_return":
-            row["episode_return_by_seed"] = [_plain(one) for one in value]
     return row
 
 
@@ -130,13 +137,13 @@ class BackgroundLogger:
     """Hands rows to a `Logger` in a thread: a slow one does not hold up the run.
 
     One that raises is given up, and one that lags behind by a whole queue loses what
-    does not fit. Both are told to `warn`, once.
+    does not fit. Both are told to `warn_fn`, once.
     """
 
-    def __init__(self, logger: Logger, warn: Callable[[str], None]):
+    def __init__(self, logger: Logger, warn_fn: Callable[[str], None]):
         """Start the thread."""
         self._logger = logger
-        self._warn = warn
+        self._warn_fn = warn_fn
         self._name = type(logger).__name__
         self._rows: queue.Queue[Row | None] = queue.Queue(CAPACITY)
         self._dropped = 0
@@ -151,19 +158,22 @@ class BackgroundLogger:
             self._rows.put_nowait(row)
         except queue.Full:
             if not self._dropped:
-                self._warn(
+                self._warn_fn(
                     f"{self._name} has fallen {self._rows.maxsize:,} updates behind; "
                     "what it cannot take is left out there (metrics.jsonl has all)."
                 )
             self._dropped += 1
 
     def close(self) -> None:
-        """Wait until all is handed on, but no longer than is reasonable."""
+        """Wait until all is handed on, as long as the logger takes any of it."""
         with contextlib.suppress(queue.Full):
             self._rows.put(None, timeout=PATIENCE_SECONDS)
-        self._thread.join(PATIENCE_SECONDS)
+        waiting = math.inf
+        while self._thread.is_alive() and self._rows.qsize() < waiting:
+            waiting = self._rows.qsize()
+            self._thread.join(PATIENCE_SECONDS)
         if self._thread.is_alive():
-            self._warn(f"{self._name} did not finish in {PATIENCE_SECONDS} s; left.")
+            self._warn_fn(f"{self._name} took nothing for {PATIENCE_SECONDS} s; left.")
 
     def _work(self) -> None:
         try:
@@ -171,12 +181,9 @@ class BackgroundLogger:
                 if hasattr(self._logger, "__exit__"):
                     stack.enter_context(self._logger)  # type: ignore[arg-type]
                 while (row := self._rows.get()) is not None:
-                    finite = {
-                        k: v for k, v in row.items() if isinstance(v, int | float)
-                    }
-                    self._logger.log(row["env_steps"], finite)
+                    self._logger.log(row["env_steps"], _numbers(row))
         except Exception as error:  # whatever it is, the run does not end by it
-            self._warn(
+            self._warn_fn(
                 f"{self._name} failed and is left out from here on: "
                 f"{type(error).__name__}: {error}"
             )
@@ -197,22 +204,24 @@ class Records:
         timing: pathlib.Path,
         *,
         updates: int,
-        warn: Callable[[str], None],
+        num_seeds: int,
+        warn_fn: Callable[[str], None],
     ):
         """Open the files, cut back to the run's first `updates`."""
         if rewind(metrics, updates) < updates:
-            warn(
+            warn_fn(
                 f"{metrics} does not reach update {updates:,}, from which the run goes "
                 "on; what is missing there stays missing."
             )
         rewind(timing, updates)
         self._metrics, self._timing = LineFile(metrics), LineFile(timing)
         self._loggers: list[BackgroundLogger] = []
-        self._warn = warn
+        self._num_seeds = num_seeds
+        self._warn_fn = warn_fn
 
     def tell(self, logger: Logger) -> None:
         """Have `logger` told as well."""
-        self._loggers.append(BackgroundLogger(logger, self._warn))
+        self._loggers.append(BackgroundLogger(logger, self._warn_fn))
 
     def write(self, rows: list[Row], seconds: float) -> None:
         """Write a row for each of some updates, which took so many seconds together.
@@ -221,7 +230,8 @@ class Records:
             OSError: If a file cannot be written.
         """
         self._metrics.write(rows)
-        steps = rows[0]["env_steps"] // rows[0]["update"] * len(rows)
+        each = rows[0]["env_steps"] // rows[0]["update"]
+        steps = self._num_seeds * each * len(rows)
         timing = {
             "update": rows[-1]["update"],
             "env_steps": rows[-1]["env_steps"],

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from trpo_jax.environments import make_environment
+from trpo_jax.environments.suites import import_suite
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import (
     Programs,
@@ -19,19 +20,23 @@ from trpo_jax.runs.chunks import (
     run_keys,
     state_type,
 )
-from trpo_jax.runs.config_file import config_to_dict, read_config_values
+from trpo_jax.runs.config_file import (
+    config_to_dict,
+    from_python,
+    read_config_values,
+)
 from trpo_jax.runs.evaluation import evaluate, in_words, summarize_returns
 from trpo_jax.runs.folder import RunFolder, surroundings, write_json
 from trpo_jax.runs.loggers import TensorBoardLogger, WandbLogger
 from trpo_jax.runs.records import Logger, Records, summarize_seeds
+from trpo_jax.runs.refusals import Refusals
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.runs.signals import interruptible
+from trpo_jax.runs.signals import Interruption, interruptible
 from trpo_jax.runs.version import __version__
 from trpo_jax.runs.watch import Watcher, watching
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.step import TrainState
-from trpo_jax.trust_region import UpdateStatus
 
 
 class RunResult(NamedTuple):
@@ -94,17 +99,17 @@ def run(
         A `RunResult`.
 
     Raises:
-        ValueError: Before anything compiles: if the folder holds a run already, cannot
-            be written, or the environment or a logger is not to be had.
+        ValueError: Before anything compiles: if the folder holds a run already or
+            cannot be written, the config does not make a run, or a logger's package is
+            not installed.
         RunError: On the way: if the disk is full, or nothing is finite any more.
         Interrupted: A KeyboardInterrupt, if a signal came.
     """
     settings = settings or RunSettings()
-    make_environment(config.env)
-    _check_loggers(loggers)
+    _check(config, settings, loggers)
     run_folder = RunFolder(folder)
     with run_folder.lock(make=True), watching(config, progress=progress) as watcher:
-        run_folder.create(config, settings.to_dict())
+        run_folder.create(config, settings)
         return _Run(run_folder, config, settings, watcher).finish(loggers)
 
 
@@ -118,13 +123,13 @@ def resume(
     """Go on with the run in a folder, from its newest whole checkpoint.
 
     A damaged checkpoint is named and left aside, and an older one used; what was
-    recorded after it is cut off, and made again. A run that is done is evaluated if
-    need be, and returned.
+    recorded after it is cut off, and made again. If there were checkpoints and none is
+    whole, nothing is touched. A run that is done is evaluated if need be, and returned.
 
     Args:
         folder: That `run` was given.
         config: That, too, if it has Python objects (a network, a schedule): a folder
-            holds no code.
+            holds no code, and knows them by what they print as.
         loggers: As `run`.
         progress: As `run`.
 
@@ -133,15 +138,15 @@ def resume(
 
     Raises:
         ValueError: If there is no run, it is of another config, version or shape (the
-            message names what differs), or another process runs there.
+            message names what differs), no checkpoint is whole, or another process
+            runs there.
         RunError: As `run`.
         Interrupted: As `run`.
     """
     run_folder = RunFolder(folder)
     config = run_folder.read_config(config)
-    _check_loggers(loggers)
-    settings = RunSettings(**read_config_values(run_folder.settings))
-    make_environment(config.env)
+    settings = run_folder.read_settings()
+    _check(config, settings, loggers)
     with run_folder.lock(), watching(config, progress=progress) as watcher:
         return _Run(run_folder, config, settings, watcher).finish(loggers)
 
@@ -169,29 +174,34 @@ class _Run:
 
     def finish(self, loggers: Sequence[Logger]) -> RunResult:
         """Restore what there is, train what is left, and evaluate."""
+        try:
+            with interruptible(self.watcher.say) as interruption:
+                state = self._train_what_is_left(loggers, interruption)
+                if interruption.asked():
+                    raise self._interrupted(interruption, self.config.num_updates)
+            evaluation = self._evaluation(state)
+            self.folder.log_event("finished", updates=self.config.num_updates)
+        except OSError as error:
+            raise self._stopped(str(error)) from error
+        self.watcher.say(in_words(evaluation))
+        return RunResult(state, self.config, self.folder.path, evaluation)
+
+    def _train_what_is_left(
+        self, loggers: Sequence[Logger], interruption: Interruption
+    ) -> TrainState:
         restored = self._restore()
         first = restored[1] if restored else 0
         last = self.config.num_updates
         event = "resumed" if self.folder.events.exists() else "started"
         self.folder.log_event(event, updates=first, **surroundings())
-        if 0 < first < last:
+        if restored is not None and first == last:
+            return restored[0]
+        if first > 0:
             self.watcher.say(f"going on after update {first:,} of {last:,}")
-        try:
-            if restored is not None and first == last:
-                state = restored[0]
-            else:
-                programs = compile_programs(self.config)
-                state = (
-                    restored[0] if restored else programs.init(run_keys(self.config))
-                )
-                loggers = [*self._own_loggers(first), *loggers]
-                state = self._train(programs, state, first, loggers)
-            evaluation = self._evaluation(state)
-            self.folder.log_event("finished", updates=last)
-        except OSError as error:
-            raise RunError(self._what_is_safe(str(error))) from error
-        self.watcher.say(in_words(evaluation))
-        return RunResult(state, self.config, self.folder.path, evaluation)
+        programs = compile_programs(self.config)
+        state = restored[0] if restored else programs.init(run_keys(self.config))
+        loggers = [*self._own_loggers(first), *loggers]
+        return self._train(programs, state, first, loggers, interruption)
 
     def _restore(self) -> tuple[TrainState, int] | None:
         checkpoints.delete_partial(self.folder.checkpoints)
@@ -201,6 +211,7 @@ class _Run:
             config_to_dict(self.config),
             __version__,
             self._warn,
+            set_aside=True,
         )
 
     def _train(
@@ -209,19 +220,20 @@ class _Run:
         state: TrainState,
         first: int,
         loggers: Sequence[Logger],
+        interruption: Interruption,
     ) -> TrainState:
         """Make the updates after `first`; return the last state."""
-        last = self.config.num_updates
+        last, patience = self.config.num_updates, self.settings.patience
         records = Records(
-            self.folder.metrics, self.folder.timing, updates=first, warn=self._warn
+            self.folder.metrics,
+            self.folder.timing,
+            updates=first,
+            num_seeds=self.config.num_seeds,
+            warn_fn=self._warn,
         )
         saver = Saver(self.folder.checkpoints, self.config, self.settings)
-        updates, refused = first, 0
-        with (
-            contextlib.closing(records),
-            contextlib.closing(saver),
-            interruptible(self.watcher.say) as interruption,
-        ):
+        updates, refusals = first, Refusals(self.config.num_seeds)
+        with contextlib.closing(records), contextlib.closing(saver):
             for logger in loggers:
                 records.tell(logger)
             for chunk in advance(
@@ -229,9 +241,9 @@ class _Run:
                 state,
                 first=first,
                 last=last,
-                state_wanted=saver.due,
+                wants_state_fn=saver.due,
                 boundary_every=self.settings.checkpoint_updates,
-                stop=interruption.asked,
+                stop_fn=interruption.asked,
             ):
                 metrics = by_update(chunk.metrics)
                 records.write(
@@ -244,49 +256,58 @@ class _Run:
                 self.watcher.watch(chunk)
                 saver.observe(np.asarray(chunk.metrics.episode_return))
                 updates = chunk.updates
-                refused = _non_finite_in_a_row(metrics, refused)
-                if refused >= self.settings.patience:
+                patient = refusals.in_a_row < patience
+                refusals.count(metrics)
+                if refusals.in_every_seed >= patience:
                     break
-                if chunk.state is not None and (not refused or updates == last):
+                if (patient & (refusals.in_a_row >= patience)).any():
+                    self._warn(refusals.in_words(updates))
+                whole = not refusals.in_every_seed or updates == last
+                if chunk.state is not None and whole:
                     records.sync()
                     saver.save(chunk)
             saver.wait()
+        if refusals.in_every_seed >= patience:
+            raise self._stopped(refusals.in_words(updates))
         if updates < last:
-            raise self._stopped(updates, refused, interruption.number)
+            raise self._interrupted(interruption, updates)
+        if refusals.in_a_row.any():
+            self._warn(refusals.in_words(updates))
         assert chunk.state is not None  # the last one brings it
         return chunk.state
 
-    def _stopped(
-        self, updates: int, refused: int, signal_number: int | None
-    ) -> RunError | Interrupted:
-        """Return why training stopped before its end."""
-        if signal_number is not None:
-            self.folder.log_event("interrupted", updates=updates)
-            return Interrupted(self._what_is_safe("interrupted"), signal_number)
-        reason = (
-            f"the last {refused} updates met NaN or infinity, from update "
-            f"{updates - refused + 1:,} on, in every seed; look at the environment's "
-            "observations and rewards"
-        )
+    def _stopped(self, reason: str) -> RunError:
+        with contextlib.suppress(OSError):  # which may be the reason
+            self.folder.log_event("stopped", reason=reason)
         return RunError(self._what_is_safe(reason))
+
+    def _interrupted(self, interruption: Interruption, updates: int) -> Interrupted:
+        assert interruption.number is not None
+        self.folder.log_event("interrupted", updates=updates)
+        return Interrupted(self._what_is_safe("interrupted"), interruption.number)
 
     def _what_is_safe(self, reason: str) -> str:
         saved = checkpoints.complete(self.folder.checkpoints)
         state = f"saved up to update {int(saved[-1].name):,}" if saved else "not saved"
-        return (
-            f"{reason}. The run in {self.folder.path} is {state}; to go on: "
-            f"python -m trpo_jax resume {self.folder.path}"
-        )
+        go_on = f"python -m trpo_jax resume {shlex.quote(str(self.folder.path))}"
+        if from_python(config_to_dict(self.config)):
+            go_on = f"trpo_jax.resume({str(self.folder.path)!r}, config)"
+        return f"{reason}. The run in {self.folder.path} is {state}; to go on: {go_on}"
 
     def _own_loggers(self, first: int) -> list[Logger]:
+        path = self.folder.path
         loggers: list[Logger] = []
-        if self.settings.tensorboard:
-            folder = self.folder.path / "tensorboard"
-            steps = first * self.config.batch_size
-            loggers.append(TensorBoardLogger(folder, first_step=steps))
-        if self.settings.wandb is not None:
-            folder, values = self.folder.path / "wandb", config_to_dict(self.config)
-            loggers.append(WandbLogger(folder, self.settings.wandb, values))
+        try:
+            if self.settings.tensorboard:
+                steps = first * self.config.batch_size
+                loggers.append(
+                    TensorBoardLogger(path / "tensorboard", first_step=steps)
+                )
+            if self.settings.wandb is not None:
+                values = config_to_dict(self.config)
+                loggers.append(WandbLogger(path / "wandb", self.settings.wandb, values))
+        except Exception as error:  # as when a logger raises later
+            self._warn(f"left out: {type(error).__name__}: {error}")
         return loggers
 
     def _evaluation(self, state: TrainState) -> dict[str, Any]:
@@ -310,15 +331,15 @@ def _evaluate(
     return summarize_returns(config, evaluate(config, state, key, num_episodes))
 
 
-def _non_finite_in_a_row(metrics: list[dict[str, np.ndarray]], before: int) -> int:
-    """Return how many updates up to the last were refused for it, in every seed."""
-    for one in metrics:
-        refused = np.all(one["status"] == UpdateStatus.NON_FINITE)
-        before = before + 1 if refused else 0
-    return before
-
-
-def _check_loggers(loggers: Sequence[Logger]) -> None:
+def _check(
+    config: TRPOConfig, settings: RunSettings, loggers: Sequence[Logger]
+) -> None:
+    """Raise with advice for what would fail later, before there is a folder."""
+    state_type(config)
+    if settings.tensorboard:
+        import_suite("tensorboardX", extra="tensorboard")
+    if settings.wandb is not None:
+        import_suite("wandb", extra="wandb")
     for logger in loggers:
         if not isinstance(logger, Logger):
             raise TypeError(

@@ -1,7 +1,6 @@
 """What is to be recorded of a run."""
 
 import dataclasses
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,3 @@ class RunSettings:
             raise ValueError(
                 f"checkpoint_minutes={minutes}; write minutes, as 5, or None."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings by name."""
-        return dataclasses.asdict(self)

@@ -26,13 +26,13 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def interruptible(say: Callable[[str], None]) -> Iterator[Interruption]:
+def interruptible(say_fn: Callable[[str], None]) -> Iterator[Interruption]:
     """Yield what the first signal sets; the second ends the process by itself.
 
     Outside the main thread signals do what they did before.
 
     Args:
-        say: Is told what the signal will do.
+        say_fn: Is told what the signal will do.
     """
     interruption = Interruption()
 
@@ -41,7 +41,9 @@ def interruptible(say: Callable[[str], None]) -> Iterator[Interruption]:
         for asking in _ASKING:
             signal.signal(asking, signal.SIG_DFL)
         name = signal.Signals(number).name
-        say(f"{name}: the updates in hand are finished and saved; again: leave at once")
+        say_fn(
+            f"{name}: the updates in hand are finished and saved; again: leave at once"
+        )
 
     if threading.current_thread() is not threading.main_thread():
         yield interruption

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from trpo_jax.runs.chunks import advance, compile_programs, run_keys
@@ -24,10 +25,10 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
         `steps_per_second_spread`; `seconds_per_update`; versions and device.
 
     Raises:
-        ValueError: If `seconds` is not positive.
+        ValueError: If `seconds` is less than 0.1.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds={seconds} is not positive; write 5.")
+    if not seconds >= 0.1:
+        raise ValueError(f"seconds={seconds} is too short to measure; write 5.")
     # A trust region that has shrunk to nothing would be searched in vain.
     config = dataclasses.replace(
         config, kl_schedule="constant", learning_rate_schedule="constant"
@@ -35,13 +36,14 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
     start = time.perf_counter()
     programs = compile_programs(config)
     compiled = time.perf_counter() - start
+    state = jax.block_until_ready(programs.init(run_keys(config)))
     end = time.perf_counter() + seconds
     chunks = advance(
         programs,
-        programs.init(run_keys(config)),
+        state,
         first=0,
         last=2**31 - 1,
-        stop=lambda: time.perf_counter() > end,
+        stop_fn=lambda: time.perf_counter() > end,
     )
     per_update = [chunk.seconds / len(chunk.metrics.env_steps) for chunk in chunks]
     # The first chunks are short, and there is nothing in hand before the first.
