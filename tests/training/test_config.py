@@ -145,6 +145,12 @@ def test_the_ends_of_the_ranges_are_allowed(hyperparameters):
     assert config.hyperparameters == hyperparameters
 
 
+def test_numbers_of_numpy_become_pythons(no_shape_checks):
+    config = TRPOConfig(shrink=np.float32(0.5), cg_tolerance=0, **SMALL)
+    assert type(config.shrink) is type(config.cg_tolerance) is float
+    assert config == TRPOConfig(shrink=0.5, cg_tolerance=0.0, **SMALL)
+
+
 @pytest.mark.parametrize("run", [train, lambda c: init(c, jax.random.key(0))])
 def test_an_unknown_environment_is_refused_before_anything_compiles(run):
     config = TRPOConfig(env="CartPol-v1", **SMALL)

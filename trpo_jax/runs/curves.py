@@ -99,10 +99,15 @@ def read_run(folder: Path) -> Run:
         updates[line["update"]] = line
     return Run(
         folder,
-        str(config.get("env", folder.name)),
+        _name_of(config.get("env", folder.name)),
         int(config.get("num_seeds", 1)),
         [updates[update] for update in sorted(updates)],
     )
+
+
+def _name_of(env: Any) -> str:
+    """Name an environment, also one that came from Python."""
+    return str(env["python"] if isinstance(env, dict) and "python" in env else env)
 
 
 def return_curve(run: Run) -> Curve:

@@ -10,6 +10,7 @@ import optax
 from trpo_jax.environments import make_environment
 from trpo_jax.networks import Network, RecurrentNetwork
 from trpo_jax.training.config_checks import (
+    FLOATS,
     check_counts,
     check_fractions,
     check_functions,
@@ -133,6 +134,9 @@ class TRPOConfig:
         check_fractions(self)
         check_functions(self)
         check_hyperparameters(self.hyperparameters)
+        # Python's own, so that equal configs are the same program, and the same file.
+        for name in FLOATS:
+            object.__setattr__(self, name, float(getattr(self, name)))
         floats = Hyperparameters(*map(float, self.hyperparameters))
         object.__setattr__(self, "hyperparameters", floats)
 

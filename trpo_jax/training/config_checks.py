@@ -81,9 +81,13 @@ def check_counts(config: Any) -> None:
         )
 
 
+FLOATS = ("shrink", "cg_tolerance", "initial_log_std")
+"""Fields that are floats, and part of the program."""
+
+
 def check_fractions(config: Any) -> None:
     """Check floats, flags and choices."""
-    for name in ("shrink", "cg_tolerance", "initial_log_std"):
+    for name in FLOATS:
         value = getattr(config, name)
         if not isinstance(value, numbers.Real):
             raise TypeError(f"{name}={value!r} is not a number; write a float.")
