@@ -87,7 +87,7 @@ def measure(
         "steps": config.total_timesteps,
         **summarize(by_seed),
         "random_return": finite(random_return(config, num_episodes)),
-        "target": reference.asked,
+        "target": reference.target,
         "published": reference.published,
         "published_by": reference.source,
         "num_seeds": config.num_seeds,

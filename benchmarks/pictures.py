@@ -124,7 +124,7 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
         clip_on=False,
     )
     levels = {
-        "asked or published": (_reference(row), "C2", "--"),
+        "target or published": (_reference(row), "C2", "--"),
         "random": (row.get("random_return"), "C7", ":"),
     }
     for label, (level, color, style) in levels.items():
@@ -153,7 +153,7 @@ def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     axis.step(thresholds, performance_profile(tasks, thresholds), where="post")
     axis.fill_between(thresholds, low, high, step="post", alpha=0.25, linewidth=0)
-    for level, name in {0: "random", 1: "asked or published"}.items():
+    for level, name in {0: "random", 1: "target or published"}.items():
         axis.axvline(level, color="gray", linestyle=":")
         axis.text(level, 1.02, name, ha="center", fontsize=9, color="dimgray")
     axis.set_xlabel("normalised score τ")
@@ -185,7 +185,7 @@ def scores(row: dict[str, Any]) -> np.ndarray | None:
 
 
 def _reference(row: dict[str, Any]) -> float | None:
-    """The higher of what is asked and what is published."""
+    """The higher of target and published."""
     known = [row.get(name) for name in ("target", "published")]
     return max((value for value in known if value is not None), default=None)
 

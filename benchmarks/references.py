@@ -1,4 +1,4 @@
-"""What others reached in the environments, and what is asked of us.
+"""What others reached in the environments, and what we aim at.
 
 Returns are undiscounted means over episodes. The budgets of those who published are not
 ours: a row of results says its own.
@@ -11,12 +11,12 @@ class Reference(NamedTuple):
     """Numbers to compare with; None where there are none.
 
     Attributes:
-        asked: The least that a preset should reach.
+        target: The least that a preset should reach.
         published: What is published: TRPO's where there is any, else the best.
         source: By whom, with what.
     """
 
-    asked: float | None = None
+    target: float | None = None
     published: float | None = None
     source: str | None = None
 

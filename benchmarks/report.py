@@ -62,7 +62,7 @@ def spread(timing: dict, scale: float = 1.0) -> str:
 
 def peers(rows: list[dict]) -> str:
     return table(
-        ("measure", "peer", "theirs", "ours", "ours / theirs", "asked"),
+        ("measure", "peer", "theirs", "ours", "ours / theirs", "target"),
         (
             (
                 row["measure"],
@@ -165,8 +165,8 @@ def scaling(rows: list[dict]) -> str:
 
 def learning(rows: list[dict]) -> str:
     def line(row: dict) -> tuple[str, ...]:
-        mean, asked, published = row["mean"], row.get("target"), row.get("published")
-        reached = None not in (mean, asked) and mean >= asked
+        mean, target, published = row["mean"], row.get("target"), row.get("published")
+        reached = None not in (mean, target) and mean >= target
         low, high = row.get("iqm_interval", (None, None))
         return (
             row["name"],
@@ -175,7 +175,7 @@ def learning(rows: list[dict]) -> str:
             f"{score(row.get('iqm'))} [{score(low)}, {score(high)}]",
             score(None if None in row["by_seed"] else min(row["by_seed"])),
             score(row.get("random_return")),
-            f"**{asked:g}**" if reached else "–" if asked is None else f"{asked:g}",
+            f"**{target:g}**" if reached else "–" if target is None else f"{target:g}",
             "–" if published is None else f"{published:g}",
             f"{row['wall_seconds']:,.0f}",
         )
@@ -188,7 +188,7 @@ def learning(rows: list[dict]) -> str:
             "IQM [95 %]",
             "worst seed",
             "random",
-            "asked",
+            "target",
             "published",
             "seconds",
         ),

@@ -219,11 +219,11 @@ def test_an_error_of_another_package_keeps_its_traceback(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        (["resume", "nowhere"], "nowhere holds no run"),
-        (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["resume", "nowhere"], "nowhere is not there"),
+        (["evaluate", "nowhere"], "nowhere is not there"),
         (["plot", "nowhere"], "nowhere"),
-        (["render", "nowhere"], "nowhere holds no run"),
-        (["export", "nowhere"], "nowhere holds no run"),
+        (["render", "nowhere"], "nowhere is not there"),
+        (["export", "nowhere"], "nowhere is not there"),
         (["presets", "CartPole"], "CartPole-v1"),
         (["train", "--config=absent.json"], "absent.json cannot be read"),
         ([*TINY, "--tensorboard"], "write --folder"),

@@ -317,8 +317,8 @@ def parse(args: Sequence[str]) -> Any:
     return tyro.cli(
         union,
         args=args,
-        # Shells complete what is installed; `python` is not ours to complete.
-        prog="trpo_jax" if asks else "python -m trpo_jax",
+        # The installed script: shells complete that, and `python` is not ours.
+        prog="trpo_jax",
         description="Trust region policy optimisation, whole on the accelerator. "
         "Without a command: train.",
     )

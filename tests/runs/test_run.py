@@ -225,8 +225,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="not empty"):
         run(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names <= {"thesis.tex", ".lock"}
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_settings_of_something_else_are_not_overwritten(tmp_path):

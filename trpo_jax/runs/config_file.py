@@ -6,6 +6,7 @@ import pathlib
 import tomllib
 from typing import Any
 
+from trpo_jax.environments.suites import nearest
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
 
@@ -51,9 +52,10 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
     }
     unknown = sorted((values.keys() - _FIELDS) | (floats.keys() - _HYPERPARAMETERS))
     if unknown:
+        near = "; ".join(nearest(name, _FIELDS | _HYPERPARAMETERS) for name in unknown)
         raise ValueError(
-            f"no such field: {', '.join(unknown)}. The fields are "
-            f"{', '.join(sorted(_FIELDS | _HYPERPARAMETERS))}."
+            f"no such field: {', '.join(unknown)}. Did you mean {near}? `python -m "
+            "trpo_jax train --help` lists them all."
         )
     missing = from_python(values)
     if missing:

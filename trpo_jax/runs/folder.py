@@ -57,16 +57,22 @@ class RunFolder:
             ValueError: If a run, or anything else, is there already, or the folder
                 cannot be written.
         """
+        self.check_new(config)
         with _readable_errors(self.path):
-            if self.config.exists():
-                raise ValueError(self._taken(config))
-            if not all(map(self._is_left_over, self.path.iterdir())):
-                raise ValueError(
-                    f"{self.path} is not empty and holds no run; name a new folder."
-                )
             write_json(self.settings, dataclasses.asdict(settings))
             # The last: with it the folder holds a run.
             write_json(self.config, config_to_dict(config))
+
+    def check_new(self, config: TRPOConfig) -> None:
+        """Raise ValueError as `create` does; touches nothing."""
+        with _readable_errors(self.path):
+            if self.config.exists():
+                raise ValueError(self._taken(config))
+            there = self.path.iterdir() if self.path.exists() else ()
+            if not all(map(self._is_left_over, there)):
+                raise ValueError(
+                    f"{self.path} is not empty and holds no run; name a new folder."
+                )
 
     def _is_left_over(self, path: pathlib.Path) -> bool:
         """Whether a process that was killed while it made the folder left a file."""
@@ -101,9 +107,15 @@ class RunFolder:
                 the fields.
         """
         if not self.config.exists():
+            what = (
+                "holds no run (no config.json)"
+                if self.path.exists()
+                else "is not there"
+            )
             raise ValueError(
-                f"{self.path} holds no run (no config.json). Start one by "
-                f"trpo_jax.run(config, {str(self.path)!r})."
+                f"{self.path} {what}; name the folder of a run, or start one by "
+                f"trpo_jax.run(config, {str(self.path)!r}) or, on the command line, "
+                f"`python -m trpo_jax train --folder {self.path}`."
             )
         stored = read_config_values(self.config)
         if config is None:

@@ -108,6 +108,7 @@ def run(
     settings = settings or RunSettings()
     _check(config, settings, loggers)
     run_folder = RunFolder(folder)
+    run_folder.check_new(config)
     with run_folder.lock(make=True), watching(config, progress=progress) as watcher:
         run_folder.create(config, settings)
         return _Run(run_folder, config, settings, watcher).finish(loggers)
