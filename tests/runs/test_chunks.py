@@ -82,7 +82,7 @@ def test_chunks_end_at_boundaries_and_bring_copies_of_wanted_states(device):
             first=0,
             last=300,
             boundary_every=70,
-            state_wanted=lambda updates: updates % 70 == 0,
+            wants_state_fn=lambda updates: updates % 70 == 0,
         )
     )
     states = {chunk.updates: chunk.state for chunk in found if chunk.state is not None}
@@ -97,7 +97,7 @@ def test_what_is_in_hand_is_finished_when_it_is_stopped(device):
         asked.append(len(device.handed_out))
         return len(asked) > 4
 
-    found = list(advance(device.programs(), 0, first=0, last=1000, stop=stop))
+    found = list(advance(device.programs(), 0, first=0, last=1000, stop_fn=stop))
     assert sum(device.handed_out) == found[-1].updates < 1000
     assert found[-1].state == found[-1].updates
     assert steps(found) == list(range(1, found[-1].updates + 1))
