@@ -160,7 +160,7 @@ def evaluate_group(
 
     if len(keys) == 1:
         return np.asarray(play(state, keys[0]))[None]
-    options = trpo_jax.compiler_options(env_steps=0)
+    options = trpo_jax.compiler_options(num_episodes)
     return np.asarray(jax.jit(jax.vmap(play), compiler_options=options)(state, keys))
 
 

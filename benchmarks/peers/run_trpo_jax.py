@@ -107,7 +107,7 @@ if __name__ == "__main__":
         "steps": lambda *sizes: steps(make(*sizes)),
         "zoo": lambda: steps(ZOO),
         "compile": compile_step,
-        "compile_short": lambda: compile_step(trpo_jax.compiler_options(env_steps=0)),
+        "compile_short": lambda: compile_step(trpo_jax.compiler_options(100_000)),
         "solve": solve,
     }
     print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))

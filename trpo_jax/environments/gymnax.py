@@ -40,7 +40,8 @@ class GymnaxEnvironment:
         """
         self._env = env
         self._params = env_params
-        self._space = env.action_space(env_params)
+        with jax.ensure_compile_time_eval():
+            self._space = env.action_space(env_params)
         self.action_space: ActionSpace = _action_space(self._space, self.name)
         self._num_categories = _num_categories(env, env_params, self.name)
         _check_step(env, env_params, self.name)
@@ -120,17 +121,21 @@ def make_gymnax(env: str | tuple[Any, Any]) -> GymnaxEnvironment:
         ValueError: If no environment has that id (the message names the nearest), or
             its data or its spaces are not supported.
     """
-    # Now, also where a program is being traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        if isinstance(env, str):
-            return _make_by_id(env)
-        return _make_from_pair(_Pair(*env))
+    if isinstance(env, str):
+        return _make_by_id(env)
+    return _make_from_pair(_Pair(*env))
 
 
 @functools.cache
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
-    gymnax = _import_gymnax()
+    # Now, also where a program is being traced: environments hold arrays of their own.
+    with jax.ensure_compile_time_eval():
+        env, env_params = _make(env_id)
+    return GymnaxEnvironment(env, env_params)
 
+
+def _make(env_id: str) -> tuple[Any, Any]:
+    gymnax = _import_gymnax()
     if env_id not in gymnax.registered_envs:
         near = nearest(env_id, gymnax.registered_envs)
         raise ValueError(
@@ -139,13 +144,12 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
             "of other suites begin with the suite: 'brax/halfcheetah'."
         )
     try:
-        env, env_params = gymnax.make(env_id)
+        return gymnax.make(env_id)
     except OSError as error:
         raise ValueError(
             f"{env_id} downloads its data when it is made, and that failed: {error}. "
             "Choose an environment without data, or make this one online once."
         ) from error
-    return GymnaxEnvironment(env, env_params)
 
 
 # What gymnax imports to draw its pictures: nine tenths of its second and a half.

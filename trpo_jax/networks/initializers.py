@@ -1,16 +1,12 @@
 """Weight initialisation that is safe to batch."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
-
-# A batched QR under jit can deadlock on a machine with few cores: every thread of the
-# pool waits inside the batched LAPACK call for work queued behind it. Under vmap this
-# one runs as a loop of single factorisations instead.
-_qr = jax.custom_batching.sequential_vmap(lambda matrix: jnp.linalg.qr(matrix))
+from jaxtyping import Array, Float, Int, Key
 
 
 def orthogonal(scale: float = 1.0) -> Callable[..., Float[Array, "I O"]]:
@@ -24,25 +20,43 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Float[Array, "I O"]]:
 
     Returns:
         (key, shape, dtype) ↦ W, as Flax's initialisers; consumes `key`. Under `vmap`
-        it gives what a loop gives.
+        it gives what a loop gives, to rounding.
 
     Raises:
         ValueError: If the shape is not that of a matrix, when it is called.
 
     Source: Saxe et al. 2013 (arXiv 1312.6120); Mezzadri 2006 (math-ph/0609050).
     """
+    return functools.partial(_orthogonal, scale)
 
-    def initialize(
-        key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-    ) -> Float[Array, "I O"]:
-        if len(shape) != 2:
-            raise ValueError(
-                f"shape={shape} is not a matrix's; write (inputs, outputs)."
-            )
-        tall = (max(shape), min(shape))
-        q, r = _qr(jax.random.normal(key, tall, dtype))
-        # The signs make the factorisation unique, and q uniform.
-        q = q * jnp.sign(jnp.diagonal(r))
-        return scale * (q if q.shape == shape else q.T)
 
-    return initialize
+# Flax traces an initialiser whenever a layer is applied, to check the shape: jitted, it
+# is traced once for each.
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _orthogonal(
+    scale: float,
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "I O"]:
+    if len(shape) != 2:
+        raise ValueError(f"shape={shape} is not a matrix's; write (inputs, outputs).")
+    tall = (max(shape), min(shape))
+    q = _orthonormal_columns(jax.random.normal(key, tall, dtype))
+    return scale * (q if q.shape == shape else q.T)
+
+
+def _orthonormal_columns(matrix: Float[Array, "M N"]) -> Float[Array, "M N"]:
+    """Return Q of matrix = Q R, R having a positive diagonal, by Gram and Schmidt.
+
+    Not by LAPACK: its batched factorisations under jit can deadlock on a machine with
+    few cores, each thread of the pool waiting for work that is queued behind it.
+    """
+
+    def orthogonalize(j: Int[Array, ""], q: Float[Array, "M N"]) -> Float[Array, "M N"]:
+        column = matrix[:, j]
+        for _ in range(2):  # again for what rounding left: twice is enough
+            column -= jnp.sum(q * jnp.sum(q * column[:, None], axis=0), axis=1)
+        return q.at[:, j].set(column / jnp.linalg.norm(column))
+
+    return jax.lax.fori_loop(0, matrix.shape[1], orthogonalize, jnp.zeros_like(matrix))

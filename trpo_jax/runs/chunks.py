@@ -71,27 +71,31 @@ def state_type(config: TRPOConfig) -> PyTree:
     Raises:
         ValueError: If the config does not make a run, as `init`.
     """
-    return jax.eval_shape(functools.partial(_init, config), run_keys(config))
+    return jax.eval_shape(_start, config, run_keys(config))
 
 
 @functools.lru_cache(maxsize=16)
 def compile_programs(config: TRPOConfig) -> Programs:
-    """Compile what `config` runs, the one program while the others are."""
+    """Compile what `config` runs, the one program while the next is traced."""
     keys = run_keys(config)
     key_type = jax.ShapeDtypeStruct(keys.shape, keys.dtype)
     like = state_type(config)
-    lowered = [
-        jax.jit(functools.partial(_init, config)).lower(key_type),
-        jax.jit(functools.partial(_advance, config), donate_argnums=0).lower(
-            like, jnp.int32(1)
-        ),
-        jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(like),
-    ]
     quick = compiler_options(env_steps=0)
-    options = [quick, compiler_options(config.all_env_steps), quick]
+    programs: tuple[tuple[Any, tuple, dict], ...] = (
+        (_start, (config, key_type), quick),
+        (
+            jax.jit(_advance, donate_argnums=1),
+            (config, like, jnp.int32(1)),
+            compiler_options(config.all_env_steps),
+        ),
+        (jax.jit(_copy), (config, like), quick),
+    )
     with ThreadPoolExecutor() as pool:
-        compiled = [*pool.map(lambda one, flags: one.compile(flags), lowered, options)]
-    return Programs(*compiled)
+        compiling = [
+            pool.submit(jitted.lower(*arguments).compile, options)
+            for jitted, arguments, options in programs
+        ]
+    return Programs(*(functools.partial(one.result(), config) for one in compiling))
 
 
 def advance(
@@ -170,6 +174,13 @@ def _init(config: TRPOConfig, keys: jax.Array) -> TrainState:
     return jax.vmap(init, in_axes=(None, 0))(config, keys)
 
 
+_start = jax.jit(_init)
+
+
+def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
+
+
 def _step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     if config.num_seeds == 1:
         return step(config, state)
@@ -180,14 +191,15 @@ def _advance(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
     """Make `count` updates, known only when it runs: every chunk is one program."""
+    one_step = jax.jit(functools.partial(_step, config), inline=True)  # traced once
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry
-        state, metrics = _step(config, state)
+        state, metrics = one_step(state)
         put = functools.partial(jax.tree.map, lambda kept, new: kept.at[i].set(new))
         return state, put(records, metrics)
 
-    _, metrics_type = jax.eval_shape(functools.partial(_step, config), state)
+    _, metrics_type = jax.eval_shape(one_step, state)
     records = jax.tree.map(
         lambda leaf: jnp.zeros((_CAPACITY, *leaf.shape), leaf.dtype), metrics_type
     )

@@ -1,18 +1,22 @@
 """How well a trained policy does, over whole episodes."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.runs.acting import Actions, check_actions
 from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.step import TrainState, check_key
+
+_MAX_STEPS = 10_000
 
 
 def evaluate(
@@ -22,7 +26,7 @@ def evaluate(
     num_episodes: int = 128,
     *,
     actions: Actions = "mode",
-    max_steps: int = 10_000,
+    max_steps: int = _MAX_STEPS,
 ) -> Float[Array, "*seeds episodes"]:
     """Return the undiscounted returns of whole episodes, played on the device.
 
@@ -49,10 +53,30 @@ def evaluate(
     check_actions(actions)
     check_seeds(config, state, "vmap evaluate over other axes")
     # For no steps: it compiles for longer than it runs.
-    run = jit_with_options(
-        _evaluate, (state, key), env_steps=0, static_argnums=(3, 4, 5)
-    )
+    run = _program(num_episodes, (state, key))
     return run(config, state, key, num_episodes, actions, max_steps)
+
+
+@contextlib.contextmanager
+def compiling_evaluation(
+    config: TRPOConfig, state_type: PyTree, num_episodes: int
+) -> Iterator[None]:
+    """Compile what `evaluate(config, state, key, num_episodes)` runs, in a thread.
+
+    While the block is busy with something else, such as training: leaving it waits.
+    """
+    key_type = jax.eval_shape(lambda: jax.random.key(0))
+    run = _program(num_episodes)
+
+    def compile_now() -> None:
+        run.lower(
+            config, state_type, key_type, num_episodes, "mode", _MAX_STEPS
+        ).compile()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        compiled = pool.submit(compile_now)
+        yield
+    compiled.result()
 
 
 def summarize_returns(
@@ -95,6 +119,14 @@ def in_words(evaluation: dict[str, Any]) -> str:
     if evaluation["num_unended"]:
         text += f"\n{evaluation['num_unended']} episodes had not ended and are left out"
     return text
+
+
+def _program(num_episodes: int, inputs: PyTree = ()) -> jax.stages.Wrapped:
+    """Return `_evaluate`, jitted as what compiles for longer than it runs."""
+    static = (3, 4, 5)  # num_episodes, actions, max_steps
+    return jit_with_options(
+        _evaluate, inputs, env_steps=num_episodes, static_argnums=static
+    )
 
 
 def _evaluate(

@@ -25,7 +25,12 @@ from trpo_jax.runs.config_file import (
     from_python,
     read_config_values,
 )
-from trpo_jax.runs.evaluation import evaluate, in_words, summarize_returns
+from trpo_jax.runs.evaluation import (
+    compiling_evaluation,
+    evaluate,
+    in_words,
+    summarize_returns,
+)
 from trpo_jax.runs.folder import RunFolder, surroundings, write_json
 from trpo_jax.runs.loggers import TensorBoardLogger, WandbLogger
 from trpo_jax.runs.records import Logger, Records, summarize_seeds
@@ -155,12 +160,14 @@ def resume(
 def train_in_passing(config: TRPOConfig, *, progress: bool = True) -> TrainState:
     """Train and evaluate as `run` does, but write nothing down; return the state."""
     programs = compile_programs(config)
+    episodes = RunSettings().evaluation_episodes
     state = programs.init(run_keys(config))
     with watching(config, progress=progress) as watcher:
-        for chunk in advance(programs, state, first=0, last=config.num_updates):
-            watcher.watch(chunk)
+        with compiling_evaluation(config, state_type(config), episodes):
+            for chunk in advance(programs, state, first=0, last=config.num_updates):
+                watcher.watch(chunk)
         assert chunk.state is not None  # the last one brings it
-        watcher.say(in_words(_evaluate(config, chunk.state, num_episodes=128)))
+        watcher.say(in_words(_evaluate(config, chunk.state, num_episodes=episodes)))
     return chunk.state
 
 
@@ -234,7 +241,10 @@ class _Run:
         )
         saver = Saver(self.folder.checkpoints, self.config, self.settings)
         updates, refusals = first, Refusals(self.config.num_seeds)
-        with contextlib.closing(records), contextlib.closing(saver):
+        compiling = compiling_evaluation(
+            self.config, state_type(self.config), self.settings.evaluation_episodes
+        )
+        with contextlib.closing(records), contextlib.closing(saver), compiling:
             for logger in loggers:
                 records.tell(logger)
             for chunk in advance(

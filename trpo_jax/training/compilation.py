@@ -24,12 +24,13 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
     Args:
         env_steps: For how many environment steps the program will run, None for many.
             A short run is over sooner with XLA's older emitters of fused loops, which
-            compile in half the time.
+            compile in half the time; one of none, such as `init`, with LLVM at level 0,
+            which halves that again and doubles the time of a step.
     """
     if jax.default_backend() != "cpu":
         return {}
     options: dict[str, bool | int | str] = {
-        "xla_backend_optimization_level": 1,
+        "xla_backend_optimization_level": 0 if env_steps == 0 else 1,
         "xla_cpu_prefer_vector_width": 512,
     }
     if env_steps is not None and env_steps <= _SHORT_RUN:
@@ -43,7 +44,7 @@ def jit_with_options(
     *,
     env_steps: int,
     static_argnums: tuple[int, ...] = (),
-) -> Callable:
+) -> jax.stages.Wrapped:
     """Return `fn` jitted with `compiler_options(env_steps)`.
 
     But without options where another program is being traced, be it from `inputs` or
@@ -58,7 +59,7 @@ def jit_with_options(
 @functools.cache
 def _jit(
     fn: Callable, static_argnums: tuple[int, ...], options: tuple[tuple[str, Any], ...]
-) -> Callable:
+) -> jax.stages.Wrapped:
     """One jitted function for the same arguments: nothing compiles twice."""
     return jax.jit(
         fn, static_argnums=static_argnums, compiler_options=dict(options) or None

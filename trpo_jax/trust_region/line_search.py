@@ -1,5 +1,6 @@
 """Backtracking line search with its candidates evaluated side by side."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -77,6 +78,7 @@ def line_search(
         raise ValueError(f"shrink={shrink} never shrinks; write less than 1, as 0.5.")
     width = min(width, max_candidates)
 
+    @functools.partial(jax.jit, inline=True)  # the loop's shapes and body, traced once
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
         index = jnp.minimum(first + jnp.arange(width), max_candidates - 1)
         fractions = jnp.asarray(shrink, surrogate_old.dtype) ** index

@@ -1,0 +1,243 @@
+"""TRPO beside brax's own PPO on brax's bodies, at the same environment steps.
+
+    python -m benchmarks.locomotion
+    python -m benchmarks.locomotion hopper walker2d --algorithms trpo --seeds 0 1 2
+
+Both act in the environment that brax makes, and are evaluated alike at equal distances:
+the mean undiscounted return of whole episodes of at most 1000 steps, with the most
+probable actions. A JSON line a run is added to --output when it is done.
+
+Needs the extra `brax`.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+import trpo_jax
+from benchmarks.harness import RESULTS, append_row
+from benchmarks.runs import configure, describe, parse_overrides
+from benchmarks.statistics import finite
+
+Algorithm = Literal["trpo", "ppo"]
+
+EPISODE_LENGTH = 1000
+EVALUATION_EPISODES = 64
+
+# What brax's notebook on training sets for every environment alike.
+_PPO: dict[str, Any] = {
+    "episode_length": EPISODE_LENGTH,
+    "normalize_observations": True,
+    "action_repeat": 1,
+    "num_minibatches": 32,
+    "learning_rate": 3e-4,
+}
+_HALFCHEETAH_PPO = _PPO | {
+    "reward_scaling": 1,
+    "unroll_length": 20,
+    "num_updates_per_batch": 8,
+    "discounting": 0.95,
+    "entropy_cost": 1e-3,
+    "num_envs": 2048,
+    "batch_size": 512,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One environment.
+
+    Attributes:
+        ppo: What brax's notebook sets for PPO; it has none for hopper and walker2d,
+            which it trains by SAC: they have halfcheetah's.
+        rounds: PPO's rollouts between two evaluations.
+        evaluations: How many there are after the first, of the untrained policy.
+    """
+
+    ppo: dict[str, Any]
+    rounds: int
+    evaluations: int
+
+    @property
+    def interval(self) -> int:
+        """Environment steps between two evaluations."""
+        names = "batch_size", "unroll_length", "num_minibatches", "action_repeat"
+        return self.rounds * int(np.prod([self.ppo[name] for name in names]))
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of a run."""
+        return self.evaluations * self.interval
+
+
+CASES = {
+    "inverted_pendulum": Case(
+        _PPO
+        | {
+            "reward_scaling": 10,
+            "unroll_length": 5,
+            "num_updates_per_batch": 4,
+            "discounting": 0.97,
+            "entropy_cost": 1e-2,
+            "num_envs": 2048,
+            "batch_size": 1024,
+        },
+        rounds=1,
+        evaluations=12,
+    ),
+    "reacher": Case(
+        _PPO
+        | {
+            "reward_scaling": 5,
+            "action_repeat": 4,
+            "unroll_length": 50,
+            "num_updates_per_batch": 8,
+            "discounting": 0.95,
+            "entropy_cost": 1e-3,
+            "num_envs": 2048,
+            "batch_size": 256,
+        },
+        rounds=1,
+        evaluations=4,
+    ),
+    "hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=10),
+    "walker2d": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=10),
+    "ant": Case(
+        _PPO
+        | {
+            "reward_scaling": 10,
+            "unroll_length": 5,
+            "num_updates_per_batch": 4,
+            "discounting": 0.97,
+            "entropy_cost": 1e-2,
+            "num_envs": 4096,
+            "batch_size": 2048,
+        },
+        rounds=1,
+        evaluations=10,
+    ),
+    "halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=10),
+}
+
+# (environment steps, mean return) of an evaluation.
+Watch = Callable[[int, float], None]
+
+
+def train_trpo(
+    env: str, case: Case, seed: int, watch: Watch, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Train our preset; return its fields."""
+    options = {"total_timesteps": case.steps} | overrides
+    config = configure(f"brax/{env}/spring", seed=seed, **options)
+    init, step = (
+        jax.jit(fn, compiler_options=trpo_jax.compiler_options())
+        for fn in (trpo_jax.init, trpo_jax.step)
+    )
+    key, play_key = jax.random.split(jax.random.key(seed))
+    state = init(config, key)
+    between = case.interval // config.batch_size
+    for update in range(config.num_updates + 1):
+        if update % between == 0:
+            returns = trpo_jax.evaluate(config, state, play_key, EVALUATION_EPISODES)
+            watch(update * config.batch_size, float(np.mean(returns)))
+        if update < config.num_updates:
+            state, _ = step(config, state)
+    return describe(config)
+
+
+def train_ppo(
+    env: str, case: Case, seed: int, watch: Watch, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Train brax's PPO at its published settings; return them."""
+    from brax import envs
+    from brax.training.agents.ppo.train import train
+
+    settings = case.ppo | overrides
+    train(
+        environment=envs.get_environment(env, backend="spring"),
+        num_timesteps=case.steps,
+        num_evals=case.evaluations + 1,
+        num_eval_envs=EVALUATION_EPISODES,
+        deterministic_eval=True,
+        progress_fn=lambda steps, metrics: watch(
+            int(steps), float(metrics["eval/episode_reward"])
+        ),
+        seed=seed,
+        **settings,
+    )
+    return settings
+
+
+ALGORITHMS: dict[Algorithm, Callable] = {"trpo": train_trpo, "ppo": train_ppo}
+
+
+def measure(
+    env: str, algorithm: Algorithm, seed: int, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Train one run; return its row."""
+    steps: list[int] = []
+    returns: list[float | None] = []
+    start = time.perf_counter()
+
+    def watch(step: int, mean_return: float) -> None:
+        steps.append(step)
+        returns.append(finite(mean_return))
+        print(
+            f"{env} {algorithm} seed {seed}: {step:,} steps, return {mean_return:.1f}, "
+            f"{time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
+
+    config = ALGORITHMS[algorithm](env, CASES[env], seed, watch, overrides)
+    return {
+        "env": env,
+        "backend": "spring",
+        "algorithm": algorithm,
+        "seed": seed,
+        "steps": steps,
+        "returns": returns,
+        "num_episodes": EVALUATION_EPISODES,
+        "wall_seconds": round(time.perf_counter() - start, 1),
+        "config": config,
+    }
+
+
+def main(
+    envs: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    /,
+    algorithms: tuple[Algorithm, ...] = ("trpo", "ppo"),
+    seeds: tuple[int, ...] = (0,),
+    override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    output: pathlib.Path = RESULTS / "locomotion.jsonl",
+) -> None:
+    """Compare on the environments named, or on all.
+
+    Args:
+        envs: Names in brax.
+        algorithms: Whom to train.
+        seeds: Of each, one run after the other.
+        override: A field of the algorithm set otherwise, as max_kl=0.02.
+        output: Where the rows go.
+    """
+    for env, seed, algorithm in runs(envs or tuple(CASES), seeds, algorithms):
+        append_row(output, measure(env, algorithm, seed, parse_overrides(override)))
+
+
+def runs(
+    envs: Sequence[str], seeds: Sequence[int], algorithms: Sequence[Algorithm]
+) -> list[tuple[str, int, Algorithm]]:
+    """Return every run to be made; ValueError for an environment that is no case."""
+    for env in envs:
+        if env not in CASES:
+            raise ValueError(f"no case for {env!r}; write one of {', '.join(CASES)}.")
+    return [(env, seed, name) for env in envs for seed in seeds for name in algorithms]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
