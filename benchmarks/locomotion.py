@@ -11,7 +11,10 @@ Needs the extra `brax`.
 """
 
 import dataclasses
+import json
 import pathlib
+import shlex
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -22,11 +25,13 @@ import tyro
 
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
+from benchmarks.peers.__main__ import ENVIRONMENTS, python_of
 from benchmarks.runs import configure, describe, parse_overrides
 from benchmarks.statistics import finite
 
 Algorithm = Literal["trpo", "ppo"]
 
+BACKEND = "spring"
 EPISODE_LENGTH = 1000
 EVALUATION_EPISODES = 64
 
@@ -134,7 +139,7 @@ def train_trpo(
 ) -> dict[str, Any]:
     """Train our preset; return its fields."""
     options = {"total_timesteps": case.steps} | overrides
-    config = configure(f"brax/{env}/spring", seed=seed, **options)
+    config = configure(f"brax/{env}", seed=seed, **options)
     init, step = (
         jax.jit(fn, compiler_options=trpo_jax.compiler_options())
         for fn in (trpo_jax.init, trpo_jax.step)
@@ -154,23 +159,26 @@ def train_trpo(
 def train_ppo(
     env: str, case: Case, seed: int, watch: Watch, overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train brax's PPO at its published settings; return them."""
-    from brax import envs
-    from brax.training.agents.ppo.train import train
-
+    """Train brax's PPO at its published settings, in a process; return them."""
     settings = case.ppo | overrides
-    train(
-        environment=envs.get_environment(env, backend="spring"),
-        num_timesteps=case.steps,
-        num_evals=case.evaluations + 1,
-        num_eval_envs=EVALUATION_EPISODES,
-        deterministic_eval=True,
-        progress_fn=lambda steps, metrics: watch(
-            int(steps), float(metrics["eval/episode_reward"])
-        ),
-        seed=seed,
-        **settings,
-    )
+    arguments = settings | {
+        "num_timesteps": case.steps,
+        "num_evals": case.evaluations + 1,
+        "num_eval_envs": EVALUATION_EPISODES,
+        "deterministic_eval": True,
+        "seed": seed,
+    }
+    run = {"env": env, "backend": BACKEND, "train_arguments": arguments}
+    script = pathlib.Path(__file__).parent / "peers" / "run_brax.py"
+    python = python_of("brax PPO", ENVIRONMENTS)
+    command = [str(python), str(script), json.dumps(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            evaluation = json.loads(line)
+            watch(evaluation["steps"], evaluation["return"])
+    if process.returncode:
+        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}")
     return settings
 
 
@@ -197,7 +205,7 @@ def measure(
     config = ALGORITHMS[algorithm](env, CASES[env], seed, watch, overrides)
     return {
         "env": env,
-        "backend": "spring",
+        "backend": BACKEND,
         "algorithm": algorithm,
         "seed": seed,
         "steps": steps,

@@ -29,6 +29,7 @@ PEERS = {
     "sb3-contrib TRPO": "sb3_contrib",
     "rejax PPO": "rejax",
     "PolicyGradientsJax TRPO": "policy_gradients_jax",
+    "brax PPO": "brax",  # for benchmarks.locomotion
 }
 
 
