@@ -7,7 +7,7 @@ Both act in the environment that brax makes, and are evaluated alike at equal di
 the mean undiscounted return of whole episodes of at most 1000 steps, with the most
 probable actions. A JSON line a run is added to --output when it is done.
 
-Needs the extra `brax`.
+Ours needs the extra `brax`; PPO has an environment of its own, as all peers.
 """
 
 import dataclasses
@@ -175,6 +175,8 @@ def train_ppo(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.startswith("{"):  # what brax's libraries say
+                continue
             evaluation = json.loads(line)
             watch(evaluation["steps"], evaluation["return"])
     if process.returncode:

@@ -1,6 +1,6 @@
 """brax's PPO on one of brax's bodies; prints a JSON line an evaluation.
 
-python run_brax.py '{"env": …, "backend": …, "train_arguments": {…}}'   # of brax's train
+python run_brax.py '{"env": …, "backend": …, "train_arguments": {…}}'
 """
 
 import json
