@@ -111,8 +111,8 @@ CASES = {
         rounds=1,
         evaluations=4,
     ),
-    "hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=10),
-    "walker2d": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=10),
+    "hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
+    "walker2d": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
     "ant": Case(
         _PPO
         | {
@@ -125,9 +125,9 @@ CASES = {
             "batch_size": 2048,
         },
         rounds=1,
-        evaluations=10,
+        evaluations=6,
     ),
-    "halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=10),
+    "halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
 }
 
 # (environment steps, mean return) of an evaluation.
