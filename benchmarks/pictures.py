@@ -138,6 +138,38 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def draw_locomotion(rows: list[dict], path: pathlib.Path) -> bool:
+    """Return against steps of two algorithms, an axis an environment, a line a seed."""
+    envs = list(dict.fromkeys(row["env"] for row in rows))
+    lines = -(-len(envs) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(9.6, 2.6 * lines), squeeze=False)
+    for axis in axes.flat[len(envs) :]:
+        axis.remove()
+    for axis, env in zip(axes.flat, envs, strict=False):
+        for name, color in {"trpo": "C0", "ppo": "C1"}.items():
+            runs = [r for r in rows if (r["env"], r["algorithm"]) == (env, name)]
+            for run in runs:
+                axis.plot(
+                    run["steps"],
+                    run["returns"],
+                    ".-",
+                    color=color,
+                    linewidth=1,
+                    label=None if run is not runs[0] else name.upper(),
+                )
+        axis.set_title(env, fontsize=9)
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("environment steps", fontsize=9)
+    figure.supylabel("return", fontsize=9)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
 def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
     """The share of runs above each score, with a band by stratified bootstrap."""
     by_env = {row["name"]: scores(row) for row in rows}

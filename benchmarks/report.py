@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.harness import RESULTS, read_rows
-from benchmarks.pictures import draw_curves, draw_profile, draw_scaling, draw_shares
+from benchmarks.pictures import (
+    draw_curves,
+    draw_locomotion,
+    draw_profile,
+    draw_scaling,
+    draw_shares,
+)
 from benchmarks.references import REFERENCES
 
 README = pathlib.Path(__file__).parent / "README.md"
@@ -196,6 +202,36 @@ def learning(rows: list[dict]) -> str:
     )
 
 
+def locomotion(rows: list[dict]) -> str:
+    def cells(runs: list[dict]) -> tuple[str, str]:
+        """Of one algorithm: the last return of each seed, and the mean on the way."""
+        if not runs:
+            return "–", "–"
+        last = ", ".join(score(run["returns"][-1]) for run in runs)
+        on_the_way = [mean for run in runs for mean in run["returns"][1:]]
+        return last, score(sum(on_the_way) / len(on_the_way))
+
+    def line(env: str) -> tuple[str, ...]:
+        runs = [row for row in rows if row["env"] == env]
+        trpo, ppo = (
+            cells([run for run in runs if run["algorithm"] == name])
+            for name in ("trpo", "ppo")
+        )
+        steps = f"{runs[0]['steps'][-1]:,}"
+        return env, steps, trpo[0], ppo[0], f"{trpo[1]} : {ppo[1]}"
+
+    return table(
+        (
+            "environment",
+            "steps",
+            "TRPO, each seed",
+            "PPO, each seed",
+            "mean of the evaluations on the way, TRPO : PPO",
+        ),
+        map(line, dict.fromkeys(row["env"] for row in rows)),
+    )
+
+
 def overhead(rows: list[dict]) -> str:
     header = (
         "environments × steps",
@@ -262,6 +298,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "curvature": curvature,
     "scaling": scaling,
     "learning": learning,
+    "locomotion": locomotion,
 }
 
 # By results, then by file: what stands for it in words, and how it is drawn.
@@ -272,6 +309,7 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
         "learning-curves": ("return against steps", draw_curves),
         "learning-profile": ("share of runs above each score", draw_profile),
     },
+    "locomotion": {"locomotion": ("return against steps", draw_locomotion)},
 }
 
 

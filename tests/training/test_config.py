@@ -255,9 +255,9 @@ def test_networks_of_ones_own_are_accepted(network):
     ("num_envs", "rollout_length", "stride", "epochs"),
     [
         (1, 8, 1, 10),  # a small batch is worth every state and many passes
-        (8, 128, 1, 10),
-        (8, 500, 3, 5),  # a thousand states remain, of all eight environments
-        (64, 128, 7, 4),
+        (8, 128, 5, 10),  # two hundred states remain, of all eight environments
+        (8, 500, 9, 5),
+        (64, 128, 9, 4),
         (1024, 128, 9, 4),  # no more than the paper's tenth, coprime with the batch
         (30, 4096, 7, 4),
         (1009, 128, 10, 4),
@@ -340,7 +340,7 @@ def test_sequences_are_not_cut_into_minibatches(critic):
 def test_rollouts_of_one_step_are_no_sequences():
     """As many transitions as environments; the stride is still checked as theirs."""
     config = TRPOConfig(num_envs=4000, rollout_length=1, total_timesteps=4000)
-    assert config.curvature_stride == 3
+    assert config.curvature_stride == 9
     with pytest.raises(ValueError, match="some of the environments only"):
         dataclasses.replace(config, fisher_stride=2)
 

@@ -24,9 +24,10 @@ Optimizer = Callable[[Any], optax.GradientTransformation]
 # Optimisers to which a vector is the same as the tree that it was made from.
 _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
 
-# The paper takes a tenth of the states (appendix C); we leave a thousand at least.
+# The paper takes a tenth of the states (appendix C). Two hundred of a thousand learned
+# as well as all of them: CartPole, Acrobot, Pendulum, MountainCarContinuous, 16 seeds.
 _MAX_STRIDE = 10
-_MIN_FISHER_STATES = 1000
+_MIN_FISHER_STATES = 200
 
 # The fastest of 1,024 … 16,384 at 64 × 64 units: so the gradient of 131,072 rows takes
 # half the time that it takes all at once.
@@ -92,7 +93,7 @@ class TRPOConfig:
     fisher_stride: int | None = None
     """Take the Fisher information over every n-th state only, coprime with num_envs, or
     over every n-th sequence if the policy has a memory. None: the largest such n up to
-    10 that leaves a thousand states; all sequences."""
+    10 that leaves two hundred states; all sequences."""
     micro_batch_size: int | None = None
     """Transitions that the policy update and the critic's values take at a time. None:
     8,192 on a CPU, all on an accelerator; write less where memory runs out."""

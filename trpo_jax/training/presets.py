@@ -108,6 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "total_timesteps": 204_800,
         "num_envs": 512,
         "rollout_length": 16,
+        "fisher_stride": 7,
         "max_kl": 0.02,
         "kl_schedule": "linear",
         "discount": 1.0,
@@ -202,6 +203,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "Breakout-MinAtar": {
         **_MINATAR,
         "num_envs": 64,
+        "fisher_stride": 7,
         "gae_lambda": 0.95,
         # The game is deterministic: with a third of it policies settle on one path to a
         # dozen bricks, with more on none.
@@ -220,6 +222,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "SpaceInvaders-MinAtar": {
         **_MINATAR,
         "num_envs": 64,
+        "fisher_stride": 7,
         "entropy_coefficient": 0.01,
     },
 }
