@@ -1,6 +1,6 @@
 """How well the presets learn: seeds trained side by side, then whole episodes.
 
-    python -m benchmarks.learning                       # every preset
+    python -m benchmarks.learning                       # every preset of gymnax's
     python -m benchmarks.learning CartPole-v1 --num-seeds 4
     python -m benchmarks.learning Breakout-MinAtar --seeds-at-once 1 \
         --override total_timesteps=1_024_000
@@ -219,10 +219,11 @@ def main(
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "learning.jsonl",
 ) -> None:
-    """Measure the presets of the environments named, or all presets.
+    """Measure the presets of the environments named, or of all of gymnax's.
 
     Args:
-        envs: Environments; one without a preset is trained with the defaults.
+        envs: Environments, by default gymnax's; one without a preset is trained with
+            the defaults.
         num_seeds: Independent runs of each.
         num_episodes: Episodes that each is evaluated over.
         seeds_at_once: Train so many side by side, the others after them. None: all.
@@ -231,8 +232,9 @@ def main(
         output: Where the rows go.
     """
     overrides = parse_overrides(override)
+    shipped = [env for env in PRESETS if "/" not in env]
     configs = [
-        configure(env, num_seeds=num_seeds, **overrides) for env in envs or PRESETS
+        configure(env, num_seeds=num_seeds, **overrides) for env in envs or shipped
     ]
     at_once = min(seeds_at_once or num_seeds, num_seeds)
     print(

@@ -207,7 +207,7 @@ def measure(
     config = ALGORITHMS[algorithm](env, CASES[env], seed, watch, overrides)
     return {
         "env": env,
-        "backend": BACKEND,
+        "physics": BACKEND,
         "algorithm": algorithm,
         "seed": seed,
         "steps": steps,

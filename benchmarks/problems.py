@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 import trpo_jax
 from benchmarks.harness import Program, compile_program
+from trpo_jax.trust_region.flat import flatten
 
 FEATURES = 4
 
@@ -26,10 +26,10 @@ class Problem(NamedTuple):
 
     @property
     def vector(self) -> jax.Array:
-        return ravel_pytree(self.params)[0]
+        return flatten(self.params)[0]
 
     def distribution(self, vector: jax.Array, observations: jax.Array) -> Any:
-        return self.policy.apply(ravel_pytree(self.params)[1](vector), observations)
+        return self.policy.apply(flatten(self.params)[1](vector), observations)
 
     @property
     def num_rows(self) -> int:

@@ -52,6 +52,19 @@ _MINATAR: dict[str, Any] = {
     "normalize_returns": True,
 }
 
+_BRAX: dict[str, Any] = {
+    "total_timesteps": 1_966_080,
+    "num_envs": 64,
+    "rollout_length": 64,
+    "initial_log_std": -0.5,
+    "max_kl": 0.05,
+    "damping": 0.03,
+    "kl_schedule": "linear",
+    "shrink": 0.8,
+    "normalize_observations": True,
+    "normalize_returns": True,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_timesteps": 100_000,
@@ -224,6 +237,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 64,
         "fisher_stride": 7,
         "entropy_coefficient": 0.01,
+    },
+    # brax: settings found on hopper, for as long as two CPU cores could train. --------
+    **{
+        f"brax/{name}": _BRAX
+        for name in (
+            "ant",
+            "halfcheetah",
+            "hopper",
+            "inverted_pendulum",
+            "reacher",
+            "walker2d",
+        )
     },
 }
 """Settings that differ from the defaults, fields and hyperparameters alike, by id."""

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, Shaped
 
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
@@ -17,6 +16,7 @@ from trpo_jax.trust_region.conjugate_gradient import (
 )
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.fisher import MatVec, gauss_newton_vector_product
+from trpo_jax.trust_region.flat import flatten
 from trpo_jax.trust_region.line_search import (
     Candidate,
     LineSearchResult,
@@ -178,8 +178,7 @@ def trust_region_update(
     check_positive(fisher_stride=fisher_stride, max_kl=max_kl)
     check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     _check_batch(policy_fn, params, batch)
-    # θ is one vector, as in the paper: fewer and larger operations than on a tree.
-    theta_old, unravel = ravel_pytree(params)
+    theta_old, unravel = flatten(params)
     states = jax.tree.map(lambda leaf: leaf[::fisher_stride], batch.observations)
     # A ratio to an infinite log-probability would be a plain 0, and go unseen.
     batch_finite = jnp.isfinite(batch.log_probs + batch.advantages).all()
