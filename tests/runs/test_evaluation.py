@@ -6,6 +6,8 @@ from compiling import compilations, fast_jit
 from probes import CHAIN, NUM_STATES, TABULAR, by_state, make_tables
 
 from trpo_jax import Categorical, NetworkFns, TRPOConfig, evaluate, init
+from trpo_jax.runs.chunks import state_type
+from trpo_jax.runs.evaluation import compiling_evaluation
 
 # Logits 0 and w·o₀: action 1 is the more probable where the product is positive.
 POLICY = NetworkFns(
@@ -49,6 +51,26 @@ def test_returns_are_of_whole_episodes():
     nearest = np.abs(returns[:, None] - expected).argmin(axis=1)
     np.testing.assert_allclose(returns, expected[nearest], rtol=1e-5)
     assert set(nearest.tolist()) == {0, 1, 2, 3}
+
+
+def test_it_can_be_compiled_ahead():
+    config, state = make(CHAIN)
+    key = jax.random.key(1)
+    with compiling_evaluation(config, state_type(config), num_episodes=7):
+        pass
+    with compilations() as seconds:
+        returns = evaluate(config, state, key, 7)
+    assert seconds == []
+    assert returns.shape == (7,)
+
+
+def test_what_cannot_be_compiled_ahead_says_so():
+    config, _ = make(CHAIN)
+    with (
+        pytest.raises(TypeError, match="str"),
+        compiling_evaluation(config, "no state", num_episodes=7),
+    ):
+        pass
 
 
 def test_actions_are_the_most_probable_or_drawn():

@@ -24,6 +24,11 @@ def test_a_short_run_has_a_program_that_is_quick_to_compile():
     assert compiler_options(10**9) == compiler_options()
 
 
+def test_what_runs_once_is_compiled_without_optimisations():
+    assert compiler_options(0)["xla_backend_optimization_level"] == 0
+    assert compiler_options(1)["xla_backend_optimization_level"] == 1
+
+
 def test_an_accelerator_has_the_defaults(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiler_options() == compiler_options(1000) == {}
