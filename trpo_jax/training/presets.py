@@ -87,6 +87,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_CLASSIC,
         "max_kl": 0.02,
         "discount": 0.95,
+        "gae_lambda": 0.85,
         "critic_learning_rate": 3e-3,
         # σ is the torque's bound, 2, to begin with.
         "initial_log_std": 0.7,
