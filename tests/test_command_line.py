@@ -1,8 +1,11 @@
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -308,6 +311,29 @@ def test_a_cache_that_jax_was_told_of_stays(cache_settings, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     keep_compiled_programs()
     assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "told"),
+    [
+        (["train", "--folder", "run", *TINY], 0, "evaluation over"),
+        (["train", "--num-envs", "0"], 2, "num_envs=0 is not positive"),
+        (["resume", "nowhere"], 2, "error: nowhere is not there"),
+    ],
+)
+def test_as_a_process(args, status, told, tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-m", "trpo_jax", *args],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert finished.returncode == status, finished.stderr
+    assert told in finished.stdout + finished.stderr
+    assert (tmp_path / "run" / "evaluation.json").exists() == (status == 0)
 
 
 @pytest.fixture(autouse=True)

@@ -357,11 +357,10 @@ def _start(args: Sequence[str]) -> TRPOConfig:
 
 
 def script() -> int:
-    """Do as `main` in a process of its own, and leave it quickly.
+    """Do as `main` in a process of its own, with less for the garbage collector to do.
 
-    What was imported, traced and compiled lives as long as the process. Kept from the
-    garbage collector, it is not searched again and again, nor once more at the end: a
-    tenth off a first run.
+    What was imported lives as long as the process, and is not searched again and again;
+    nor is, when it ends, all that was traced and compiled: a tenth off a first run.
     """
     gc.freeze()
     status = main()

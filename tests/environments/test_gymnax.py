@@ -216,6 +216,16 @@ def test_an_environment_made_while_tracing_serves_afterwards():
     jax.tree.map(np.testing.assert_array_equal, traced, environment.reset(KEY))
 
 
+def test_spaces_with_arrays_are_read_while_a_program_is_traced():
+    class Counted(type(gymnax.make("FrozenLake-misc")[0])):
+        def observation_space(self, params):
+            return gymnax.environments.spaces.Discrete(jnp.int32(15) + 1)
+
+    pair = Counted(), gymnax.make("FrozenLake-misc")[1]
+    state_of = fast_jit(lambda key: make_environment(pair).reset(key)[1])
+    np.testing.assert_array_equal(state_of(KEY), np.eye(16)[0])
+
+
 def test_the_same_argument_is_the_same_object():
     assert make_environment("CartPole-v1") is make_environment("CartPole-v1")
     first = make_environment((TABULAR, CHAIN))

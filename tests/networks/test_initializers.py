@@ -21,6 +21,14 @@ def test_rows_or_columns_are_orthonormal_times_the_scale(shape, scale):
     np.testing.assert_allclose(singular_values, scale, rtol=1e-5)
 
 
+def test_scale_and_shape_are_what_flax_takes():
+    key = jax.random.key(0)
+    plain = orthogonal(2.0)(key, (4, 3))
+    np.testing.assert_array_equal(orthogonal(jnp.float32(2.0))(key, [4, 3]), plain)
+    traced = jax.jit(lambda scale: orthogonal(scale)(key, (4, 3)))(2.0)
+    np.testing.assert_allclose(traced, plain, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(96, 96), (200, 64)])
 def test_it_is_the_factor_of_a_factorisation(shape):
     """Q of the QR factorisation whose R has a positive diagonal, which is unique."""

@@ -96,7 +96,7 @@ def assert_older_one_is_used(folder, file):
     restored."""
     said = []
     before = {one: one.read_bytes() for one in files(folder)}
-    restored, updates = checkpoints.restore_newest(
+    restored, updates = checkpoints.restore_last(
         folder, LIKE, CONFIG, "1.0", said.append, set_aside=True
     )
     assert updates == 10
@@ -155,7 +155,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, set_aside
         empty(one)
     said, there = [], sorted(folder.rglob("*"))
     with pytest.raises(DamagedCheckpointError, match="is whole") as error:
-        checkpoints.restore_newest(
+        checkpoints.restore_last(
             folder, LIKE, CONFIG, "1.0", said.append, set_aside=set_aside
         )
     assert "00000010/" in str(error.value)
@@ -166,7 +166,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, set_aside
 
 def test_no_checkpoints_are_none(folder):
     nowhere = folder / "not there"
-    found = checkpoints.restore_newest(
+    found = checkpoints.restore_last(
         nowhere, LIKE, CONFIG, "1.0", print, set_aside=True
     )
     assert found is None
@@ -226,7 +226,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         checkpoints.delete_superfluous(tmp_path, last=2, best=1)
     kept = [int(path.name) for path in checkpoints.complete(tmp_path)]
     assert kept == [3, 5, 6]
-    assert checkpoints.best(tmp_path).name == "00000003"
+    assert checkpoints.by_score(tmp_path)[-1].name == "00000003"
 
 
 def test_what_an_interruption_left_is_no_checkpoint(folder):

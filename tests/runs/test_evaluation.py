@@ -1,3 +1,6 @@
+import dataclasses
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +9,6 @@ from compiling import compilations, fast_jit
 from probes import CHAIN, NUM_STATES, TABULAR, by_state, make_tables
 
 from trpo_jax import Categorical, NetworkFns, TRPOConfig, evaluate, init
-from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.evaluation import compiling_evaluation
 
 # Logits 0 and w·o₀: action 1 is the more probable where the product is positive.
@@ -56,7 +58,7 @@ def test_returns_are_of_whole_episodes():
 def test_it_can_be_compiled_ahead():
     config, state = make(CHAIN)
     key = jax.random.key(1)
-    with compiling_evaluation(config, state_type(config), num_episodes=7):
+    with compiling_evaluation(config, num_episodes=7):
         pass
     with compilations() as seconds:
         returns = evaluate(config, state, key, 7)
@@ -64,13 +66,36 @@ def test_it_can_be_compiled_ahead():
     assert returns.shape == (7,)
 
 
-def test_what_cannot_be_compiled_ahead_says_so():
+def test_a_long_run_compiles_nothing_ahead():
     config, _ = make(CHAIN)
-    with (
-        pytest.raises(TypeError, match="str"),
-        compiling_evaluation(config, "no state", num_episodes=7),
-    ):
+    config = dataclasses.replace(config, total_timesteps=4 * 10**6)
+    with compilations() as seconds, compiling_evaluation(config, num_episodes=9):
         pass
+    assert seconds == []
+
+
+def test_nobody_waits_for_what_is_compiled_after_an_interruption(monkeypatch):
+    config, _ = make(CHAIN)
+    release = threading.Event()
+    slow = lambda *_: release.wait(60)  # noqa: E731
+    monkeypatch.setattr(jax.stages.Lowered, "compile", slow)
+    with pytest.raises(KeyboardInterrupt), compiling_evaluation(config, num_episodes=8):
+        raise KeyboardInterrupt
+    assert not release.is_set()
+    release.set()
+
+
+def test_what_fails_ahead_fails_in_its_own_place(monkeypatch):
+    config, state = make(CHAIN)
+
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax.stages.Lowered, "compile", fail)
+        with compiling_evaluation(config, num_episodes=6):
+            pass
+    assert evaluate(config, state, jax.random.key(1), 6).shape == (6,)
 
 
 def test_actions_are_the_most_probable_or_drawn():

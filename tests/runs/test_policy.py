@@ -54,6 +54,19 @@ def test_best_and_last_are_two_checkpoints(folder):
     assert best.updates == max(scores, key=scores.get)
 
 
+def test_if_the_best_checkpoint_is_damaged_the_second_best_is_taken(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    *_, second, best = checkpoints.by_score(copy / "checkpoints")
+    weights = next((best / "arrays").rglob("d/*"))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"is damaged.*{second.name} used"):
+        state = trpo_jax.load_state(copy, checkpoint="best")[1]
+    assert state.updates == int(second.name)
+
+
 def test_a_damaged_checkpoint_is_named_and_an_older_one_taken(folder, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)

@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -14,14 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from runs.tiny import CONFIG, SETTINGS, resume, run
 
 import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
 from trpo_jax.runs import records
+from trpo_jax.runs.console import ConsoleWatcher
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.refusals import Refusals
+from trpo_jax.runs.runner import train_in_passing
 
 
 def lines(path):
@@ -462,6 +466,23 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path, finished):
     assert process.wait(60) == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_terminal_that_goes_away_does_not_end_the_run():
+    """Nor does the bar's own thread outlive it."""
+    master, slave = pty.openpty()
+    try:
+        console = Console(file=os.fdopen(slave, "w"), force_terminal=True)
+        with ConsoleWatcher(CONFIG, console) as watcher:
+            watcher.say("there")
+            os.close(master)
+            watcher.say("gone" * 100_000)
+        assert watcher._gone
+        assert watcher._progress.live._refresh_thread is None
+    finally:
+        with contextlib.suppress(OSError):
+            console.file.close()
+
+
 def test_a_logger_that_blocks_does_not_hold_up_the_run(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(records, "CAPACITY", 8)
     monkeypatch.setattr(records, "PATIENCE_SECONDS", 0.2)
@@ -510,6 +531,17 @@ def test_an_environment_that_turns_to_nan_stops_the_run(tmp_path, patience):
     assert rows[11]["status"] == trpo_jax.UpdateStatus.ACCEPTED
     statuses = {row["status"] for row in rows[12:]}
     assert statuses == {trpo_jax.UpdateStatus.NON_FINITE}
+
+
+def test_without_a_folder_nan_stops_a_run_too():
+    with pytest.raises(trpo_jax.RunError, match="from update 13 on"):
+        train_in_passing(POISONED, progress=False)
+
+
+def test_without_a_folder_a_run_that_ends_in_nan_says_so(capsys):
+    config = dataclasses.replace(POISONED, total_timesteps=16 * 20)
+    train_in_passing(config)
+    assert "warning: updates meet NaN" in capsys.readouterr().out
 
 
 def test_a_run_that_ends_in_nan_says_so(tmp_path):

@@ -42,8 +42,8 @@ class GymnaxEnvironment:
         self._params = env_params
         with jax.ensure_compile_time_eval():
             self._space = env.action_space(env_params)
+            self._num_categories = _num_categories(env, env_params, self.name)
         self.action_space: ActionSpace = _action_space(self._space, self.name)
-        self._num_categories = _num_categories(env, env_params, self.name)
         _check_step(env, env_params, self.name)
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state

@@ -1,7 +1,7 @@
 """Weight initialisation that is safe to batch."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 
-def orthogonal(scale: float = 1.0) -> Callable[..., Float[Array, "I O"]]:
+def orthogonal(
+    scale: Float[Array, ""] | float = 1.0,
+) -> Callable[..., Float[Array, "I O"]]:
     """Return an initialiser of random matrices W with orthonormal rows or columns.
 
     WᵀW = scale² I if W has at least as many rows as columns, otherwise
@@ -27,23 +29,28 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Float[Array, "I O"]]:
 
     Source: Saxe et al. 2013 (arXiv 1312.6120); Mezzadri 2006 (math-ph/0609050).
     """
-    return functools.partial(_orthogonal, scale)
+
+    def initialize(
+        key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "I O"]:
+        if len(shape) != 2:
+            raise ValueError(
+                f"shape={shape} is not a matrix's; write (inputs, outputs)."
+            )
+        return scale * _orthonormal(key, tuple(shape), dtype)
+
+    return initialize
 
 
 # Flax traces an initialiser whenever a layer is applied, to check the shape: jitted, it
 # is traced once for each.
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _orthogonal(
-    scale: float,
-    key: Key[Array, ""],
-    shape: tuple[int, ...],
-    dtype: DTypeLike = jnp.float32,
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _orthonormal(
+    key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike
 ) -> Float[Array, "I O"]:
-    if len(shape) != 2:
-        raise ValueError(f"shape={shape} is not a matrix's; write (inputs, outputs).")
     tall = (max(shape), min(shape))
     q = _orthonormal_columns(jax.random.normal(key, tall, dtype))
-    return scale * (q if q.shape == shape else q.T)
+    return q if q.shape == shape else q.T
 
 
 def _orthonormal_columns(matrix: Float[Array, "M N"]) -> Float[Array, "M N"]:

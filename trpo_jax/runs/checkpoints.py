@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -148,7 +149,7 @@ def restore(
     return jax.tree.unflatten(structure, flat), manifest
 
 
-def restore_newest(
+def restore_last(
     folder: pathlib.Path,
     like: PyTree,
     config: dict[str, Any],
@@ -156,8 +157,9 @@ def restore_newest(
     warn_fn: Callable[[str], None],
     *,
     set_aside: bool,
+    order_fn: Callable[[pathlib.Path], list[pathlib.Path]] | None = None,
 ) -> tuple[PyTree, int] | None:
-    """Return the state of the newest whole checkpoint and its updates.
+    """Return the state of the last whole checkpoint in an order, and its updates.
 
     None if there are no checkpoints. Damaged ones are named to `warn_fn`.
 
@@ -166,15 +168,17 @@ def restore_newest(
         like: As `restore`.
         config: As `restore`.
         version: As `restore`.
-        warn_fn: Is told of each damaged checkpoint that is newer.
+        warn_fn: Is told of each damaged checkpoint that comes after it.
         set_aside: Whether those are renamed to `<updates>.damaged`.
+        order_fn: folder ↦ its checkpoints, the one to be preferred last; `complete` if
+            None.
 
     Raises:
         DamagedCheckpointError: If none is whole; then nothing is renamed.
         OtherCheckpointError: As `restore`.
     """
     damaged: dict[pathlib.Path, str] = {}
-    for path in reversed(complete(folder)):
+    for path in reversed((order_fn or complete)(folder)):
         try:
             state, manifest = restore(path, like, config, version)
         except DamagedCheckpointError as error:
@@ -228,10 +232,9 @@ def complete(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def best(folder: pathlib.Path) -> pathlib.Path | None:
-    """Return the whole checkpoint with the highest score; None if none has one."""
-    scores = {path: score for path in complete(folder) if (score := _score(path))[0]}
-    return max(scores, key=scores.__getitem__, default=None)
+def by_score(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the complete checkpoints that have a score, the best last."""
+    return sorted((path for path in complete(folder) if _score(path)[0]), key=_score)
 
 
 def delete_superfluous(folder: pathlib.Path, *, last: int, best: int) -> None:
@@ -364,6 +367,8 @@ def _disk_errors() -> Any:
     try:
         yield
     except ValueError as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        number = int(code[1]) if code else errno.ENOSPC
+        raise OSError(number, os.strerror(number)) from error

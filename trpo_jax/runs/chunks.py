@@ -174,6 +174,7 @@ def _init(config: TRPOConfig, keys: jax.Array) -> TrainState:
     return jax.vmap(init, in_axes=(None, 0))(config, keys)
 
 
+# One for `state_type` and `compile_programs`, so that it is traced once.
 _start = jax.jit(_init)
 
 

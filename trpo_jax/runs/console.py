@@ -50,7 +50,8 @@ class ConsoleWatcher:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        self._gone = False  # its thread is to be stopped all the same
+        self._show(self._progress.stop)
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.runs.acting import Actions, check_actions
+from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
-from trpo_jax.training.compilation import jit_with_options
+from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.step import TrainState, check_key
 
@@ -52,31 +53,33 @@ def evaluate(
             raise ValueError(f"{name}={count} is not positive; write at least 1.")
     check_actions(actions)
     check_seeds(config, state, "vmap evaluate over other axes")
-    # For no steps: it compiles for longer than it runs.
-    run = _program(num_episodes, (state, key))
+    run = _program((state, key))
     return run(config, state, key, num_episodes, actions, max_steps)
 
 
 @contextlib.contextmanager
-def compiling_evaluation(
-    config: TRPOConfig, state_type: PyTree, num_episodes: int
-) -> Iterator[None]:
-    """Compile what `evaluate(config, state, key, num_episodes)` runs, in a thread.
+def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None]:
+    """Compile what `evaluate(config, …, num_episodes)` runs while the block trains.
 
-    While the block is busy with something else, such as training: leaving it waits.
+    Of a short run it is a good part; a long one does without. What goes wrong in the
+    thread does so again, and is told, in `evaluate`. A block that is interrupted does
+    not wait for the thread.
     """
-    key_type = jax.eval_shape(lambda: jax.random.key(0))
-    run = _program(num_episodes)
-
-    def compile_now() -> None:
-        run.lower(
-            config, state_type, key_type, num_episodes, "mode", _MAX_STEPS
-        ).compile()
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        compiled = pool.submit(compile_now)
+    if not is_short(config.all_env_steps):
         yield
-    compiled.result()
+        return
+    key_type = jax.eval_shape(lambda: jax.random.key(0))
+    lowered = _program().lower(
+        config, state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
+    )
+    pool = ThreadPoolExecutor(max_workers=1)
+    pool.submit(lowered.compile)
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False)
+        raise
+    pool.shutdown()
 
 
 def summarize_returns(
@@ -121,12 +124,10 @@ def in_words(evaluation: dict[str, Any]) -> str:
     return text
 
 
-def _program(num_episodes: int, inputs: PyTree = ()) -> jax.stages.Wrapped:
-    """Return `_evaluate`, jitted as what compiles for longer than it runs."""
+def _program(inputs: PyTree = ()) -> jax.stages.Wrapped:
+    """Return `_evaluate`, jitted with the options of a short run: it is one."""
     static = (3, 4, 5)  # num_episodes, actions, max_steps
-    return jit_with_options(
-        _evaluate, inputs, env_steps=num_episodes, static_argnums=static
-    )
+    return jit_with_options(_evaluate, inputs, env_steps=1, static_argnums=static)
 
 
 def _evaluate(

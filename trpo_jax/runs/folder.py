@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
     differing_fields,
+    from_python,
     read_config_values,
 )
 from trpo_jax.runs.settings import RunSettings
@@ -91,10 +93,18 @@ class RunFolder:
                 f"here): {'; '.join(differences)}. Name another folder."
             )
         return (
-            f"{self.path} holds this run already. Go on with it by trpo_jax.resume("
-            f"folder), on the command line `python -m trpo_jax resume {self.path}`, or "
-            "name another folder."
+            f"{self.path} holds this run already. Go on with it by trpo_jax.resume, as "
+            f"`{self.how_to_resume(config)}`, or name another folder."
         )
+
+    def how_to_resume(self, config: TRPOConfig) -> str:
+        """Return what to write to go on with the run: a command, or if need be a call.
+
+        A config with Python objects has to be given again, and only a call can.
+        """
+        if from_python(config_to_dict(config)):
+            return f"trpo_jax.resume({str(self.path)!r}, config)"
+        return f"python -m trpo_jax resume {shlex.quote(str(self.path))}"
 
     def read_config(self, config: TRPOConfig | None = None) -> TRPOConfig:
         """Return the config of the run that the folder holds.
@@ -115,7 +125,7 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} {what}; name the folder of a run, or start one by "
                 f"trpo_jax.run(config, {str(self.path)!r}) or, on the command line, "
-                f"`python -m trpo_jax train --folder {self.path}`."
+                f"`python -m trpo_jax train --folder {shlex.quote(str(self.path))}`."
             )
         stored = read_config_values(self.config)
         if config is None:

@@ -1,5 +1,6 @@
 """Metrics for TensorBoard and Weights & Biases, by their own writers."""
 
+import functools
 import pathlib
 import uuid
 from collections.abc import Mapping
@@ -44,7 +45,9 @@ class WandbLogger:
     def __init__(
         self, folder: str | pathlib.Path, project: str, config: Mapping[str, Any]
     ):
-        """Start the run, or go on with the one of the same folder.
+        """Name the run, or go on with the one of the same folder.
+
+        Entering it starts it, which can wait for a server.
 
         Args:
             folder: Where its files go; made if it is not there.
@@ -60,7 +63,8 @@ class WandbLogger:
         id_file = folder / "run_id"
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex)
-        self._run = module.init(
+        self._start_fn = functools.partial(
+            module.init,
             project=project,
             dir=str(folder),
             id=id_file.read_text(),
@@ -73,6 +77,7 @@ class WandbLogger:
         self._run.log(dict(metrics), step=env_steps)
 
     def __enter__(self) -> "WandbLogger":
+        self._run = self._start_fn()
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -27,6 +27,7 @@ from trpo_jax.training.step import TrainState, check_key
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
 
 Which = Literal["last", "best"]
+_ORDERS = {"last": checkpoints.complete, "best": checkpoints.by_score}
 
 
 class LoadedPolicy:
@@ -130,27 +131,27 @@ def load_state(
     Raises:
         ValueError: If there is no run, or no checkpoint yet; or the checkpoint is of
             another config or version, or damaged (the message names the file). Beside
-            damaged ones the newest whole one is taken, with a warning.
+            damaged ones the next whole one is taken, with a warning.
     """
     run_folder = RunFolder(folder)
     config = run_folder.read_config(config)
-    wanted = state_type(config), config_to_dict(config), __version__
-    if checkpoint == "best":
-        path = checkpoints.best(run_folder.checkpoints)
-        state = checkpoints.restore(path, *wanted)[0] if path else None
-    elif checkpoint == "last":
-        newest = checkpoints.restore_newest(
-            run_folder.checkpoints, *wanted, warnings.warn, set_aside=False
-        )
-        state = newest[0] if newest else None
-    else:
+    if checkpoint not in _ORDERS:
         raise ValueError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
-    if state is None:
+    found = checkpoints.restore_last(
+        run_folder.checkpoints,
+        state_type(config),
+        config_to_dict(config),
+        __version__,
+        warnings.warn,
+        set_aside=False,
+        order_fn=_ORDERS[checkpoint],
+    )
+    if found is None:
         saved = checkpoints.complete(run_folder.checkpoints)
         raise ValueError(
             f"{run_folder.path} has no {'scored ' if saved else ''}checkpoint yet."
         )
-    return config, state
+    return config, found[0]
 
 
 def load_policy(

@@ -83,8 +83,9 @@ def render_episode(
     played = one_seed(config, state, seed_index)
     if config.num_seeds > 1:
         key = jax.random.split(key, config.num_seeds)[seed_index]
-    # A short run: it compiles for longer than it runs.
-    play = jit_with_options(_play, (played, key), env_steps=1, static_argnums=(3, 4))
+    play = jit_with_options(
+        _play, (played, key), env_steps=max_steps, static_argnums=(3, 4)
+    )
     episodes, states, returns = play(config, played, key, actions, max_steps)
     length = int(episodes.steps)
     states, returns = jax.tree.map(

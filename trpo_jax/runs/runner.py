@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from trpo_jax.runs.chunks import (
 )
 from trpo_jax.runs.config_file import (
     config_to_dict,
-    from_python,
     read_config_values,
 )
 from trpo_jax.runs.evaluation import (
@@ -158,14 +156,24 @@ def resume(
 
 
 def train_in_passing(config: TRPOConfig, *, progress: bool = True) -> TrainState:
-    """Train and evaluate as `run` does, but write nothing down; return the state."""
-    programs = compile_programs(config)
-    episodes = RunSettings().evaluation_episodes
-    state = programs.init(run_keys(config))
+    """Train and evaluate as `run` does, but write nothing down; return the state.
+
+    Raises:
+        RunError: If nothing is finite any more.
+    """
+    settings, refusals = RunSettings(), Refusals(config.num_seeds)
+    episodes = settings.evaluation_episodes
     with watching(config, progress=progress) as watcher:
-        with compiling_evaluation(config, state_type(config), episodes):
+        with compiling_evaluation(config, episodes):
+            programs = compile_programs(config)
+            state = programs.init(run_keys(config))
             for chunk in advance(programs, state, first=0, last=config.num_updates):
                 watcher.watch(chunk)
+                refusals.count(by_update(chunk.metrics))
+                if refusals.in_every_seed >= settings.patience:
+                    raise RunError(refusals.in_words(chunk.updates))
+        if refusals.in_a_row.any():
+            watcher.say(f"warning: {refusals.in_words(config.num_updates)}")
         assert chunk.state is not None  # the last one brings it
         watcher.say(in_words(_evaluate(config, chunk.state, num_episodes=episodes)))
     return chunk.state
@@ -206,14 +214,15 @@ class _Run:
             return restored[0]
         if first > 0:
             self.watcher.say(f"going on after update {first:,} of {last:,}")
-        programs = compile_programs(self.config)
-        state = restored[0] if restored else programs.init(run_keys(self.config))
-        loggers = [*self._own_loggers(first), *loggers]
-        return self._train(programs, state, first, loggers, interruption)
+        with compiling_evaluation(self.config, self.settings.evaluation_episodes):
+            programs = compile_programs(self.config)
+            state = restored[0] if restored else programs.init(run_keys(self.config))
+            loggers = [*self._own_loggers(first), *loggers]
+            return self._train(programs, state, first, loggers, interruption)
 
     def _restore(self) -> tuple[TrainState, int] | None:
         checkpoints.delete_partial(self.folder.checkpoints)
-        return checkpoints.restore_newest(
+        return checkpoints.restore_last(
             self.folder.checkpoints,
             state_type(self.config),
             config_to_dict(self.config),
@@ -241,10 +250,7 @@ class _Run:
         )
         saver = Saver(self.folder.checkpoints, self.config, self.settings)
         updates, refusals = first, Refusals(self.config.num_seeds)
-        compiling = compiling_evaluation(
-            self.config, state_type(self.config), self.settings.evaluation_episodes
-        )
-        with contextlib.closing(records), contextlib.closing(saver), compiling:
+        with contextlib.closing(records), contextlib.closing(saver):
             for logger in loggers:
                 records.tell(logger)
             for chunk in advance(
@@ -300,9 +306,7 @@ class _Run:
     def _what_is_safe(self, reason: str) -> str:
         saved = checkpoints.complete(self.folder.checkpoints)
         state = f"saved up to update {int(saved[-1].name):,}" if saved else "not saved"
-        go_on = f"python -m trpo_jax resume {shlex.quote(str(self.folder.path))}"
-        if from_python(config_to_dict(self.config)):
-            go_on = f"trpo_jax.resume({str(self.folder.path)!r}, config)"
+        go_on = self.folder.how_to_resume(self.config)
         return f"{reason}. The run in {self.folder.path} is {state}; to go on: {go_on}"
 
     def _own_loggers(self, first: int) -> list[Logger]:

@@ -33,9 +33,14 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
         "xla_backend_optimization_level": 0 if env_steps == 0 else 1,
         "xla_cpu_prefer_vector_width": 512,
     }
-    if env_steps is not None and env_steps <= _SHORT_RUN:
+    if env_steps is not None and is_short(env_steps):
         options["xla_cpu_use_fusion_emitters"] = False
     return options
+
+
+def is_short(env_steps: int) -> bool:
+    """Return whether so many steps take less time than a better program to compile."""
+    return env_steps <= _SHORT_RUN
 
 
 def jit_with_options(

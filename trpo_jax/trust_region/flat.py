@@ -18,11 +18,11 @@ def flatten(
 
     The derivative of the second concatenates those of the leaves. XLA on a CPU fuses
     the end of a bias's sum over rows into that, and does it again for each element of
-    the vector: nine tenths of the time of a gradient, with 1,024 rows and units. So the
-    leaves of a large vector stand behind a fence.
+    the vector: nine tenths of the time of a gradient, with 1,024 rows and units. So,
+    there, the leaves of a large vector stand behind a fence.
     """
     theta, unravel = ravel_pytree(params)
-    if theta.size < _FENCED_FROM:
+    if theta.size < _FENCED_FROM or jax.default_backend() != "cpu":
         return theta, unravel
     return theta, lambda vector: _fence(unravel(vector), vector[0])
 
