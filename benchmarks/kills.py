@@ -98,7 +98,7 @@ def disturb(
     kills: int,
     work: pathlib.Path,
     seed: int = 0,
-    say: Callable[[str], None] = print,
+    say_fn: Callable[[str], None] = print,
 ) -> Report:
     """Run `config` twice in folders below `work`: once in peace, once with kills.
 
@@ -133,7 +133,7 @@ def disturb(
         early += _recorded(disturbed) <= before
         saved = checkpoints.complete(disturbed / "checkpoints")
         resumed.append(int(saved[-1].name) if saved else 0)
-        say(f"kill {kill} of {kills}: saved up to update {resumed[-1]}")
+        say_fn(f"kill {kill} of {kills}: saved up to update {resumed[-1]}")
     _finish(disturbed, config, settings)
     return Report(kills, saving, early, resumed, differences(peaceful, disturbed))
 

@@ -130,12 +130,12 @@ CASES = {
     "halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
 }
 
-# (environment steps, mean return) of an evaluation.
-Watch = Callable[[int, float], None]
+# (environment steps, mean return of an evaluation) ↦ None
+WatchFn = Callable[[int, float], None]
 
 
 def train_trpo(
-    env: str, case: Case, seed: int, watch: Watch, overrides: dict[str, Any]
+    env: str, case: Case, seed: int, watch_fn: WatchFn, overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Train our preset; return its fields."""
     options = {"total_timesteps": case.steps} | overrides
@@ -146,18 +146,23 @@ def train_trpo(
     )
     key, play_key = jax.random.split(jax.random.key(seed))
     state = init(config, key)
-    between = case.interval // config.batch_size
+    between, rest = divmod(case.interval, config.batch_size)
+    if rest:
+        raise ValueError(
+            f"{env} is evaluated every {case.interval:,} steps, which rollouts of "
+            f"{config.batch_size:,} do not divide; override num_envs or rollout_length."
+        )
     for update in range(config.num_updates + 1):
         if update % between == 0:
             returns = trpo_jax.evaluate(config, state, play_key, EVALUATION_EPISODES)
-            watch(update * config.batch_size, float(np.mean(returns)))
+            watch_fn(update * config.batch_size, float(np.mean(returns)))
         if update < config.num_updates:
             state, _ = step(config, state)
     return describe(config)
 
 
 def train_ppo(
-    env: str, case: Case, seed: int, watch: Watch, overrides: dict[str, Any]
+    env: str, case: Case, seed: int, watch_fn: WatchFn, overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Train brax's PPO at its published settings, in a process; return them."""
     settings = case.ppo | overrides
@@ -178,7 +183,7 @@ def train_ppo(
             if not line.startswith("{"):  # what brax's libraries say
                 continue
             evaluation = json.loads(line)
-            watch(evaluation["steps"], evaluation["return"])
+            watch_fn(evaluation["steps"], evaluation["return"])
     if process.returncode:
         raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}")
     return settings
@@ -235,6 +240,8 @@ def main(
         override: A field of the algorithm set otherwise, as max_kl=0.02.
         output: Where the rows go.
     """
+    if override and len(algorithms) > 1:
+        raise ValueError("--override is of one algorithm; write --algorithms, too.")
     for env, seed, algorithm in runs(envs or tuple(CASES), seeds, algorithms):
         append_row(output, measure(env, algorithm, seed, parse_overrides(override)))
 

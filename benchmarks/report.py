@@ -209,6 +209,8 @@ def locomotion(rows: list[dict]) -> str:
             return "–", "–"
         last = ", ".join(score(run["returns"][-1]) for run in runs)
         on_the_way = [mean for run in runs for mean in run["returns"][1:]]
+        if None in on_the_way:  # a return that was not finite
+            return last, "–"
         return last, score(sum(on_the_way) / len(on_the_way))
 
     def line(env: str) -> tuple[str, ...]:

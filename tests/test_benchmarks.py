@@ -53,6 +53,30 @@ assert list(curvature.cases(0)) == []
 sizes = {(kind, rows) for kind, rows, _ in curvature.cases(float("inf"))}
 assert sizes == {(k, 4**n) for k in ("categorical", "gaussian") for n in range(5, 11)}
 """,
+    "locomotion": """
+from benchmarks import locomotion, report
+for case in locomotion.CASES.values():
+    assert case.steps == case.evaluations * case.interval
+    assert case.interval % (64 * 64) == 0  # our rollouts divide it
+assert locomotion.CASES["reacher"].interval == 256 * 50 * 32 * 4
+runs = locomotion.runs(("ant", "hopper"), (0, 1), ("trpo", "ppo"))
+assert runs[1] == ("ant", 0, "ppo") and len(runs) == 8
+for wrong in (lambda: locomotion.runs(("cat",), (0,), ("trpo",)),
+              lambda: locomotion.main("ant", override=("max_kl=0.1",))):
+    try:
+        wrong()
+    except ValueError as error:
+        assert "write" in str(error)
+        continue
+    raise AssertionError(wrong)
+def row(algorithm, seed, returns):
+    return {"env": "ant", "algorithm": algorithm, "seed": seed,
+            "steps": [0, 10, 20], "returns": returns}
+rows = [row("trpo", 0, [0.0, 2.0, 4.0]), row("trpo", 1, [0.0, 4.0, 6.0])]
+assert report.locomotion(rows).endswith("| ant | 20 | 4.00, 6.00 | – | 4.00 : – |")
+rows.append(row("ppo", 0, [0.0, None, 1.0]))
+assert report.locomotion(rows).endswith("| 4.00, 6.00 | 1.00 | 4.00 : – |")
+""",
     "statistics": """
 import math
 import numpy as np

@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -95,6 +97,33 @@ def test_wandb_writes_offline_and_goes_on_with_the_same_run(tmp_path, monkeypatc
             ids.append(logger._run.id)
     assert ids[0] == ids[1]
     assert list((tmp_path / "wandb").rglob("*.wandb"))
+
+
+def test_wandb_is_told_what_it_is_to_write(tmp_path, monkeypatch):
+    """As its own documentation has it; entered, not made, is when it may wait."""
+    told = []
+
+    class Run:
+        def log(self, values, step):
+            told.append(("log", values, step))
+
+        def finish(self, exit_code):
+            told.append(("finish", exit_code))
+
+    def init(**options):
+        told.append(("init", options["project"], options["id"], options["resume"]))
+        return Run()
+
+    stub = types.SimpleNamespace(init=init)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    for made in (0, 3):
+        logger = WandbLogger(tmp_path, "test", {"env": "CartPole-v1"})
+        assert len(told) == made
+        with logger:
+            logger.log(128, {"kl": 0.01})
+    name = (tmp_path / "run_id").read_text()
+    once = [("init", "test", name, "allow"), ("log", {"kl": 0.01}, 128), ("finish", 0)]
+    assert told == 2 * once
 
 
 @pytest.mark.parametrize(

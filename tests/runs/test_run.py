@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import pty
 import shutil
 import signal
@@ -21,11 +22,12 @@ from runs.tiny import CONFIG, SETTINGS, resume, run
 import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
-from trpo_jax.runs import records
+from trpo_jax.runs import checkpoints, records
 from trpo_jax.runs.console import ConsoleWatcher
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.refusals import Refusals
 from trpo_jax.runs.runner import train_in_passing
+from trpo_jax.runs.saver import Saver
 
 
 def lines(path):
@@ -135,6 +137,46 @@ def test_many_seeds_come_with_mean_and_spread(tmp_path):
     assert rows[-1]["env_steps"] == 128
     assert row["kl_std"] > 0
     assert len(result.evaluation["return_by_seed"]) == 3
+
+
+def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("trpo_jax.runs.saver.time.monotonic", lambda: now[0])
+    settings = trpo_jax.RunSettings(checkpoint_updates=None, checkpoint_minutes=2.0)
+    saver = Saver(tmp_path, CONFIG, settings)
+    due = []
+    for seconds in (0, 119, 121, 122, 240, 242):
+        now[0] = seconds
+        due.append(saver.due(updates=1))
+    assert due == [False, False, True, False, False, True]
+    saver.close()
+
+
+def test_a_run_goes_on_while_a_checkpoint_is_saved(tmp_path, monkeypatch):
+    """The first save lasts until there are rows of updates that came after it."""
+    folder, save = tmp_path / "run", checkpoints.save
+
+    def slow(path, state, manifest):
+        seconds = time.monotonic() + 30
+        while manifest.updates == 5 and len(lines(folder / "metrics.jsonl")) <= 5:
+            assert time.monotonic() < seconds
+            time.sleep(0.01)
+        save(path, state, manifest)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    run(folder, settings=dataclasses.replace(SETTINGS, checkpoint_updates=5))
+    assert len(lines(folder / "metrics.jsonl")) == 40
+
+
+def test_looking_at_a_run_executes_no_code_of_its_folder(finished, monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("pickle")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    trpo_jax.load_state(finished[0])
+    trpo_jax.load_policy(finished[0], checkpoint="best")
+    resume(finished[0])
 
 
 # Resuming

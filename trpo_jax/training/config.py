@@ -24,8 +24,8 @@ Optimizer = Callable[[Any], optax.GradientTransformation]
 # Optimisers to which a vector is the same as the tree that it was made from.
 _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
 
-# The paper takes a tenth of the states (appendix C). Two hundred of a thousand learned
-# as well as all of them: CartPole, Acrobot, Pendulum, MountainCarContinuous, 16 seeds.
+# The paper takes a tenth of the states (appendix C). Two hundred of a thousand ended
+# as well as all of them on CartPole, Acrobot and Pendulum, over 16 seeds.
 _MAX_STRIDE = 10
 _MIN_FISHER_STATES = 200
 
