@@ -62,6 +62,7 @@ class Train:
         )
         if self.folder is None:
             runs.train_in_passing(config)
+            console.print("nothing was kept; to keep a run, write --folder NAME")
             return
         runs.run(config, self.folder, self.records)
         name = shlex.quote(str(self.folder))
@@ -114,7 +115,10 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Draw learning curves and diagnostics, of several runs over each other."""
+    """Draw learning curves and diagnostics, of several runs over each other.
+
+    Those of several runs go to `trpo_jax-pictures`, where the command is given.
+    """
 
     folders: Annotated[
         tyro.conf.Positional[tuple[pathlib.Path, ...]],
@@ -253,6 +257,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         errors.print(f"error: {error}", style="red")
         return 2
+    except BrokenPipeError:  # whoever read has read enough
+        return 0
     except (runs.RunError, OSError) as error:
         errors.print(f"error: {error}", style="red")
         return 1

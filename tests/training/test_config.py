@@ -51,7 +51,12 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("memory_size", -1, ValueError, "write a number of units, or 0"),
         ("memory_size", 8.0, ValueError, "write a number of units, or 0"),
         ("gaussian", "laplace", ValueError, "write one of constant, state_dependent"),
-        ("fisher_stride", 25, ValueError, "below the 24 states of a rollout, as 23"),
+        (
+            "fisher_stride",
+            25,
+            ValueError,
+            "at most 24 that shares no divisor with 4, as 23",
+        ),
         ("fisher_stride", 2, ValueError, "would see some of the environments only"),
         ("shrink", 0.0, ValueError, "write 0.5"),
         ("shrink", 1.0, ValueError, "write 0.5"),

@@ -149,7 +149,8 @@ def load_state(
     if found is None:
         saved = checkpoints.complete(run_folder.checkpoints)
         raise ValueError(
-            f"{run_folder.path} has no {'scored ' if saved else ''}checkpoint yet."
+            f"{run_folder.path} has no {'scored ' if saved else ''}checkpoint yet; to "
+            f"go on with the run: {run_folder.how_to_resume(config)}"
         )
     return config, found[0]
 

@@ -305,9 +305,16 @@ class _Run:
 
     def _what_is_safe(self, reason: str) -> str:
         saved = checkpoints.complete(self.folder.checkpoints)
-        state = f"saved up to update {int(saved[-1].name):,}" if saved else "not saved"
         go_on = self.folder.how_to_resume(self.config)
-        return f"{reason}. The run in {self.folder.path} is {state}; to go on: {go_on}"
+        if not saved:
+            return (
+                f"{reason}. The run in {self.folder.path} has no checkpoint yet; to "
+                f"start it again: {go_on}"
+            )
+        return (
+            f"{reason}. The run in {self.folder.path} is saved up to update "
+            f"{int(saved[-1].name):,}; to go on: {go_on}"
+        )
 
     def _own_loggers(self, first: int) -> list[Logger]:
         path = self.folder.path

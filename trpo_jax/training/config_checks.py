@@ -75,8 +75,8 @@ def check_counts(config: Any) -> None:
     elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
         raise ValueError(
             f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
-            f"the environments only; write a stride without a common divisor below the "
-            f"{batch} states of a rollout, as "
+            f"the environments only; write one of at most {batch} that shares no "
+            f"divisor with {config.num_envs}, as "
             f"{coprime(min(stride, batch), config.num_envs)}, or None."
         )
 
