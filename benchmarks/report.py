@@ -203,24 +203,33 @@ def learning(rows: list[dict]) -> str:
 
 
 def locomotion(rows: list[dict]) -> str:
-    def cells(runs: list[dict]) -> tuple[str, str]:
-        """Of one algorithm: the last return of each seed, and the mean on the way."""
-        if not runs:
-            return "–", "–"
-        last = ", ".join(score(run["returns"][-1]) for run in runs)
-        on_the_way = [mean for run in runs for mean in run["returns"][1:]]
-        if None in on_the_way:  # a return that was not finite
-            return last, "–"
-        return last, score(sum(on_the_way) / len(on_the_way))
-
     def line(env: str) -> tuple[str, ...]:
         runs = [row for row in rows if row["env"] == env]
-        trpo, ppo = (
-            cells([run for run in runs if run["algorithm"] == name])
+        ends = [run["steps"][-1] for run in runs]
+
+        def last(run: dict) -> str:
+            end = run["steps"][-1]
+            early = "" if end == max(ends) else f" (at {end:,})"
+            return score(run["returns"][-1]) + early
+
+        def on_the_way(runs: list[dict]) -> str:
+            """The mean of what all runs have, without the untrained policy's."""
+            means = [
+                mean
+                for run in runs
+                for step, mean in zip(run["steps"], run["returns"], strict=True)
+                if 0 < step <= min(ends)
+            ]
+            known = means and None not in means  # None: a return that was not finite
+            return score(sum(means) / len(means)) if known else "–"
+
+        of = {
+            name: [run for run in runs if run["algorithm"] == name]
             for name in ("trpo", "ppo")
-        )
-        steps = f"{runs[0]['steps'][-1]:,}"
-        return env, steps, trpo[0], ppo[0], f"{trpo[1]} : {ppo[1]}"
+        }
+        each = (", ".join(map(last, of[name])) or "–" for name in of)
+        way = " : ".join(on_the_way(of[name]) for name in of)
+        return env, f"{max(ends):,}", *each, way
 
     return table(
         (

@@ -76,6 +76,9 @@ rows = [row("trpo", 0, [0.0, 2.0, 4.0]), row("trpo", 1, [0.0, 4.0, 6.0])]
 assert report.locomotion(rows).endswith("| ant | 20 | 4.00, 6.00 | – | 4.00 : – |")
 rows.append(row("ppo", 0, [0.0, None, 1.0]))
 assert report.locomotion(rows).endswith("| 4.00, 6.00 | 1.00 | 4.00 : – |")
+rows[2] |= {"steps": [0, 10], "returns": [0.0, 1.0]}  # stopped early
+line = report.locomotion(rows).splitlines()[-1]
+assert line == "| ant | 20 | 4.00, 6.00 | 1.00 (at 10) | 3.00 : 1.00 |"
 """,
     "statistics": """
 import math

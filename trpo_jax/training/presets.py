@@ -225,7 +225,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "Freeway-MinAtar": {**_MINATAR, "max_kl": 0.06, "entropy_coefficient": 0.1},
     "Seaquest-MinAtar": {
-        # Never run: Asterix's settings, all but one.
+        # Asterix's settings, all but one; not tuned.
         **_MINATAR,
         "gae_lambda": 0.8,
         "entropy_coefficient": 0.03,
