@@ -98,11 +98,13 @@ def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> P
     return compile_program(run, problem.vector, problem.batch)
 
 
-def hessian_operator(distribution_fn: Callable, params: Any) -> Callable:
+def hessian_operator(
+    policy_fn: Callable, params: Any, states: jax.Array, *, num_products: int
+) -> Callable:
     """`jvp` over `grad` of the mean KL, linearised once."""
-    old = jax.lax.stop_gradient(distribution_fn(params))
+    old = jax.lax.stop_gradient(policy_fn(params, states))
     return trpo_jax.fisher_vector_product(
-        lambda theta: trpo_jax.mean_kl(old, distribution_fn(theta)), params
+        lambda theta: trpo_jax.mean_kl(old, policy_fn(theta, states)), params
     )
 
 
@@ -124,7 +126,7 @@ def solve_program(
 
     def solve(vector: jax.Array, gradient: jax.Array, states: jax.Array) -> Any:
         matvec = OPERATORS[operator](
-            lambda theta: problem.distribution(theta, states), vector
+            problem.distribution, vector, states, num_products=10
         )
         return trpo_jax.conjugate_gradient(
             lambda v: matvec(v) + 0.1 * v,

@@ -88,6 +88,11 @@ def test_help_tells_every_command(capsys):
         assert kind.__doc__.split(".")[0].split("\n")[0] in text
 
 
+def test_tells_its_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"trpo_jax {trpo_jax.__version__}\n"
+
+
 def help_of(args, capsys):
     with pytest.raises(SystemExit) as exit_info:
         parse(args)
@@ -230,6 +235,8 @@ def test_an_error_of_another_package_keeps_its_traceback(folder, monkeypatch):
         (["presets", "CartPole"], "CartPole-v1"),
         (["train", "--config=absent.json"], "absent.json cannot be read"),
         ([*TINY, "--tensorboard"], "write --folder"),
+        (["train", "Pong-misc"], "write train --env Pong-misc"),
+        (["benchmark", "Pong-misc"], "write benchmark --env Pong-misc"),
     ],
 )
 def test_what_is_not_there_ends_with_status_two_and_advice(
@@ -273,6 +280,7 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--critic-optimizer=adamm"], "adam"),
         (["--kl-schedule=quadratic"], "constant, linear, cosine"),
         (["--num-env=3"], "--num-envs"),
+        (["--env"], "--env"),
     ],
 )
 def test_bad_options_end_with_status_two_and_advice(options, advice, capsys):

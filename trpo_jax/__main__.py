@@ -26,6 +26,7 @@ from trpo_jax.runs.config_file import (
 )
 from trpo_jax.runs.evaluation import in_words, summarize_returns
 from trpo_jax.runs.policy import Which
+from trpo_jax.runs.version import __version__
 from trpo_jax.training import PRESETS, TRPOConfig, preset
 
 _Folder = Annotated[tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="FOLDER")]
@@ -248,8 +249,12 @@ def main(args: Sequence[str] | None = None) -> int:
         had to stop on the way; 128 + the signal's number if it was interrupted.
     """
     errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    args = sys.argv[1:] if args is None else args
+    if list(args) == ["--version"]:
+        print(f"trpo_jax {__version__}")
+        return 0
     try:
-        command = parse(sys.argv[1:] if args is None else args)
+        command = parse(args)
         keep_compiled_programs()
         command(Console())
     except (ValueError, TypeError) as error:
@@ -308,6 +313,12 @@ def parse(args: Sequence[str]) -> Any:
     asks = args and (args[0] in ("-h", "--help") or args[0].startswith("--tyro-"))
     if not args or (args[0].startswith("-") and not asks):
         args = ["train", *args]
+    named = COMMANDS.get(args[0])
+    if named and _has_config(named) and args[1:] and not args[1].startswith("-"):
+        raise ValueError(
+            f"{args[1]!r} is no option; for an environment, write "
+            f"{args[0]} --env {args[1]}."
+        )
     start = _start(args)
     kinds: Any = tuple(
         Annotated[
@@ -327,7 +338,7 @@ def parse(args: Sequence[str]) -> Any:
         # The installed script: shells complete that, and `python` is not ours.
         prog="trpo_jax",
         description="Trust region policy optimisation, whole on the accelerator. "
-        "Without a command: train.",
+        "Without a command: train; --version prints the package's.",
     )
 
 
@@ -338,8 +349,8 @@ def _has_config(kind: Any) -> bool:
 def _start(args: Sequence[str]) -> TRPOConfig:
     """Return the config that options override: of a file, of a preset, or neither."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env")
-    first.add_argument("--config", type=pathlib.Path)
+    first.add_argument("--env", nargs="?")  # what is missing, tyro says below
+    first.add_argument("--config", nargs="?", type=pathlib.Path)
     given = first.parse_known_args(args)[0]
     values = read_config_values(given.config) if given.config else {}
     env = given.env or values.get("env", TRPOConfig.env)

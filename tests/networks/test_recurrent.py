@@ -138,14 +138,17 @@ def test_fisher_products_go_through_the_recurrence(head, float64):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) + 0.2, params)
     flat, unravel = ravel_pytree(params)
 
+    def apply(flat, states):
+        return network.apply(unravel(flat), *states)[1]
+
     def policy_fn(flat):
-        return network.apply(unravel(flat), memory, *seen)[1]
+        return apply(flat, (memory, *seen))
 
     old = policy_fn(flat)
     dense = fast_jit(jax.hessian(lambda new: mean_kl(old, policy_fn(new))))(flat)
     for operator in (
         fisher_vector_product(lambda new: mean_kl(old, policy_fn(new)), flat),
-        gauss_newton_vector_product(policy_fn, flat),
+        gauss_newton_vector_product(apply, flat, (memory, *seen)),
     ):
         matrix = fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
         np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)

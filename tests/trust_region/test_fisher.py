@@ -22,6 +22,7 @@ from trpo_jax import (
     gauss_newton_vector_product,
     mean_kl,
 )
+from trpo_jax.trust_region import layers
 
 N = 5
 
@@ -52,12 +53,18 @@ def dense_fisher_vector_product(problem, at):
     return dense(on_flat(operator, problem.unravel), at.size)
 
 
-def dense_gauss_newton(problem, at):
+def dense_gauss_newton(problem, at, **settings):
     operator = gauss_newton_vector_product(
-        lambda params: problem.policy_fn(params, problem.observations),
-        problem.unravel(at),
+        problem.policy_fn, problem.unravel(at), problem.observations, **settings
     )
     return dense(on_flat(operator, problem.unravel), at.size)
+
+
+def dense_by_layers(problem, at):
+    """The same from what is stored of each layer, worth it for so few units or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "_STORED_COST", 0)
+        return dense_gauss_newton(problem, at, num_products=1000)
 
 
 def dense_hessian(problem, at):
@@ -129,6 +136,7 @@ def matrices(problem):
         return {
             "fisher_vector_product": dense_fisher_vector_product(problem, at),
             "gauss_newton": dense_gauss_newton(problem, at),
+            "by_layers": dense_by_layers(problem, at),
             "hessian": dense_hessian(problem, at),
         }
 
@@ -162,6 +170,9 @@ def test_away_from_the_old_policy_only_one_is_the_hessian(matrices):
         elsewhere["fisher_vector_product"], elsewhere["hessian"], atol=1e-12
     )
     assert not np.allclose(elsewhere["gauss_newton"], elsewhere["hessian"], atol=1e-3)
+    np.testing.assert_allclose(
+        elsewhere["by_layers"], elsewhere["gauss_newton"], atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,14 +183,15 @@ def test_is_the_references_matrix_of_a_linear_policy(policy, float64):
     observations = rng.normal(size=(N, 2))
     flat = rng.normal(scale=0.5, size=6)
 
-    def distribution_fn(flat):
+    def policy_fn(flat, observations):
         if isinstance(policy, reference.LinearSoftmax):
             return Categorical(observations @ flat.reshape(3, 2).T)
         return DiagonalGaussian(observations @ flat[:4].reshape(2, 2).T, flat[4:])
 
     @fast_jit
     def matrix(flat):
-        return dense(gauss_newton_vector_product(distribution_fn, flat), 6)
+        operator = gauss_newton_vector_product(policy_fn, flat, observations)
+        return dense(operator, 6)
 
     expected = reference.fisher(policy, flat, observations)
     np.testing.assert_allclose(matrix(flat), expected, rtol=1e-10, atol=1e-13)
@@ -189,7 +201,7 @@ def test_the_mean_over_states_is_the_mean_of_each_states_operator(problem, float
     @fast_jit
     def product(observations, vector):
         return gauss_newton_vector_product(
-            lambda params: problem.policy_fn(params, observations), problem.params
+            problem.policy_fn, problem.params, observations
         )(vector)
 
     vector = jax.tree.map(jnp.cos, problem.params)
@@ -203,18 +215,18 @@ def test_the_mean_over_states_is_the_mean_of_each_states_operator(problem, float
 def test_the_policy_is_passed_through_once_whatever_the_number_of_products():
     calls = []
 
-    def distribution_fn(params):
+    def policy_fn(params, states):
         calls.append(None)
-        return Categorical(jnp.tanh(params)[None])
+        return Categorical(jnp.tanh(states * params))
 
-    params = jnp.array([0.1, 0.2, 0.3])
-    old = Categorical(jnp.tanh(params)[None])
-    by_kl = fisher_vector_product(lambda p: mean_kl(old, distribution_fn(p)), params)
-    by_factors = gauss_newton_vector_product(distribution_fn, params)
-    assert len(calls) == 2
+    params, states = jnp.array([0.1, 0.2, 0.3]), jnp.ones((2, 1))
+    old = policy_fn(params, states)
+    by_kl = fisher_vector_product(lambda p: mean_kl(old, policy_fn(p, states)), params)
+    by_factors = gauss_newton_vector_product(policy_fn, params, states)
+    before = len(calls)
     for _ in range(3):
         np.testing.assert_allclose(by_kl(params), by_factors(params), rtol=1e-5)
-    assert len(calls) == 2
+    assert len(calls) == before
 
 
 def test_parameters_that_the_policy_ignores_have_no_curvature():
@@ -223,7 +235,9 @@ def test_parameters_that_the_policy_ignores_have_no_curvature():
     @fast_jit
     def product(params, vector):
         return gauss_newton_vector_product(
-            lambda params: Categorical(params["used"]), params
+            lambda params, states: Categorical(states @ params["used"]),
+            params,
+            jnp.ones((4, 1)),
         )(vector)
 
     result = product(params, params)
@@ -231,8 +245,11 @@ def test_parameters_that_the_policy_ignores_have_no_curvature():
     assert np.all(result["used"] != 0)
 
 
-def sines(params):
-    return Categorical(jnp.sin(jnp.arange(6.0).reshape(2, 3) * params))
+STATES = jnp.arange(6.0).reshape(2, 3)
+
+
+def sines(params, states=STATES):
+    return Categorical(jnp.sin(states * params))
 
 
 def by_kl(params, vector):
@@ -243,7 +260,7 @@ def by_kl(params, vector):
 
 
 def by_factors(params, vector):
-    return gauss_newton_vector_product(sines, params)(vector)
+    return gauss_newton_vector_product(sines, params, STATES)(vector)
 
 
 @pytest.mark.parametrize("product", [by_kl, by_factors])

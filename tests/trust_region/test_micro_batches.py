@@ -13,9 +13,7 @@ from compiling import fast_jit
 from trpo_jax import (
     DiagonalGaussian,
     UpdateStatus,
-    fisher_vector_product,
     gauss_newton_vector_product,
-    mean_kl,
     micro_batched,
     trust_region_update,
 )
@@ -23,14 +21,7 @@ from trpo_jax import (
 NUM_ROWS = 12
 
 
-def hessian_operator(distribution_fn, params):
-    old = jax.lax.stop_gradient(distribution_fn(params))
-    return fisher_vector_product(
-        lambda theta: mean_kl(old, distribution_fn(theta)), params
-    )
-
-
-OPERATORS = [gauss_newton_vector_product, hessian_operator]
+OPERATORS = [gauss_newton_vector_product, policies.hessian_operator]
 
 
 def moments(rows):

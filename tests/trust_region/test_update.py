@@ -20,7 +20,6 @@ from trpo_jax import (
     DiagonalGaussian,
     UpdateStatus,
     damped_curvature,
-    fisher_vector_product,
     gauss_newton_vector_product,
     mean_kl,
     surrogate,
@@ -217,8 +216,8 @@ def means_after_update(transform, flat, natural):
         mean = jnp.tanh(observations @ weights[:4].reshape(2, 2)) * weights[4:6]
         return DiagonalGaussian(mean, weights[6:])
 
-    def operator_fn(distribution_fn, theta):
-        fisher = gauss_newton_vector_product(distribution_fn, theta)
+    def operator_fn(*problem, num_products):
+        fisher = gauss_newton_vector_product(*problem, num_products=num_products)
         return lambda vector: jnp.where(natural, fisher(vector), vector)
 
     theta = jnp.linalg.solve(transform, flat)
@@ -256,17 +255,15 @@ def test_the_natural_step_does_not_depend_on_the_parametrisation(float64):
 # Choices that change the cost only ---------------------------------------------------
 
 
-def hessian_operator(distribution_fn, params):
-    old = distribution_fn(params)
-    return fisher_vector_product(lambda new: mean_kl(old, distribution_fn(new)), params)
-
-
 def test_either_curvature_operator_serves(float64):
     params, batch = make_problem("multi_categorical")
     _, gauss_newton = update("multi_categorical", params, batch)
     _, info = fast_jit(
         lambda params, batch: trust_region_update(
-            policies.multi_categorical, params, batch, operator_fn=hessian_operator
+            policies.multi_categorical,
+            params,
+            batch,
+            operator_fn=policies.hessian_operator,
         )
     )(params, batch)
     chex.assert_trees_all_close(info, gauss_newton, rtol=1e-8)
@@ -287,15 +284,15 @@ def test_the_stride_thins_the_states_that_the_operator_sees():
     params, batch = make_problem("categorical", dtype=np.float32)
     seen = []
 
-    def spy(distribution_fn, params):
-        seen.append(distribution_fn(params).logits.shape)
-        return gauss_newton_vector_product(distribution_fn, params)
+    def spy(policy_fn, params, states, *, num_products):
+        seen.append((policy_fn(params, states).logits.shape, num_products))
+        return gauss_newton_vector_product(policy_fn, params, states)
 
     improve = partial(
         trust_region_update, policies.categorical, fisher_stride=5, operator_fn=spy
     )
     jax.eval_shape(improve, params, batch)
-    assert seen == [(3, 3)]
+    assert seen == [((3, 3), 10)]
 
 
 def test_observations_may_be_a_pytree_and_unused_parameters_stay(float64):
@@ -435,7 +432,7 @@ def update_with_multiple_of_identity(problem, advantages, multiple):
         batch._replace(advantages=advantages),
         damping=0.0,
         line_search_width=10,
-        operator_fn=lambda distribution_fn, params: lambda vector: multiple * vector,
+        operator_fn=lambda *problem, num_products: lambda vector: multiple * vector,
     )
 
 

@@ -34,8 +34,8 @@ VARIANTS = [
 
 def _update(kind, params, batch, knobs):
     def one(params, batch, knobs):
-        def operator_fn(distribution_fn, params):
-            product = gauss_newton_vector_product(distribution_fn, params)
+        def operator_fn(*problem, num_products):
+            product = gauss_newton_vector_product(*problem, num_products=num_products)
             return lambda vector: knobs["curvature"] * product(vector)
 
         return trust_region_update(

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import pathlib
 import tomllib
+from difflib import get_close_matches
 from typing import Any
 
-from trpo_jax.environments.suites import nearest
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
 
@@ -52,10 +52,12 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
     }
     unknown = sorted((values.keys() - _FIELDS) | (floats.keys() - _HYPERPARAMETERS))
     if unknown:
-        near = "; ".join(nearest(name, _FIELDS | _HYPERPARAMETERS) for name in unknown)
+        known = _FIELDS | _HYPERPARAMETERS
+        near = [repr(field) for x in unknown for field in get_close_matches(x, known)]
         raise ValueError(
-            f"no such field: {', '.join(unknown)}. Did you mean {near}? `python -m "
-            "trpo_jax train --help` lists them all."
+            f"no such field: {', '.join(unknown)}. "
+            + (f"Did you mean {' or '.join(near)}? " if near else "")
+            + "`python -m trpo_jax train --help` lists them all."
         )
     missing = from_python(values)
     if missing:

@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.trust_region.distributions import Distribution
+from trpo_jax.trust_region.layers import linearize_policy
 from trpo_jax.trust_region.objective import mean_kl
 
 MatVec = Callable[[PyTree], PyTree]
@@ -35,7 +36,11 @@ def fisher_vector_product(
 
 
 def gauss_newton_vector_product(
-    distribution_fn: Callable[[PyTree], Distribution], params: PyTree
+    policy_fn: Callable[[PyTree, PyTree], Distribution],
+    params: PyTree,
+    observations: PyTree,
+    *,
+    num_products: int = 10,
 ) -> MatVec:
     """Return v ↦ Jᵀ M J v, equal to the Fisher-vector product at `params`, cheaper.
 
@@ -44,8 +49,12 @@ def gauss_newton_vector_product(
     this, Σ ∂KL/∂output · ∇²output, vanishes where the KL does.
 
     Args:
-        distribution_fn: θ ↦ the policy's distributions at the batch's states.
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N], that
+            at one state without regard to the others.
         params: θ_old.
+        observations: The N states, a pytree of arrays [N, …].
+        num_products: About how many products will be asked for. More of them are worth
+            more work before the first; it changes the cost only.
 
     Returns:
         A linear function on pytrees like `params`; symmetric, positive semi-definite.
@@ -53,7 +62,9 @@ def gauss_newton_vector_product(
     Source: Schraudolph 2002, "Fast curvature matrix-vector products"; Martens 2014
     (arXiv 1412.1193), section 9.
     """
-    old, jacobian = jax.linearize(distribution_fn, params)
+    old, jacobian = linearize_policy(
+        policy_fn, params, observations, num_products=num_products
+    )
     jacobian_transpose = jax.linear_transpose(jacobian, params)
     metric = fisher_vector_product(lambda new: mean_kl(old, new), old)
 

@@ -30,7 +30,7 @@ from trpo_jax.trust_region.step_size import (
 )
 
 PolicyFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Distribution]
-OperatorFn = Callable[[Callable[[PyTree], Distribution], PyTree], MatVec]
+OperatorFn = Callable[..., MatVec]
 CurvatureFn = Callable[..., Float[Array, ""]]
 
 
@@ -159,7 +159,8 @@ def trust_region_update(
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
             take at a time, None for all: bounds the memory, changes the result to
             rounding only.
-        operator_fn: (θ ↦ distributions, θ_old) ↦ Fisher-vector product.
+        operator_fn: (policy_fn, θ_old, states, num_products=n) ↦ Fisher-vector product,
+            which about n are asked of.
         step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
             `undamped_curvature`, or `damped_curvature` as in most implementations.
         precision: Precision of matrix products on accelerators, as in
@@ -197,10 +198,13 @@ def trust_region_update(
         _depends_on_rows(policy_fn, params, batch.observations),
     )
 
+    def policy_at(theta: Float[Array, " P"], observations: PyTree) -> Distribution:
+        return policy_fn(unravel(theta), observations)
+
     def objective_at(
         theta: Float[Array, " P"], batch: Batch
     ) -> tuple[Float[Array, ""], Distribution]:
-        new = policy_fn(unravel(theta), batch.observations)
+        new = policy_at(theta, batch.observations)
         log_probs = new.log_prob(batch.actions)
         value = surrogate(log_probs, batch.log_probs, batch.advantages)
         return value + entropy_coefficient * jnp.mean(new.entropy()), new
@@ -210,8 +214,8 @@ def trust_region_update(
         (value, old), gradient = value_and_gradient(theta_old, batch)
         return (value, gradient), old
 
-    def fisher_of(states: PyTree) -> MatVec:
-        return operator_fn(lambda theta: policy_fn(unravel(theta), states), theta_old)
+    def fisher_of(states: PyTree, num_products: int) -> MatVec:
+        return operator_fn(policy_at, theta_old, states, num_products=num_products)
 
     def move(fraction: Float[Array, ""]) -> Float[Array, " P"]:
         return theta_old + (fraction * step).astype(theta_old.dtype)
@@ -238,7 +242,9 @@ def trust_region_update(
         (surrogate_old, gradient), old = by_micro_batches(differentiate, batch)
 
         # 2. The curvature F of the KL there, over a subsample of the states.
-        fisher = _micro_batched_operator(fisher_of, states, micro_batch_size)
+        fisher = _micro_batched_operator(
+            fisher_of, states, micro_batch_size, num_products=max(1, cg_iterations)
+        )
 
         # 3. The natural direction x ≈ (F + λI)⁻¹ g.
         cg = conjugate_gradient(
@@ -302,16 +308,20 @@ def _depends_on_rows(
 
 
 def _micro_batched_operator(
-    operator_fn: Callable[[PyTree], MatVec], states: PyTree, size: int | None
+    operator_fn: Callable[[PyTree, int], MatVec],
+    states: PyTree,
+    size: int | None,
+    *,
+    num_products: int,
 ) -> MatVec:
     """Linearise over all states once, or over each micro-batch in every product."""
     num_states = jax.tree.leaves(states)[0].shape[0]
     if size is None or size >= num_states:
-        return operator_fn(states)
+        return operator_fn(states, num_products)
 
     def matvec(vector: PyTree) -> PyTree:
         def multiply(states: PyTree) -> tuple[PyTree, tuple]:
-            return operator_fn(states)(vector), ()
+            return operator_fn(states, 1)(vector), ()
 
         product, _ = micro_batched(multiply, states, num_rows=num_states, size=size)
         return product

@@ -1,0 +1,216 @@
+"""Products with a policy's Jacobian, and what is stored for them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast_jit
+from jax.flatten_util import ravel_pytree
+
+import trpo_jax
+from trpo_jax.trust_region import layers
+from trpo_jax.trust_region.layers import linearize_policy
+
+N = 6
+RNG = np.random.default_rng(0)
+STATES = RNG.normal(size=(N, 4))
+IMAGES = RNG.normal(size=(N, 5, 5, 2))
+
+
+def of_network(torso, head):
+    network = trpo_jax.Policy(torso, head)
+
+    def init(states):
+        return network.init(jax.random.key(0), states[:1])
+
+    return init, network.apply
+
+
+def of_matrices(policy_fn, *shapes):
+    def init(states):
+        return [jnp.asarray(RNG.normal(size=shape)) for shape in shapes]
+
+    return init, policy_fn
+
+
+def attention(params, states):
+    """Products of matrices of which both sides depend on the state, and no other."""
+    tokens = jnp.tanh(states[:, :, None] * params[0])
+    scores = tokens @ jnp.swapaxes(tokens @ params[1], 1, 2)
+    return jax.nn.softmax(scores, axis=-1)[:, 0] @ params[2]
+
+
+def across(params, states):
+    """Units along the first axis, and as many of them as states."""
+    return (params[1] @ jnp.tanh(params[0] @ states.T)).T
+
+
+def together(params, states):
+    """What it says of a state, and what it says of all of them together."""
+    hidden = jnp.tanh(states @ params[0])
+    return hidden @ params[1], jnp.mean(hidden, axis=0)
+
+
+def jitted(params, states):
+    return jax.jit(lambda x, w: x @ w)(jnp.tanh(states @ params[0]), params[1])
+
+
+def looped(params, states):
+    def step(hidden, _):
+        return jnp.tanh(hidden @ params[0]), None
+
+    return jax.lax.scan(step, states, length=2)[0] @ params[1]
+
+
+def squared(params, states):
+    """A product of a layer's output with itself."""
+    hidden = jnp.tanh(states @ params[0])
+    return jnp.einsum("nh,nh->n", hidden, hidden)[:, None] * params[1]
+
+
+# What makes parameters and the policy; states; for how many operands S is stored where
+# storing costs nothing.
+CASES = {
+    "layers": (
+        of_network(trpo_jax.MLP((8, 7, 6)), trpo_jax.CategoricalHead(3)),
+        STATES,
+        3,
+    ),
+    "kinks": (
+        of_network(trpo_jax.MLP((8, 7), jax.nn.relu), trpo_jax.GaussianHead(2)),
+        STATES,
+        2,
+    ),
+    "several outputs": (
+        of_network(trpo_jax.MLP((8, 7)), trpo_jax.MultiCategoricalHead((2, 3))),
+        STATES,
+        2,
+    ),
+    "images": (
+        of_network(
+            trpo_jax.CNN((3, 4), hidden_sizes=(5,)),
+            trpo_jax.StateDependentGaussianHead(2),
+        ),
+        IMAGES,
+        3,
+    ),
+    "attention": (of_matrices(attention, (1, 5), (5, 5), (4, 2)), STATES, 4),
+    "units first": (of_matrices(across, (N, 4), (2, N)), STATES, 0),
+    "all states together": (of_matrices(together, (4, 5), (5, 2)), STATES, 0),
+    "a jitted layer": (of_matrices(jitted, (4, 5), (5, 2)), STATES, 1),
+    "a loop": (of_matrices(looped, (4, 4), (4, 2)), STATES, 1),
+    "with itself": (of_matrices(squared, (4, 5), (1, 2)), STATES, 2),
+    "no layer": (of_matrices(lambda p, s: jnp.sin(s * p[0]), (1, 4)), STATES, 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_is_the_jacobian_whatever_is_stored(name, monkeypatch, float64):
+    (init, policy_fn), states, num_stored = CASES[name]
+    monkeypatch.setattr(layers, "_STORED_COST", 0)
+    states = jnp.asarray(states)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), init(states))
+    _, is_stored = layers._plan(policy_fn, params, states, 1000)
+    assert sum(is_stored) == num_stored
+
+    @fast_jit
+    def both(params, vector):
+        def forward_and_back(outputs, jacobian):
+            change = jacobian(vector)
+            weighted = jax.tree.map(jnp.cos, change)
+            (back,) = jax.linear_transpose(jacobian, params)(weighted)
+            return outputs, change, back
+
+        plain = jax.linearize(lambda params: policy_fn(params, states), params)
+        by_layers = linearize_policy(policy_fn, params, states, num_products=1000)
+        return forward_and_back(*plain), forward_and_back(*by_layers)
+
+    flat, unravel = ravel_pytree(params)
+    vector = unravel(jnp.asarray(np.random.default_rng(1).normal(size=flat.size)))
+    expected, actual = both(params, vector)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)
+    assert np.linalg.norm(ravel_pytree(expected)[0]) > 0.1
+
+
+def network_and_states(num_actions, units, num_states=256):
+    (init, policy_fn) = of_network(
+        trpo_jax.MLP((units, units)), trpo_jax.CategoricalHead(num_actions)
+    )
+    states = jnp.asarray(RNG.normal(size=(num_states, 4)), jnp.float32)
+    return policy_fn, jax.eval_shape(init, states), states
+
+
+@pytest.mark.parametrize(
+    ("num_actions", "units", "num_products", "is_stored"),
+    [
+        (2, 64, 10, True),
+        (3, 64, 10, True),
+        (6, 64, 10, False),  # too many numbers, that are used too little
+        (6, 256, 10, True),
+        (2, 64, 1, False),  # for one product there is nothing to gain
+        (2, 8, 10, False),  # the products of matrices are small themselves
+        (12, 1024, 10, False),  # as many passes backwards as products are saved
+    ],
+)
+def test_stores_what_is_worth_it(num_actions, units, num_products, is_stored):
+    problem = network_and_states(num_actions, units)
+    # The observation, the first layer's output, the second's: what comes after that has
+    # no more units than there are outputs.
+    assert layers._plan(*problem, num_products).is_stored == [False, is_stored, False]
+
+
+def test_a_product_takes_half_the_operations():
+    policy_fn, params, states = network_and_states(2, 64)
+
+    def operations(num_products):
+        def product(params, vector, weights):
+            _, jacobian = linearize_policy(
+                policy_fn, params, states, num_products=num_products
+            )
+            pull_back = jax.linear_transpose(jacobian, params)
+            return jacobian(vector), pull_back(weights)
+
+        def sevenfold(params, vectors, weights):
+            _, jacobian = linearize_policy(
+                policy_fn, params, states, num_products=num_products
+            )
+            pull_back = jax.linear_transpose(jacobian, params)
+            forth = [jacobian(vector) for vector in vectors]
+            return forth, [pull_back(weight) for weight in weights]
+
+        outputs = jax.eval_shape(policy_fn, params, states)
+        once = jax.jit(product).lower(params, params, outputs)
+        often = jax.jit(sevenfold).lower(params, [params] * 7, [outputs] * 7)
+        one, seven = (x.cost_analysis()["flops"] for x in (once, often))
+        return (seven - one) / 6
+
+    hidden = 2 * len(states) * 64**2
+    others = 2 * len(states) * 64 * (4 + 2)
+    assert operations(1) == pytest.approx(4 * hidden + 2 * others, rel=0.05)
+    assert operations(10) < 0.65 * operations(1)
+
+
+def test_seeds_side_by_side(float64):
+    policy_fn, _, states = network_and_states(2, 40, num_states=8)
+    states = states.astype(jnp.float64)
+    network = trpo_jax.Policy(trpo_jax.MLP((40, 40)), trpo_jax.CategoricalHead(2))
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = jax.vmap(lambda key: network.init(key, states[:1]))(keys)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+
+    @fast_jit
+    def products(params):
+        def one(params, num_products):
+            operator = trpo_jax.gauss_newton_vector_product(
+                policy_fn, params, states, num_products=num_products
+            )
+            return operator(jax.tree.map(jnp.cos, params))
+
+        first = jax.tree.map(lambda leaf: leaf[0], params)
+        assert any(layers._plan(policy_fn, first, states, 50).is_stored)
+        side_by_side = jax.vmap(one, in_axes=(0, None))
+        return [side_by_side(params, count) for count in (1, 50)]
+
+    plain, by_layers = products(params)
+    chex.assert_trees_all_close(by_layers, plain, rtol=1e-10, atol=1e-14)
