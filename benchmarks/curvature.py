@@ -40,16 +40,17 @@ ITERATIONS = 10
 def product_operations(width: int, outputs: int = 2) -> int:
     """Multiplications and additions in one Gauss–Newton product, for one state.
 
-    J is one product of matrices in the first layer and two in each later one, for the
-    tangents of its input and of its weights; Jᵀ is as much again.
+    J is one product of matrices in each layer, for the change of its weights; one more
+    in the last, for that of its input; and one of what is stored for the hidden layer
+    with the change of its input. Jᵀ is as much again.
     """
     first, hidden, last = FEATURES * width, width**2, width * outputs
-    return 2 * 2 * (first + 2 * hidden + 2 * last)
+    return 2 * 2 * (first + hidden + 3 * last)
 
 
 def product_bytes(width: int, outputs: int = 2) -> int:
-    """Bytes that one product must read, for one state: its layers' activations."""
-    return 4 * (FEATURES + 2 * width + outputs)
+    """Bytes that one product must read, for one state: activations, what is stored."""
+    return 4 * (FEATURES + (2 + outputs) * width + outputs)
 
 
 def measure(

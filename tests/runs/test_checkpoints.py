@@ -1,9 +1,11 @@
+import errno
 import random
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 from trpo_jax.runs import checkpoints
@@ -177,6 +179,27 @@ def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(folder, state(3.0), manifest(30))
+    assert [path.name for path in folder.iterdir() if "30" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("INTERNAL: Failed writing [os_error_code='122']", errno.EDQUOT),
+        ("RESOURCE_EXHAUSTED: Error opening", errno.ENOSPC),
+        ("another fault", None),
+    ],
+)
+def test_what_orbax_says_of_a_disk_becomes_an_os_error(
+    said, number, folder, monkeypatch
+):
+    def fail(self, path, tree):
+        raise ValueError(said)
+
+    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "save", fail)
+    with pytest.raises(ValueError if number is None else OSError) as error:
+        checkpoints.save(folder, state(3.0), manifest(30))
+    assert getattr(error.value, "errno", None) == number
     assert [path.name for path in folder.iterdir() if "30" in path.name] == []
 
 

@@ -34,6 +34,9 @@ _CHECKSUMS = "checksums.sha256"
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
 
+# Bytes on the disk that must be free for the indices that Orbax writes.
+_ROOM_BESIDE_ARRAYS = 2**20
+
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint is not what was written; the message names the file."""
@@ -87,8 +90,9 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     try:
         partial.mkdir(parents=True)
         host = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
-        # TensorStore's own message is many tracebacks long.
-        if shutil.disk_usage(partial).free < sum(leaf.nbytes for leaf in host.values()):
+        # TensorStore says so in many tracebacks, and asyncio more of them later on.
+        room = sum(leaf.nbytes for leaf in host.values()) + _ROOM_BESIDE_ARRAYS
+        if shutil.disk_usage(partial).free < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         with _disk_errors(), PyTreeCheckpointer() as checkpointer:
             checkpointer.save((partial / _ARRAYS).absolute(), host)
