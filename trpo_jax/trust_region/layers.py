@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.trust_region.operands import Operand, Value, evaluate_with_operands
@@ -43,7 +44,10 @@ def linearize_policy(
         num_products: How often J v and its transpose will be asked for, which must be
             worth what is stored. It changes the cost, and the result to rounding.
     """
-    is_row, is_stored = _plan(policy_fn, params, observations, num_products)
+    policy = _trace(policy_fn, params, observations)
+    is_row, is_stored = _plan(
+        policy, _trace(policy_fn, params, _one_more(observations)), num_products
+    )
     if not any(is_stored):
         return jax.linearize(lambda params: policy_fn(params, observations), params)
 
@@ -53,12 +57,8 @@ def linearize_policy(
         def take_in(operand: Operand) -> Array:
             return exchange_fn(operand.array) if next(stored) else operand.array
 
-        return [
-            output.array
-            for output in evaluate_with_operands(
-                policy_fn, params, observations, take_in
-            )
-        ]
+        outputs = evaluate_with_operands(policy.program, params, observations, take_in)
+        return [output.array for output in outputs]
 
     def apart(params: PyTree) -> tuple[list[Array], list[Array]]:
         """Return y and the a's, each as if the a's before it were constants."""
@@ -81,7 +81,6 @@ def linearize_policy(
         [list(S.reshape(-1, *a.shape)) for S, a in zip(of_one, inputs, strict=True)]
         for of_one in jax.jacrev(totals)(jax.tree.map(jnp.zeros_like, inputs))
     ]
-    like = jax.eval_shape(policy_fn, params, observations)
 
     def jacobian(vector: PyTree) -> PyTree:
         changes, input_changes = direct(vector)
@@ -89,9 +88,9 @@ def linearize_policy(
         for i in itertools.compress(range(len(changes)), is_row):
             for move in map(_move, next(of_one), input_changes):
                 changes[i] += move.reshape(changes[i].shape)
-        return jax.tree.unflatten(jax.tree.structure(like), changes)
+        return policy.structure.unflatten(changes)
 
-    return jax.tree.unflatten(jax.tree.structure(like), outputs), jacobian
+    return policy.structure.unflatten(outputs), jacobian
 
 
 def _move(
@@ -105,47 +104,27 @@ def _move(
     return jnp.stack([jnp.sum(S * changes, axes) for S in stored], axis=-1)
 
 
-class _Plan(NamedTuple):
-    """Which outputs have a row for each state, and for which operands S is stored."""
+class _Traced(NamedTuple):
+    """A policy's program, and the types of what is in it.
 
-    is_row: list[bool]
-    is_stored: list[bool]
+    Attributes:
+        program: The program of (params, observations).
+        structure: Of the outputs.
+        outputs: Their leaves.
+        operands: What its layers take in, in the order of evaluation.
+    """
+
+    program: core.ClosedJaxpr
+    structure: Any
+    outputs: list[Value]
+    operands: list[Operand]
 
 
-def _plan(
-    policy_fn: _PolicyFn, params: PyTree, observations: PyTree, num_products: int
-) -> _Plan:
-    """Decide by shapes: with the N states, and with one more, so that rows show."""
-    operands, outputs = _look(policy_fn, params, observations)
-    longer_operands, longer_outputs = _look(policy_fn, params, observations, more=1)
-    is_row = list(map(_is_row, outputs, longer_outputs))
-    num_outputs = sum(
-        math.prod(output.array.shape[1:])
-        for output in itertools.compress(outputs, is_row)
+def _trace(policy_fn: _PolicyFn, params: PyTree, observations: PyTree) -> _Traced:
+    """Look at a policy without computing anything."""
+    program, outputs_type = jax.make_jaxpr(policy_fn, return_shape=True)(
+        params, observations
     )
-    # An output without rows may still depend on all states together: on a mean, say.
-    by_state = all(
-        row or not output.of_states for row, output in zip(is_row, outputs, strict=True)
-    )
-
-    def is_worth_it(operand: Operand, longer: Operand) -> bool:
-        if not (by_state and operand.of_params and _is_row(operand, longer)):
-            return False
-        return num_outputs * (_STORED_COST / operand.uses + 1 / num_products) < 1
-
-    return _Plan(is_row, list(map(is_worth_it, operands, longer_operands)))
-
-
-def _is_row(value: Value | Operand, longer: Value | Operand) -> bool:
-    """Return whether one more state makes it longer by one along its first axis."""
-    shape, longer_shape = value.array.shape, longer.array.shape
-    return longer_shape != shape and longer_shape == (shape[0] + 1, *shape[1:])
-
-
-def _look(
-    policy_fn: _PolicyFn, params: PyTree, observations: PyTree, *, more: int = 0
-) -> tuple[list[Operand], list[Value]]:
-    """Return the types of the layers' operands and of the outputs, no array made."""
     operands: list[Operand] = []
     outputs: list[Value] = []
 
@@ -156,11 +135,50 @@ def _look(
     def run(params: PyTree, states: PyTree) -> None:
         outputs.extend(
             output._replace(array=jax.typeof(output.array))
-            for output in evaluate_with_operands(policy_fn, params, states, note)
+            for output in evaluate_with_operands(program, params, states, note)
         )
 
-    def longer(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((leaf.shape[0] + more, *leaf.shape[1:]), leaf.dtype)
+    jax.eval_shape(run, params, observations)
+    return _Traced(program, jax.tree.structure(outputs_type), outputs, operands)
 
-    jax.eval_shape(run, params, jax.tree.map(longer, observations))
-    return operands, outputs
+
+def _one_more(observations: PyTree) -> PyTree:
+    """Return the types of the observations of one state more."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype
+        ),
+        observations,
+    )
+
+
+def _plan(
+    policy: _Traced, longer: _Traced, num_products: int
+) -> tuple[list[bool], list[bool]]:
+    """Return which outputs have rows of the states, and which operands an S stored.
+
+    Rows are what one state more makes longer.
+    """
+    is_row = list(map(_is_row, policy.outputs, longer.outputs))
+    num_outputs = sum(
+        math.prod(output.array.shape[1:])
+        for output in itertools.compress(policy.outputs, is_row)
+    )
+    # An output without rows may still depend on all states together: on a mean, say.
+    by_state = all(
+        row or not output.of_states
+        for row, output in zip(is_row, policy.outputs, strict=True)
+    )
+
+    def is_worth_it(operand: Operand, longer: Operand) -> bool:
+        if not (by_state and operand.of_params and _is_row(operand, longer)):
+            return False
+        return num_outputs * (_STORED_COST / operand.uses + 1 / num_products) < 1
+
+    return is_row, list(map(is_worth_it, policy.operands, longer.operands))
+
+
+def _is_row(value: Value | Operand, longer: Value | Operand) -> bool:
+    """Return whether one more state makes it longer by one along its first axis."""
+    shape, longer_shape = value.array.shape, longer.array.shape
+    return longer_shape != shape and longer_shape == (shape[0] + 1, *shape[1:])

@@ -40,7 +40,7 @@ TakeInFn = Callable[[Operand], Array]
 
 
 def evaluate_with_operands(
-    policy_fn: Callable[[PyTree, PyTree], PyTree],
+    policy: core.ClosedJaxpr,
     params: PyTree,
     observations: PyTree,
     take_in_fn: TakeInFn,
@@ -48,9 +48,9 @@ def evaluate_with_operands(
     """Return the leaves of policy_fn(params, observations), its operands exchanged.
 
     Args:
-        policy_fn: (params, observations) ↦ a pytree of arrays.
-        params: Its first argument.
-        observations: Its second argument.
+        policy: jax.make_jaxpr(policy_fn)(params, observations).
+        params: θ, a pytree of arrays.
+        observations: The states, a pytree of arrays.
         take_in_fn: Operand ↦ what its layer takes in for it, of the same shape and
             dtype; called in the order of evaluation. Of products of matrices in loops
             and conditions it is not told, and they are evaluated as they are.
@@ -59,9 +59,7 @@ def evaluate_with_operands(
         *(Value(leaf, of_params=True) for leaf in jax.tree.leaves(params)),
         *(Value(leaf, of_states=True) for leaf in jax.tree.leaves(observations)),
     ]
-    return _evaluate(
-        jax.make_jaxpr(policy_fn)(params, observations), values, take_in_fn
-    )
+    return _evaluate(policy, values, take_in_fn)
 
 
 def _evaluate(
