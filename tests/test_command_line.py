@@ -89,7 +89,7 @@ def test_help_tells_every_command(capsys):
 
 
 def test_tells_its_version(capsys):
-    assert main(["--version"]) == 0
+    assert main(["train", "--version"]) == 0
     assert capsys.readouterr().out == f"trpo_jax {trpo_jax.__version__}\n"
 
 
@@ -237,6 +237,9 @@ def test_an_error_of_another_package_keeps_its_traceback(folder, monkeypatch):
         ([*TINY, "--tensorboard"], "write --folder"),
         (["train", "Pong-misc"], "write train --env Pong-misc"),
         (["benchmark", "Pong-misc"], "write benchmark --env Pong-misc"),
+        (["Pong-misc"], "write train --env Pong-misc"),
+        (["trian"], "one of the commands train, resume"),
+        (["train", "mine.toml"], "write train --config mine.toml"),
     ],
 )
 def test_what_is_not_there_ends_with_status_two_and_advice(
@@ -281,6 +284,7 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--kl-schedule=quadratic"], "constant, linear, cosine"),
         (["--num-env=3"], "--num-envs"),
         (["--env"], "--env"),
+        (["--config"], "--config"),
     ],
 )
 def test_bad_options_end_with_status_two_and_advice(options, advice, capsys):

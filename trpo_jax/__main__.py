@@ -250,7 +250,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     args = sys.argv[1:] if args is None else args
-    if list(args) == ["--version"]:
+    if "--version" in args:
         print(f"trpo_jax {__version__}")
         return 0
     try:
@@ -311,14 +311,10 @@ def parse(args: Sequence[str]) -> Any:
     """Return the command that the options make; `train` if none is named."""
     args = list(args)
     asks = args and (args[0] in ("-h", "--help") or args[0].startswith("--tyro-"))
-    if not args or (args[0].startswith("-") and not asks):
+    if not args or (args[0] not in COMMANDS and not asks):
         args = ["train", *args]
-    named = COMMANDS.get(args[0])
-    if named and _has_config(named) and args[1:] and not args[1].startswith("-"):
-        raise ValueError(
-            f"{args[1]!r} is no option; for an environment, write "
-            f"{args[0]} --env {args[1]}."
-        )
+    if args[0] in COMMANDS and _has_config(COMMANDS[args[0]]):
+        _check_options(args)
     start = _start(args)
     kinds: Any = tuple(
         Annotated[
@@ -340,6 +336,17 @@ def parse(args: Sequence[str]) -> Any:
         description="Trust region policy optimisation, whole on the accelerator. "
         "Without a command: train; --version prints the package's.",
     )
+
+
+def _check_options(args: Sequence[str]) -> None:
+    """Raise ValueError for a name that stands where only options can."""
+    name = args[1] if args[1:] else "-"
+    if not name.startswith("-"):
+        option = "--config" if name.endswith((".json", ".toml")) else "--env"
+        raise ValueError(
+            f"{name!r} is neither a command nor an option; write {args[0]} {option} "
+            f"{name}, or one of the commands {', '.join(COMMANDS)}."
+        )
 
 
 def _has_config(kind: Any) -> bool:

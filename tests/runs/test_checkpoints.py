@@ -174,8 +174,9 @@ def test_no_checkpoints_are_none(folder):
     assert found is None
 
 
-def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
-    usage = shutil.disk_usage(folder)._replace(free=1)
+@pytest.mark.parametrize("free", [1, 2**19])
+def test_a_full_disk_is_told_before_anything_is_written(free, folder, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(folder, state(3.0), manifest(30))

@@ -85,7 +85,12 @@ def test_differences_are_named_with_both_values():
         ("config.json", "{", r"config\.json is not json"),
         ("config.toml", "env = ", r"config\.toml is not toml"),
         ("config.json", "[]", "holds no fields"),
-        ("config.json", '{"num_env": 3}', r"no such field: num_env\. .*num_envs"),
+        (
+            "config.json",
+            '{"num_env": 3}',
+            r"no such field: num_env \(did you mean num_envs",
+        ),
+        ("config.json", '{"NUM_ENV": 3}', r"no such field: NUM_ENV \(.*num_envs"),
         ("config.json", '{"qqq": 3}', r"no such field: qqq\. `python"),
         ("config.json", '{"num_envs": 0}', "at least 1"),
     ],

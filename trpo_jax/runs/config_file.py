@@ -52,12 +52,9 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
     }
     unknown = sorted((values.keys() - _FIELDS) | (floats.keys() - _HYPERPARAMETERS))
     if unknown:
-        known = _FIELDS | _HYPERPARAMETERS
-        near = [repr(field) for x in unknown for field in get_close_matches(x, known)]
         raise ValueError(
-            f"no such field: {', '.join(unknown)}. "
-            + (f"Did you mean {' or '.join(near)}? " if near else "")
-            + "`python -m trpo_jax train --help` lists them all."
+            f"no such field: {'; '.join(map(_with_nearest, unknown))}. `python -m "
+            "trpo_jax train --help` lists them all."
         )
     missing = from_python(values)
     if missing:
@@ -75,6 +72,11 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
 
 
 _HYPERPARAMETERS = set(Hyperparameters._fields)
+
+
+def _with_nearest(name: str) -> str:
+    near = get_close_matches(name.lower(), sorted(_FIELDS | _HYPERPARAMETERS))
+    return f"{name} (did you mean {' or '.join(near)}?)" if near else name
 
 
 def read_config(path: str | pathlib.Path, **objects: Any) -> TRPOConfig:

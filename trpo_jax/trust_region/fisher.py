@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, PyTree
 
+from trpo_jax.trust_region.checks import check_positive
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.layers import linearize_policy
 from trpo_jax.trust_region.objective import mean_kl
@@ -49,19 +50,24 @@ def gauss_newton_vector_product(
     this, Σ ∂KL/∂output · ∇²output, vanishes where the KL does.
 
     Args:
-        policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N], that
-            at one state without regard to the others.
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         params: θ_old.
         observations: The N states, a pytree of arrays [N, …].
-        num_products: About how many products will be asked for. More of them are worth
-            more work before the first; it changes the cost only.
+        num_products: About how many products will be asked for. Where that is worth it,
+            what they have in common is stored: for each layer as many arrays like its
+            input as there are logits or means. Time and memory depend on it, the
+            result to rounding.
 
     Returns:
         A linear function on pytrees like `params`; symmetric, positive semi-definite.
 
+    Raises:
+        ValueError: If `num_products` is not positive.
+
     Source: Schraudolph 2002, "Fast curvature matrix-vector products"; Martens 2014
     (arXiv 1412.1193), section 9.
     """
+    check_positive(num_products=num_products)
     old, jacobian = linearize_policy(
         policy_fn, params, observations, num_products=num_products
     )

@@ -15,16 +15,15 @@ before it as if those were constants.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float, PyTree
 
-from trpo_jax.trust_region.operands import Operand, Value, evaluate_with_operands
-
-_PolicyFn = Callable[[PyTree, PyTree], PyTree]
+from trpo_jax.trust_region.operands import ExchangeFn, evaluate_with_operands
+from trpo_jax.trust_region.rows import Operand, Origin, find_rows
 
 # What a multiplication by a stored number costs, in those of a product of matrices:
 # measured with 64 to 1,024 units, 2 to 16 outputs and 200 to 16,384 states on a CPU.
@@ -32,65 +31,86 @@ _STORED_COST = 12
 
 
 def linearize_policy(
-    policy_fn: _PolicyFn, params: PyTree, observations: PyTree, *, num_products: int
+    policy_fn: Callable[[PyTree, PyTree], PyTree],
+    params: PyTree,
+    observations: PyTree,
+    *,
+    num_products: int,
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """Return y = policy_fn(params, observations), and v ↦ J v, linear in v.
 
+    S is stored where that is worth it, and where it can be seen that each state has its
+    y from itself alone; else J is what `jax.linearize` makes of the policy.
+
     Args:
-        policy_fn: (params, observations [N, …]) ↦ a pytree of arrays, [N, …] or shared
-            by all states; what it says of one state depends on no other.
+        policy_fn: (params, observations [N, …]) ↦ a pytree of arrays.
         params: θ, a pytree of floating arrays.
         observations: The N states, a pytree of arrays [N, …].
-        num_products: How often J v and its transpose will be asked for, which must be
-            worth what is stored. It changes the cost, and the result to rounding.
+        num_products: How often J v and its transpose will be asked for. It changes what
+            is stored, K arrays like the input of a layer, and with it time and memory,
+            and the result to rounding.
     """
-    policy = _trace(policy_fn, params, observations)
-    is_row, is_stored = _plan(
-        policy, _trace(policy_fn, params, _one_more(observations)), num_products
+    program, outputs_type = jax.make_jaxpr(policy_fn, return_shape=True)(
+        params, observations
     )
-    if not any(is_stored):
+    program = _without_dead_code(program)
+    operands, is_row = _plan(program, len(jax.tree.leaves(params)), num_products)
+    types = [operand.type for operand in operands if operand is not None]
+    if not types:
         return jax.linearize(lambda params: policy_fn(params, observations), params)
 
-    def evaluate(params: PyTree, exchange_fn: Callable[[Array], Array]) -> list[Array]:
-        stored = iter(is_stored)
+    def evaluate(params: PyTree, exchange_fn: ExchangeFn) -> list[Array]:
+        fns = (_keep if operand is None else exchange_fn for operand in operands)
+        leaves = jax.tree.leaves((params, observations))
+        return evaluate_with_operands(program, leaves, fns)
 
-        def take_in(operand: Operand) -> Array:
-            return exchange_fn(operand.array) if next(stored) else operand.array
+    def totals(shifts: Sequence[Array]) -> tuple[list[Array], tuple]:
+        """Return Σ_s y(s) with shifted a's: in one state, they move its y(s) alone."""
+        inputs: list[Array] = []
+        shift = iter(shifts)
 
-        outputs = evaluate_with_operands(policy.program, params, observations, take_in)
-        return [output.array for output in outputs]
+        def add(a: Array) -> Array:
+            inputs.append(a + next(shift))
+            return inputs[-1]
+
+        outputs = evaluate(params, add)
+        rows = itertools.compress(outputs, is_row)
+        return [output.sum(axis=0) for output in rows], (outputs, inputs)
+
+    zeros = [jnp.zeros(type_.shape, type_.dtype) for type_ in types]
+    responses, (outputs, inputs) = jax.jacrev(totals, has_aux=True)(zeros)
+    stored = [
+        [list(S.reshape(-1, *a.shape)) for S, a in zip(of_one, inputs, strict=True)]
+        for of_one in responses
+    ]
 
     def apart(params: PyTree) -> tuple[list[Array], list[Array]]:
         """Return y and the a's, each as if the a's before it were constants."""
-        inputs: list[Array] = []
+        changing: list[Array] = []
+        constant = iter(inputs)
 
         def hold(a: Array) -> Array:
-            inputs.append(a)
-            return jax.lax.stop_gradient(a)
+            changing.append(a)
+            return next(constant)
 
-        return evaluate(params, hold), inputs
+        return evaluate(params, hold), changing
 
-    def totals(shifts: Sequence[Array]) -> list[Array]:
-        """Return Σ_s y(s) with shifted a's: in one state, they move its y(s) alone."""
-        shift = iter(shifts)
-        rows = itertools.compress(evaluate(params, lambda a: a + next(shift)), is_row)
-        return [output.sum(axis=0) for output in rows]
-
-    (outputs, inputs), direct = jax.linearize(apart, params)
-    stored = [
-        [list(S.reshape(-1, *a.shape)) for S, a in zip(of_one, inputs, strict=True)]
-        for of_one in jax.jacrev(totals)(jax.tree.map(jnp.zeros_like, inputs))
-    ]
+    _, direct = jax.linearize(apart, params)
+    structure = jax.tree.structure(outputs_type)
 
     def jacobian(vector: PyTree) -> PyTree:
         changes, input_changes = direct(vector)
         of_one = iter(stored)
         for i in itertools.compress(range(len(changes)), is_row):
             for move in map(_move, next(of_one), input_changes):
-                changes[i] += move.reshape(changes[i].shape)
-        return policy.structure.unflatten(changes)
+                changes[i] += move.reshape(changes[i].shape).astype(changes[i].dtype)
+        return jax.tree.unflatten(structure, changes)
 
-    return policy.structure.unflatten(outputs), jacobian
+    return jax.tree.unflatten(structure, outputs), jacobian
+
+
+def _keep(operand: Array) -> Array:
+    return operand
 
 
 def _move(
@@ -104,81 +124,37 @@ def _move(
     return jnp.stack([jnp.sum(S * changes, axes) for S in stored], axis=-1)
 
 
-class _Traced(NamedTuple):
-    """A policy's program, and the types of what is in it.
-
-    Attributes:
-        program: The program of (params, observations).
-        structure: Of the outputs.
-        outputs: Their leaves.
-        operands: What its layers take in, in the order of evaluation.
-    """
-
-    program: core.ClosedJaxpr
-    structure: Any
-    outputs: list[Value]
-    operands: list[Operand]
-
-
-def _trace(policy_fn: _PolicyFn, params: PyTree, observations: PyTree) -> _Traced:
-    """Look at a policy without computing anything."""
-    program, outputs_type = jax.make_jaxpr(policy_fn, return_shape=True)(
-        params, observations
-    )
-    operands: list[Operand] = []
-    outputs: list[Value] = []
-
-    def note(operand: Operand) -> Array:
-        operands.append(operand._replace(array=jax.typeof(operand.array)))
-        return operand.array
-
-    def run(params: PyTree, states: PyTree) -> None:
-        outputs.extend(
-            output._replace(array=jax.typeof(output.array))
-            for output in evaluate_with_operands(program, params, states, note)
-        )
-
-    jax.eval_shape(run, params, observations)
-    return _Traced(program, jax.tree.structure(outputs_type), outputs, operands)
-
-
-def _one_more(observations: PyTree) -> PyTree:
-    """Return the types of the observations of one state more."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            (leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype
-        ),
-        observations,
-    )
+def _without_dead_code(program: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """Return the program without what comes to nothing, such as a critic beside it."""
+    used = [True] * len(program.jaxpr.outvars)
+    jaxpr, _ = dce_jaxpr(program.jaxpr, used, instantiate=True)
+    return core.ClosedJaxpr(jaxpr, program.consts)
 
 
 def _plan(
-    policy: _Traced, longer: _Traced, num_products: int
-) -> tuple[list[bool], list[bool]]:
-    """Return which outputs have rows of the states, and which operands an S stored.
+    program: core.ClosedJaxpr, num_params: int, num_products: int
+) -> tuple[list[Operand | None], list[bool]]:
+    """Return the operands for which to store S, None for others, and which y have rows.
 
-    Rows are what one state more makes longer.
+    The operands are all those of the program, in the order of evaluation.
     """
-    is_row = list(map(_is_row, policy.outputs, longer.outputs))
+    origins = [
+        Origin(of_params=i < num_params, of_states=i >= num_params)
+        for i in range(len(program.jaxpr.invars))
+    ]
+    operands, outputs = find_rows(program.jaxpr, origins)
+    is_row = [output.of_states for output in outputs]
     num_outputs = sum(
-        math.prod(output.array.shape[1:])
-        for output in itertools.compress(policy.outputs, is_row)
+        math.prod(type_.shape[1:])
+        for type_ in itertools.compress(program.out_avals, is_row)
     )
-    # An output without rows may still depend on all states together: on a mean, say.
-    by_state = all(
-        row or not output.of_states
-        for row, output in zip(is_row, policy.outputs, strict=True)
-    )
+    if num_outputs == 0 or not all(output.has_rows for output in outputs):
+        return [None] * len(operands), is_row
 
-    def is_worth_it(operand: Operand, longer: Operand) -> bool:
-        if not (by_state and operand.of_params and _is_row(operand, longer)):
-            return False
-        return num_outputs * (_STORED_COST / operand.uses + 1 / num_products) < 1
+    def is_worth_it(operand: Operand) -> bool:
+        of_params, of_states, has_rows = operand.origin
+        floating = jnp.issubdtype(operand.type.dtype, jnp.floating)
+        cost = num_outputs * (_STORED_COST / operand.uses + 1 / num_products)
+        return of_params and of_states and has_rows and floating and cost < 1
 
-    return is_row, list(map(is_worth_it, policy.operands, longer.operands))
-
-
-def _is_row(value: Value | Operand, longer: Value | Operand) -> bool:
-    """Return whether one more state makes it longer by one along its first axis."""
-    shape, longer_shape = value.array.shape, longer.array.shape
-    return longer_shape != shape and longer_shape == (shape[0] + 1, *shape[1:])
+    return [one if is_worth_it(one) else None for one in operands], is_row

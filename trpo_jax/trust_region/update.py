@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,22 @@ from trpo_jax.trust_region.step_size import (
 )
 
 PolicyFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Distribution]
-OperatorFn = Callable[..., MatVec]
 CurvatureFn = Callable[..., Float[Array, ""]]
+
+
+@runtime_checkable
+class OperatorFn(Protocol):
+    """Makes a Fisher-vector product."""
+
+    def __call__(
+        self,
+        policy_fn: PolicyFn,
+        params: PyTree,
+        observations: PyTree,
+        *,
+        num_products: int,
+    ) -> MatVec:
+        """Return v ↦ F v at `params`, of which about `num_products` are asked for."""
 
 
 class Batch(NamedTuple):
@@ -157,10 +171,10 @@ def trust_region_update(
             row of the batch; gradient, KL and line search see them all. Choose a stride
             that does not follow a pattern in the batch.
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
-            take at a time, None for all: bounds the memory, changes the result to
-            rounding only.
-        operator_fn: (policy_fn, θ_old, states, num_products=n) ↦ Fisher-vector product,
-            which about n are asked of.
+            take at a time, None for all: bounds the memory, what products would store
+            among it; changes the result to rounding only.
+        operator_fn: (policy_fn, θ_old, states, num_products=n) ↦ (v ↦ F v), of which
+            about n products will be asked for; see `gauss_newton_vector_product`.
         step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
             `undamped_curvature`, or `damped_curvature` as in most implementations.
         precision: Precision of matrix products on accelerators, as in
