@@ -40,9 +40,10 @@ ITERATIONS = 10
 def product_operations(width: int, outputs: int = 2) -> int:
     """Multiplications and additions in one Gauss–Newton product, for one state.
 
-    J is one product of matrices in each layer, for the change of its weights; one more
-    in the last, for that of its input; and one of what is stored for the hidden layer
-    with the change of its input. Jᵀ is as much again.
+    Two outputs are few enough for S of the second layer's input to be stored. J is then
+    one product of matrices in each layer, for the change of its weights; one more in
+    the last, for that of its input; and S times the change of that input. Jᵀ is as much
+    again.
     """
     first, hidden, last = FEATURES * width, width**2, width * outputs
     return 2 * 2 * (first + hidden + 3 * last)

@@ -19,7 +19,7 @@ from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 # A chunk is to take about so long: the host wakes up seldom beside an update, the
 # program seldom asks the system for its memory anew (some 40 MB at 1024 × 128), and a
 # person who watches, or who interrupts, need not wait.
-_CHUNK_SECONDS = 1.0
+_CHUNK_SECONDS = 2.0
 
 # Updates in a chunk at most; so many rows of metrics are kept on the device.
 _CAPACITY = 256
