@@ -376,7 +376,8 @@ def test_settings_that_make_no_sense_are_refused(settings, advice, no_shape_chec
 def test_a_full_disk_stops_the_run_and_loses_nothing(finished, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    # Room for a first checkpoint, with what must be free beside it, and for no second.
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
