@@ -153,12 +153,16 @@ def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> 
         kl = old.kl_divergence(new)
         return (value, kl.mean()), kl
 
+    def is_row(leaf: jax.Array) -> bool:
+        return leaf.shape[:1] == (problem.num_rows,)
+
     def run(vector: jax.Array, rows: tuple) -> Any:
         return trpo_jax.micro_batched(
             functools.partial(compare, vector),
             rows,
             num_rows=problem.num_rows,
             size=micro_batch_size,
+            is_row=jax.tree.map(is_row, rows),
         )
 
     return compile_program(run, problem.vector, (problem.batch, old))
