@@ -168,6 +168,11 @@ CASES = {
     "rows of its own": (of_matrices(rows_of_its_own, (4, 5), (5, 2)), STATES, 1),
     "one state": (of_matrices(mlp, (4, 5), (5, 2)), STATES[:1], 1),
     "no axis": (of_matrices(lambda p, s: mlp(p, s)[0], (4, 5), (5, 2)), STATES[:1], 0),
+    "one made many": (
+        of_matrices(lambda p, s: jnp.broadcast_to(mlp(p, s), (5, 2)), (4, 5), (5, 2)),
+        STATES[:1],
+        0,
+    ),
     "integers": (of_matrices(with_integers, (4, 5), (5, 2)), STATES, 1),
     "custom": (of_matrices(customized, (4, 5), (5, 2), (5, 5)), STATES, 1),
     "no layer": (of_matrices(lambda p, s: jnp.sin(s * p[0]), (1, 4)), STATES, 0),

@@ -134,15 +134,21 @@ def _of_axes(name: str) -> Callable[[core.JaxprEqn, Sequence[Origin]], bool]:
     return keeps_rows
 
 
-def _broadcast(equation: core.JaxprEqn, _: Sequence[Origin]) -> bool:
-    return equation.params["broadcast_dimensions"][:1] == (0,)
-
-
-def _same_length(equation: core.JaxprEqn, _: Sequence[Origin]) -> bool:
-    """Rows are kept by a reshape that leaves as many."""
+def _as_many(equation: core.JaxprEqn) -> bool:
+    """Return whether the result is as long as what it was made from."""
     types: list[Any] = [atom.aval for atom in (equation.invars[0], *equation.outvars)]
     before, after = (type_.shape[:1] for type_ in types)
-    return before == after and equation.params["dimensions"] is None
+    return before == after
+
+
+def _broadcast(equation: core.JaxprEqn, _: Sequence[Origin]) -> bool:
+    """Rows stay in front, and a single one is not made many."""
+    in_front = equation.params["broadcast_dimensions"][:1] == (0,)
+    return in_front and _as_many(equation)
+
+
+def _reshape(equation: core.JaxprEqn, _: Sequence[Origin]) -> bool:
+    return _as_many(equation) and equation.params["dimensions"] is None
 
 
 def _slice(equation: core.JaxprEqn, _: Sequence[Origin]) -> bool:
@@ -169,7 +175,7 @@ _KEEPS_ROWS: dict[str, Callable[[core.JaxprEqn, Sequence[Origin]], bool]] = {
     "reduce_min": _of_axes("axes"),
     "reduce_or": _of_axes("axes"),
     "reduce_sum": _of_axes("axes"),
-    "reshape": _same_length,
+    "reshape": _reshape,
     "slice": _slice,
     "split": _of_axes("axis"),
     "squeeze": _of_axes("dimensions"),
