@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import optax
 
 import trpo_jax
 from benchmarks.harness import Program, compile_program
@@ -17,7 +17,7 @@ FEATURES = 4
 class Problem(NamedTuple):
     """A policy with parameters, and an on-policy batch with random advantages.
 
-    The programs below take the parameters as one vector, as the update does.
+    The programs below take the parameters θ laid out as the update has them.
     """
 
     policy: Any
@@ -25,11 +25,11 @@ class Problem(NamedTuple):
     batch: trpo_jax.Batch
 
     @property
-    def vector(self) -> jax.Array:
+    def theta(self) -> Any:
         return flatten(self.params)[0]
 
-    def distribution(self, vector: jax.Array, observations: jax.Array) -> Any:
-        return self.policy.apply(flatten(self.params)[1](vector), observations)
+    def distribution(self, theta: Any, observations: jax.Array) -> Any:
+        return self.policy.apply(flatten(self.params)[1](theta), observations)
 
     @property
     def num_rows(self) -> int:
@@ -73,29 +73,27 @@ def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Pro
     return Problem(policy, *drawn(jax.random.key(0)))
 
 
-def surrogate_of(
-    problem: Problem, vector: jax.Array, batch: trpo_jax.Batch
-) -> jax.Array:
-    log_probs = problem.distribution(vector, batch.observations).log_prob(batch.actions)
+def surrogate_of(problem: Problem, theta: Any, batch: trpo_jax.Batch) -> jax.Array:
+    log_probs = problem.distribution(theta, batch.observations).log_prob(batch.actions)
     return trpo_jax.surrogate(log_probs, batch.log_probs, batch.advantages)
 
 
 def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
     """The surrogate's value and gradient over the whole batch."""
 
-    def differentiate(vector: jax.Array, batch: trpo_jax.Batch) -> tuple[Any, tuple]:
+    def differentiate(theta: Any, batch: trpo_jax.Batch) -> tuple[Any, tuple]:
         fn = functools.partial(surrogate_of, problem)
-        return jax.value_and_grad(fn)(vector, batch), ()
+        return jax.value_and_grad(fn)(theta, batch), ()
 
-    def run(vector: jax.Array, batch: trpo_jax.Batch) -> Any:
+    def run(theta: Any, batch: trpo_jax.Batch) -> Any:
         return trpo_jax.micro_batched(
-            functools.partial(differentiate, vector),
+            functools.partial(differentiate, theta),
             batch,
             num_rows=problem.num_rows,
             size=micro_batch_size,
         )[0]
 
-    return compile_program(run, problem.vector, problem.batch)
+    return compile_program(run, problem.theta, problem.batch)
 
 
 def hessian_operator(
@@ -124,12 +122,12 @@ def solve_program(
 ) -> Program:
     """Conjugate gradient for so many iterations, or up to a tolerance."""
 
-    def solve(vector: jax.Array, gradient: jax.Array, states: jax.Array) -> Any:
+    def solve(theta: Any, gradient: Any, states: jax.Array) -> Any:
         matvec = OPERATORS[operator](
-            problem.distribution, vector, states, num_products=10
+            problem.distribution, theta, states, num_products=10
         )
         return trpo_jax.conjugate_gradient(
-            lambda v: matvec(v) + 0.1 * v,
+            lambda v: optax.tree.add_scale(matvec(v), 0.1, v),
             gradient,
             max_iterations=iterations,
             tolerance=tolerance,
@@ -137,16 +135,16 @@ def solve_program(
 
     _, gradient = gradient_program(problem).run()
     states = problem.batch.observations[::stride]
-    return compile_program(solve, problem.vector, gradient, states)
+    return compile_program(solve, problem.theta, gradient, states)
 
 
 def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
     """The surrogate and the KL of one candidate over the whole batch."""
     old = jax.jit(problem.policy.apply)(problem.params, problem.batch.observations)
 
-    def compare(vector: jax.Array, rows: tuple) -> tuple[tuple, jax.Array]:
+    def compare(theta: Any, rows: tuple) -> tuple[tuple, jax.Array]:
         batch, old = rows
-        new = problem.distribution(vector, batch.observations)
+        new = problem.distribution(theta, batch.observations)
         value = trpo_jax.surrogate(
             new.log_prob(batch.actions), batch.log_probs, batch.advantages
         )
@@ -156,16 +154,16 @@ def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> 
     def is_row(leaf: jax.Array) -> bool:
         return leaf.shape[:1] == (problem.num_rows,)
 
-    def run(vector: jax.Array, rows: tuple) -> Any:
+    def run(theta: Any, rows: tuple) -> Any:
         return trpo_jax.micro_batched(
-            functools.partial(compare, vector),
+            functools.partial(compare, theta),
             rows,
             num_rows=problem.num_rows,
             size=micro_batch_size,
             is_row=jax.tree.map(is_row, rows),
         )
 
-    return compile_program(run, problem.vector, (problem.batch, old))
+    return compile_program(run, problem.theta, (problem.batch, old))
 
 
 def update_program(problem: Problem, **settings: Any) -> Program:
@@ -182,4 +180,4 @@ def update_program(problem: Problem, **settings: Any) -> Program:
 
 
 def num_parameters(problem: Problem) -> int:
-    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(problem.params))
+    return optax.tree.size(problem.params)

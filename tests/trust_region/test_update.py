@@ -25,6 +25,7 @@ from trpo_jax import (
     surrogate,
     trust_region_update,
 )
+from trpo_jax.trust_region import flat
 
 N = 12
 
@@ -335,13 +336,34 @@ def test_every_matrix_product_has_the_precision_asked_for(precision):
         assert names == [expected, expected]
 
 
+@pytest.mark.parametrize("large", [1, 2**16])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_parameters_keep_their_dtype(dtype):
+def test_parameters_keep_their_dtype(dtype, large, monkeypatch):
+    monkeypatch.setattr(flat, "_LARGE", large)
     params, batch = make_problem("categorical", dtype=np.float32)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     improve = partial(trust_region_update, policies.categorical)
-    new, _ = jax.eval_shape(improve, params, batch)
+    new, _ = jax.eval_shape(improve, params, batch, damping=np.float32(0.1))
     chex.assert_trees_all_equal_shapes_and_dtypes(new, params)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_large_parameters_are_improved_as_one_vector_is(kind, monkeypatch):
+    params, batch = make_problem(kind, dtype=np.float32)
+    expected, expected_info = update(kind, params, batch)
+    monkeypatch.setattr(flat, "_LARGE", 1)
+    improve = fast_jit(partial(trust_region_update, policies.POLICIES[kind]))
+    new, info = improve(params, batch)
+    assert info.status == UpdateStatus.ACCEPTED
+    chex.assert_trees_all_close(new, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(info, expected_info, rtol=1e-3, atol=1e-5)
+    for spoilt, status in (
+        (spoil(batch, "observations", np.nan), UpdateStatus.NON_FINITE),
+        (batch._replace(advantages=0 * batch.advantages), UpdateStatus.ZERO_GRADIENT),
+    ):
+        stayed, info = improve(params, spoilt)
+        assert_bitwise_equal(stayed, params)
+        assert info.status == status
 
 
 # Failure -----------------------------------------------------------------------------

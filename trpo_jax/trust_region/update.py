@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, Shaped
 
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
@@ -212,18 +213,18 @@ def trust_region_update(
         _depends_on_rows(policy_fn, params, batch.observations),
     )
 
-    def policy_at(theta: Float[Array, " P"], observations: PyTree) -> Distribution:
+    def policy_at(theta: PyTree, observations: PyTree) -> Distribution:
         return policy_fn(unravel(theta), observations)
 
     def objective_at(
-        theta: Float[Array, " P"], batch: Batch
+        theta: PyTree, batch: Batch
     ) -> tuple[Float[Array, ""], Distribution]:
         new = policy_at(theta, batch.observations)
         log_probs = new.log_prob(batch.actions)
         value = surrogate(log_probs, batch.log_probs, batch.advantages)
         return value + entropy_coefficient * jnp.mean(new.entropy()), new
 
-    def differentiate(batch: Batch) -> tuple[tuple[Array, Array], Distribution]:
+    def differentiate(batch: Batch) -> tuple[tuple[Array, PyTree], Distribution]:
         value_and_gradient = jax.value_and_grad(objective_at, has_aux=True)
         (value, old), gradient = value_and_gradient(theta_old, batch)
         return (value, gradient), old
@@ -231,8 +232,12 @@ def trust_region_update(
     def fisher_of(states: PyTree, num_products: int) -> MatVec:
         return operator_fn(policy_at, theta_old, states, num_products=num_products)
 
-    def move(fraction: Float[Array, ""]) -> Float[Array, " P"]:
-        return theta_old + (fraction * step).astype(theta_old.dtype)
+    def move(fraction: Float[Array, ""]) -> PyTree:
+        return jax.tree.map(
+            lambda old, change: old + (fraction * change).astype(old.dtype),
+            theta_old,
+            step,
+        )
 
     def evaluate(fraction: Float[Array, ""]) -> Candidate:
         theta = move(fraction)
@@ -247,8 +252,9 @@ def trust_region_update(
             compare, (batch, old), rows_of_each
         )
         # Two compilations of L may differ in the last bit: staying is no improvement.
-        value = jnp.where(jnp.all(theta == theta_old), surrogate_old, value)
-        finite = jnp.isfinite(theta).all() & batch_finite
+        distance = _largest(optax.tree.sub(theta, theta_old))
+        value = jnp.where(distance == 0, surrogate_old, value)
+        finite = jnp.isfinite(distance) & batch_finite
         return Candidate(value, kl, finite, (jnp.max(kl_by_state), entropy))
 
     with jax.default_matmul_precision(precision):
@@ -261,8 +267,12 @@ def trust_region_update(
         )
 
         # 3. The natural direction x ≈ (F + λI)⁻¹ g.
+        def damped(vector: PyTree) -> PyTree:
+            product = optax.tree.add_scale(fisher(vector), damping, vector)
+            return optax.tree.cast_like(product, vector)
+
         cg = conjugate_gradient(
-            lambda vector: fisher(vector) + damping * vector,
+            damped,
             gradient,
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
@@ -271,7 +281,7 @@ def trust_region_update(
         # 4. The length β at which the quadratic model of the KL reaches δ.
         curvature = step_curvature_fn(gradient, cg.x, damping)
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
-        step = step_size * cg.x
+        step = optax.tree.scale(step_size, cg.x)
 
         # 5. The first candidate that keeps the constraint and improves.
         search = line_search(
@@ -287,14 +297,16 @@ def trust_region_update(
     def keep(moved: Array, stayed: Array | float) -> Array:
         return jnp.where(search.accepted, moved, stayed)
 
-    theta = keep(move(search.fraction), theta_old)
+    theta = jax.tree.map(keep, move(search.fraction), theta_old)
     kl_max, entropy = search.candidate.evidence
     predicted_at_full_step = undamped_curvature(gradient, cg.x, damping) * step_size**2
     info = UpdateInfo(
         status=_status(batch_finite, gradient, cg, step_size, search, max_kl),
         surrogate_before=surrogate_old,
         surrogate_after=keep(search.candidate.surrogate, surrogate_old),
-        expected_improvement=keep(search.fraction * jnp.vdot(gradient, step), 0.0),
+        expected_improvement=keep(
+            search.fraction * optax.tree.vdot(gradient, step), 0.0
+        ),
         kl=keep(search.candidate.kl, 0.0),
         kl_max=keep(kl_max, 0.0),
         kl_predicted=keep(0.5 * search.fraction**2 * predicted_at_full_step, 0.0),
@@ -304,7 +316,7 @@ def trust_region_update(
         cg_status=cg.status,
         cg_iterations=cg.iterations,
         cg_relative_residual=cg.relative_residual,
-        gradient_norm=jnp.linalg.norm(gradient),
+        gradient_norm=optax.tree.norm(gradient),
         entropy=keep(entropy, jnp.mean(old.entropy())),
     )
     return unravel(theta), info
@@ -343,21 +355,26 @@ def _micro_batched_operator(
     return matvec
 
 
+def _largest(tree: PyTree) -> Float[Array, ""]:
+    """‖·‖∞: not finite if anything in it is not, 0 if everything is."""
+    return optax.tree.norm(tree, ord=jnp.inf)
+
+
 def _status(
     batch_finite: Bool[Array, ""],
-    gradient: Float[Array, " P"],
+    gradient: PyTree,
     cg: CGResult,
     step_size: Float[Array, ""],
     search: LineSearchResult,
     max_kl: Float[Array, ""] | float,
 ) -> Int[Array, ""]:
     """Name the first thing that went wrong, in the order of the algorithm."""
-    candidate = search.candidate
+    candidate, largest = search.candidate, _largest(gradient)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
         (search.accepted, UpdateStatus.ACCEPTED),
-        (~(batch_finite & jnp.isfinite(gradient).all()), UpdateStatus.NON_FINITE),
-        (~jnp.any(gradient), UpdateStatus.ZERO_GRADIENT),
+        (~(batch_finite & jnp.isfinite(largest)), UpdateStatus.NON_FINITE),
+        (largest == 0, UpdateStatus.ZERO_GRADIENT),
         (cg.status == CGStatus.NON_FINITE, UpdateStatus.NON_FINITE),
         (jnp.asarray(max_kl) <= 0, UpdateStatus.KL_EXCEEDED),
         (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
