@@ -139,11 +139,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_observations": True,
     },
     "MNISTBandit-bsuite": {
-        # Never run: its data has to be downloaded.
+        # With less entropy it settles on the digits that it finds first: four of ten.
         **_SMALL,
         "total_timesteps": 204_800,
-        "num_envs": 128,
+        "num_envs": 32,
         "rollout_length": 16,
+        "max_kl": 0.06,
+        "entropy_coefficient": 0.6,
         "channels": (8,),
         "convolution_stride": 2,
         "activation": "relu",
@@ -226,9 +228,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "Freeway-MinAtar": {**_MINATAR, "max_kl": 0.06, "entropy_coefficient": 0.1},
     "Seaquest-MinAtar": {
-        # Asterix's settings, all but one; not tuned.
+        # One run had 6.2 after a million steps; one of 128 with a λ of 0.95 had 1.4.
         **_MINATAR,
-        "gae_lambda": 0.8,
+        "num_envs": 64,
         "entropy_coefficient": 0.03,
         "channels": (8,),
         "hidden_sizes": (64,),
