@@ -180,4 +180,4 @@ def update_program(problem: Problem, **settings: Any) -> Program:
 
 
 def num_parameters(problem: Problem) -> int:
-    return optax.tree.size(problem.params)
+    return sum(leaf.size for leaf in jax.tree.leaves(problem.params))

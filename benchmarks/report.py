@@ -1,4 +1,4 @@
-"""Write the tables and pictures of benchmarks/README.md from the results there are.
+"""Write the tables and pictures of both README.md from the results there are.
 
     python -m benchmarks.report
 
@@ -21,6 +21,7 @@ from benchmarks.pictures import (
 from benchmarks.references import REFERENCES
 
 README = pathlib.Path(__file__).parent / "README.md"
+FRONT_PAGE = README.parent.parent / "README.md"
 KIBI = 1024
 
 
@@ -179,7 +180,7 @@ def learning(rows: list[dict]) -> str:
             f"{row['steps']:,}",
             f"{score(mean)} ± {score(row['interval'])}",
             f"{score(row.get('iqm'))} [{score(low)}, {score(high)}]",
-            score(None if None in row["by_seed"] else min(row["by_seed"])),
+            worst(row),
             score(row.get("random_return")),
             f"**{target:g}**" if reached else "–" if target is None else f"{target:g}",
             "–" if published is None else f"{published:g}",
@@ -199,6 +200,43 @@ def learning(rows: list[dict]) -> str:
             "seconds",
         ),
         map(line, rows),
+    )
+
+
+def learning_beside_published(rows: list[dict]) -> str:
+    """Of an environment with and without a memory only the row with one."""
+    remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
+    return table(
+        (
+            "environment",
+            "steps",
+            "seeds",
+            "return (mean ± 95 %)",
+            "worst seed",
+            "random",
+            "published",
+        ),
+        (
+            (
+                row["name"],
+                f"{row['steps']:,}",
+                row["num_seeds"],
+                f"{score(row['mean'])} ± {score(row['interval'])}",
+                worst(row),
+                score(row.get("random_return")),
+                f"{row['published']:g} ({row['published_by']})",
+            )
+            for row in rows
+            if row.get("published") is not None
+            and (", GRU" in row["name"] or row["env"] not in remembered)
+        ),
+    )
+
+
+def peer_ratios(rows: list[dict]) -> str:
+    return table(
+        ("measure", "beside", "ours / theirs"),
+        ((row["measure"], row["peer"], f"{row['ratio']:.2f}") for row in rows),
     )
 
 
@@ -290,6 +328,10 @@ def score(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def worst(row: dict) -> str:
+    return score(None if None in row["by_seed"] else min(row["by_seed"]))
+
+
 def latest(rows: list[dict]) -> list[dict]:
     """The last row of each name, in the order of the references."""
     last = {row["name"]: row for row in ({"name": row["env"]} | row for row in rows)}
@@ -312,6 +354,12 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "locomotion": locomotion,
 }
 
+# What of it stands on the front page, too.
+FRONT_TABLES: dict[str, Callable[[list[dict]], str]] = {
+    "learning": learning_beside_published,
+    "peers": peer_ratios,
+}
+
 # By results, then by file: what stands for it in words, and how it is drawn.
 PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
     "scaling": {"scaling": ("time against size", draw_scaling)},
@@ -330,12 +378,26 @@ def insert(text: str, name: str, body: str) -> str:
     return pattern.sub(lambda _: f"<!-- {name} -->\n{body}\n<!-- end -->", text)
 
 
-def main(results: pathlib.Path = RESULTS, readme: pathlib.Path = README) -> None:
+def rows_of(name: str, results: pathlib.Path) -> list[dict]:
+    rows = read_rows(results / f"{name}.jsonl")
+    return latest(rows) if name == "learning" else rows
+
+
+def write_front_page(results: pathlib.Path, page: pathlib.Path) -> None:
+    text = page.read_text()
+    for name, write in FRONT_TABLES.items():
+        text = insert(text, name, write(rows_of(name, results)))
+    page.write_text(text)
+
+
+def main(
+    results: pathlib.Path = RESULTS,
+    readme: pathlib.Path = README,
+    front_page: pathlib.Path = FRONT_PAGE,
+) -> None:
     text = readme.read_text()
     for name, write in TABLES.items():
-        rows = read_rows(results / f"{name}.jsonl")
-        if name == "learning":
-            rows = latest(rows)
+        rows = rows_of(name, results)
         parts = [write(rows), stamp(rows)] if rows else [stamp(rows)]
         for picture, (words, draw) in PICTURES.get(name, {}).items():
             path = results / f"{picture}.png"
@@ -343,6 +405,7 @@ def main(results: pathlib.Path = RESULTS, readme: pathlib.Path = README) -> None
                 parts.append(f"![{words}]({results.name}/{path.name})")
         text = insert(text, name, "\n\n".join(parts))
     readme.write_text(text)
+    write_front_page(results, front_page)
 
 
 if __name__ == "__main__":

@@ -217,10 +217,12 @@ append_row(folder / "learning.jsonl", row)
 assert "NaN" not in (folder / "learning.jsonl").read_text()
 newest = report.latest(read_rows(folder / "learning.jsonl"))
 assert [r["mean"] for r in newest] == [row["mean"]]
-page = folder / "README.md"
-page.write_text("<!-- learning -->\\n<!-- end -->\\n")
-report.main(folder, page)
+page, front_page = folder / "README.md", folder / "FRONT.md"
+for path in (page, front_page):
+    path.write_text("<!-- learning -->\\n<!-- end -->\\n")
+report.main(folder, page, front_page)
 assert "| CartPole-v1 | 384 |" in page.read_text()
+assert "| CartPole-v1 | 384 | 2 |" in front_page.read_text()
 assert "Not measured yet." not in page.read_text()
 for picture in ("learning-curves", "learning-profile"):
     assert (folder / f"{picture}.png").stat().st_size > 1000
@@ -260,13 +262,18 @@ def test_benchmarks(name):
     subprocess.run([sys.executable, "-c", PROGRAMS[name]], check=True, cwd=ROOT)
 
 
-def test_every_table_of_the_page_is_written_from_results():
+def test_every_table_of_both_pages_is_written_from_results():
     program = """
 import re
 from benchmarks import report
-text = report.README.read_text()
-for name in report.TABLES:
-    assert re.search(f"<!-- {name} -->.*?<!-- end -->", text, re.DOTALL), name
+for page, tables in (
+    (report.README, report.TABLES), (report.FRONT_PAGE, report.FRONT_TABLES)
+):
+    for name, write in tables.items():
+        text = page.read_text()
+        stands = re.search(f"<!-- {name} -->\\n(.*?)<!-- end -->", text, re.DOTALL)[1]
+        rows = report.rows_of(name, report.RESULTS)
+        assert stands.startswith(write(rows) if rows else report.stamp(rows)), name
 assert report.table("ab", [(1, 2)]) == "| a | b |\\n| --- | --- |\\n| 1 | 2 |"
 assert report.spread({"median": 1.5, "low": 1, "high": 2000}) == "1.5 (1–2,000)"
 page = "<!-- a -->\\n<!-- end -->\\ntext\\n<!-- b -->\\nold\\n<!-- end -->"

@@ -22,8 +22,17 @@ def test_few_parameters_are_one_vector(params):
 def test_many_parameters_are_left_as_they_are(params, monkeypatch):
     monkeypatch.setattr(flat, "_LARGE", 9)
     theta, unravel = flat.flatten(params)
-    assert theta is params
-    assert unravel(theta) is params
+    jax.tree.map(np.testing.assert_array_equal, theta, params)
+    assert unravel(theta) is theta
+
+
+@pytest.mark.parametrize("large", [1, 100])
+def test_numbers_of_python_are_parameters(large, monkeypatch):
+    monkeypatch.setattr(flat, "_LARGE", large)
+    theta, unravel = flat.flatten({"a": 0.5, "b": [1.0, 2.0]})
+    doubled = unravel(jax.tree.map(lambda leaf: 2 * leaf, theta))
+    assert doubled["a"] == 1
+    assert doubled["b"] == [2, 4]
 
 
 def test_many_parameters_of_several_dtypes_are_one_vector_of_the_widest(

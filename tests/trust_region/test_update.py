@@ -366,6 +366,43 @@ def test_large_parameters_are_improved_as_one_vector_is(kind, monkeypatch):
         assert info.status == status
 
 
+@pytest.mark.parametrize("large", [1, 2**16])
+def test_evidence_is_of_the_parameters_as_they_are_rounded(large, monkeypatch):
+    """By a step so short that rounding to half precision undoes most of it."""
+    monkeypatch.setattr(flat, "_LARGE", large)
+    params, batch = make_problem("categorical", dtype=np.float32)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    @fast_jit
+    def surrogate_at(params):
+        log_probs = policies.categorical(params, batch.observations).log_prob(
+            batch.actions
+        )
+        return surrogate(log_probs, batch.log_probs, batch.advantages)
+
+    batch = batch._replace(
+        log_probs=policies.categorical(params, batch.observations).log_prob(
+            batch.actions
+        )
+    )
+    improve = fast_jit(partial(trust_region_update, policies.categorical, max_kl=1e-6))
+    new, info = improve(params, batch)
+    assert info.status == UpdateStatus.ACCEPTED
+    moved = surrogate_at(new) - surrogate_at(params)
+    claimed = info.surrogate_after - info.surrogate_before
+    np.testing.assert_allclose(claimed, moved, rtol=0.05)
+
+
+def test_nothing_to_optimise_is_nothing_to_improve():
+    _, batch = make_problem("categorical", dtype=np.float32)
+
+    def fixed(params, observations):
+        return Categorical(jnp.zeros((len(observations), 3)))
+
+    _, info = trust_region_update(fixed, {}, batch)
+    assert info.status == UpdateStatus.ZERO_GRADIENT
+
+
 # Failure -----------------------------------------------------------------------------
 
 
@@ -728,3 +765,15 @@ def test_a_shared_scale_as_long_as_the_batch_is_no_row(kind, size):
     for field in ("kl", "kl_max", "surrogate_after", "accepted_fraction"):
         actual, expected = (getattr(info, field) for _, info in (in_parts, whole))
         np.testing.assert_allclose(actual, expected, rtol=2e-3)
+
+
+def test_a_number_of_jax_is_checked_where_all_else_is_traced():
+    params, batch = make_problem("categorical", dtype=np.float32)
+
+    def improve(max_kl):
+        update = partial(trust_region_update, policies.categorical, max_kl=max_kl)
+        return jax.eval_shape(update, params, batch)
+
+    improve(jnp.float32(0.01))
+    with pytest.raises(ValueError, match=r"max_kl=-1\.0 is not positive"):
+        improve(jnp.float32(-1))

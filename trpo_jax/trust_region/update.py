@@ -1,6 +1,7 @@
 """One policy update: gradient → conjugate gradient → step length → line search."""
 
 import enum
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -175,9 +176,11 @@ def trust_region_update(
             take at a time, None for all: bounds the memory, what products would store
             among it; changes the result to rounding only.
         operator_fn: (policy_fn, θ_old, states, num_products=n) ↦ (v ↦ F v), of which
-            about n products will be asked for; see `gauss_newton_vector_product`.
-        step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length;
-            `undamped_curvature`, or `damped_curvature` as in most implementations.
+            about n products will be asked for; see `gauss_newton_vector_product`. Of
+            small params θ and v are one vector, of large ones pytrees like them.
+        step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length,
+            g and x like θ; `undamped_curvature`, or `damped_curvature` as in most
+            implementations.
         precision: Precision of matrix products on accelerators, as in
             `jax.default_matmul_precision`. TF32 loses conjugacy.
 
@@ -233,11 +236,13 @@ def trust_region_update(
         return operator_fn(policy_at, theta_old, states, num_products=num_products)
 
     def move(fraction: Float[Array, ""]) -> PyTree:
-        return jax.tree.map(
-            lambda old, change: old + (fraction * change).astype(old.dtype),
-            theta_old,
-            step,
-        )
+        def add(old: Array, change: Array) -> Array:
+            new = old + (fraction * change).astype(old.dtype)
+            # XLA would judge a sum of half precision before it is rounded.
+            format_ = jnp.finfo(old.dtype)
+            return jax.lax.reduce_precision(new, format_.nexp, format_.nmant)
+
+        return jax.tree.map(add, theta_old, step)
 
     def evaluate(fraction: Float[Array, ""]) -> Candidate:
         theta = move(fraction)
@@ -356,8 +361,9 @@ def _micro_batched_operator(
 
 
 def _largest(tree: PyTree) -> Float[Array, ""]:
-    """‖·‖∞: not finite if anything in it is not, 0 if everything is."""
-    return optax.tree.norm(tree, ord=jnp.inf)
+    """‖·‖∞: not finite if anything in the tree is not, 0 if everything is."""
+    maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.maximum, maxima, jnp.float32(0))
 
 
 def _status(
