@@ -193,7 +193,7 @@ ALGORITHMS: dict[Algorithm, Callable] = {"trpo": train_trpo, "ppo": train_ppo}
 
 
 def measure(
-    env: str, algorithm: Algorithm, seed: int, overrides: dict[str, Any]
+    env: str, case: Case, algorithm: Algorithm, seed: int, overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Train one run; return its row."""
     steps: list[int] = []
@@ -209,7 +209,7 @@ def measure(
             flush=True,
         )
 
-    config = ALGORITHMS[algorithm](env, CASES[env], seed, watch, overrides)
+    config = ALGORITHMS[algorithm](env, case, seed, watch, overrides)
     return {
         "env": env,
         "physics": BACKEND,
@@ -228,6 +228,7 @@ def main(
     /,
     algorithms: tuple[Algorithm, ...] = ("trpo", "ppo"),
     seeds: tuple[int, ...] = (0,),
+    evaluations: int | None = None,
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "locomotion.jsonl",
 ) -> None:
@@ -237,13 +238,18 @@ def main(
         envs: Names in brax.
         algorithms: Whom to train.
         seeds: Of each, one run after the other.
+        evaluations: How many intervals to train for; the case's own if left out.
         override: A field of the algorithm set otherwise, as max_kl=0.02.
         output: Where the rows go.
     """
     if override and len(algorithms) > 1:
         raise ValueError("--override is of one algorithm; write --algorithms, too.")
     for env, seed, algorithm in runs(envs or tuple(CASES), seeds, algorithms):
-        append_row(output, measure(env, algorithm, seed, parse_overrides(override)))
+        case = CASES[env]
+        if evaluations is not None:
+            case = dataclasses.replace(case, evaluations=evaluations)
+        row = measure(env, case, algorithm, seed, parse_overrides(override))
+        append_row(output, row)
 
 
 def runs(

@@ -171,13 +171,14 @@ def scaling(rows: list[dict]) -> str:
 
 
 def learning(rows: list[dict]) -> str:
-    def line(row: dict) -> tuple[str, ...]:
+    def line(row: dict) -> tuple:
         mean, target, published = row["mean"], row.get("target"), row.get("published")
         reached = None not in (mean, target) and mean >= target
         low, high = row.get("iqm_interval", (None, None))
         return (
             row["name"],
             f"{row['steps']:,}",
+            row["num_seeds"],
             f"{score(mean)} ± {score(row['interval'])}",
             f"{score(row.get('iqm'))} [{score(low)}, {score(high)}]",
             worst(row),
@@ -191,6 +192,7 @@ def learning(rows: list[dict]) -> str:
         (
             "environment",
             "steps",
+            "seeds",
             "mean ± 95 %",
             "IQM [95 %]",
             "worst seed",
@@ -204,8 +206,6 @@ def learning(rows: list[dict]) -> str:
 
 
 def learning_beside_published(rows: list[dict]) -> str:
-    """Of an environment with and without a memory only the row with one."""
-    remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
     return table(
         (
             "environment",
@@ -226,11 +226,18 @@ def learning_beside_published(rows: list[dict]) -> str:
                 score(row.get("random_return")),
                 f"{row['published']:g} ({row['published_by']})",
             )
-            for row in rows
+            for row in without_ablations(rows)
             if row.get("published") is not None
-            and (", GRU" in row["name"] or row["env"] not in remembered)
         ),
     )
+
+
+def without_ablations(rows: list[dict]) -> list[dict]:
+    """Of an environment with and without a memory only the row with one."""
+    remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
+    return [
+        row for row in rows if ", GRU" in row["name"] or row["env"] not in remembered
+    ]
 
 
 def peer_ratios(rows: list[dict]) -> str:
@@ -366,7 +373,10 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
     "throughput": {"throughput": ("where a step's time goes", draw_shares)},
     "learning": {
         "learning-curves": ("return against steps", draw_curves),
-        "learning-profile": ("share of runs above each score", draw_profile),
+        "learning-profile": (
+            "share of runs above each score",
+            lambda rows, path: draw_profile(without_ablations(rows), path),
+        ),
     },
     "locomotion": {"locomotion": ("return against steps", draw_locomotion)},
 }

@@ -59,10 +59,15 @@ for case in locomotion.CASES.values():
     assert case.steps == case.evaluations * case.interval
     assert case.interval % (64 * 64) == 0  # our rollouts divide it
 assert locomotion.CASES["reacher"].interval == 256 * 50 * 32 * 4
+made = []
+locomotion.measure = lambda env, case, *run: made.append((env, case.steps)) or {}
+locomotion.append_row = lambda output, row: None
+locomotion.main(("ant",), algorithms=("trpo",), evaluations=20)
+assert made == [("ant", 20 * locomotion.CASES["ant"].interval)]
 runs = locomotion.runs(("ant", "hopper"), (0, 1), ("trpo", "ppo"))
 assert runs[1] == ("ant", 0, "ppo") and len(runs) == 8
 for wrong in (lambda: locomotion.runs(("cat",), (0,), ("trpo",)),
-              lambda: locomotion.main("ant", override=("max_kl=0.1",))):
+              lambda: locomotion.main(("ant",), override=("max_kl=0.1",))):
     try:
         wrong()
     except ValueError as error:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 import trpo_jax
+from trpo_jax import runs
 from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
 from trpo_jax.runs import chunks
 from trpo_jax.runs.console import ConsoleWatcher
@@ -157,6 +158,19 @@ def test_a_run_is_recorded_resumed_evaluated_drawn_and_exported(tmp_path, capsys
     assert str(picture) in text
 
 
+@pytest.mark.parametrize(
+    ("env", "drawn"), [("CartPole-v1", True), ("DeepSea-bsuite", False)]
+)
+def test_render_is_advised_where_there_is_something_to_draw(
+    env, drawn, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(runs, "run", lambda *args: None)
+    assert main(["--env", env, "--folder", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "trpo_jax plot" in text
+    assert ("trpo_jax render" in text) == drawn
+
+
 def test_presets_are_listed(capsys):
     assert main(["presets"]) == 0
     text = capsys.readouterr().out
@@ -238,7 +252,8 @@ def test_an_error_of_another_package_keeps_its_traceback(folder, monkeypatch):
         (["train", "Pong-misc"], "write train --env Pong-misc"),
         (["benchmark", "Pong-misc"], "write benchmark --env Pong-misc"),
         (["Pong-misc"], "write train --env Pong-misc"),
-        (["trian"], "one of the commands train, resume"),
+        (["trian"], "did you mean 'train'?"),
+        (["mine"], "one of the commands train, resume"),
         (["train", "mine.toml"], "write train --config mine.toml"),
     ],
 )

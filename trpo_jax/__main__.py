@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import gc
 import json
 import os
@@ -67,10 +68,12 @@ class Train:
             return
         runs.run(config, self.folder, self.records)
         name = shlex.quote(str(self.folder))
+        ways = ["plot"]
+        if getattr(make_environment(config.env), "picture_suffix", None) is not None:
+            ways.append("render")
         console.print(
-            f"recorded in {self.folder}; look at it by\n"
-            f"  python -m trpo_jax plot {name}\n"
-            f"  python -m trpo_jax render {name}",
+            f"recorded in {self.folder}; look at it by"
+            + "".join(f"\n  python -m trpo_jax {way} {name}" for way in ways),
             soft_wrap=True,
             markup=False,
             highlight=False,
@@ -342,6 +345,9 @@ def _check_options(args: Sequence[str]) -> None:
     """Raise ValueError for a name that stands where only options can."""
     name = args[1] if args[1:] else "-"
     if not name.startswith("-"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        if near:
+            raise ValueError(f"{name!r} is not a command; did you mean {near[0]!r}?")
         option = "--config" if name.endswith((".json", ".toml")) else "--env"
         raise ValueError(
             f"{name!r} is neither a command nor an option; write {args[0]} {option} "

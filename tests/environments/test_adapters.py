@@ -29,6 +29,7 @@ from trpo_jax.environments import (
     make_brax,
     make_playground,
 )
+from trpo_jax.environments.jumanji import _observe
 
 LIMIT = 4
 STEPS = 2 * LIMIT + 1
@@ -513,6 +514,21 @@ def test_actions_of_another_kind_are_refused_with_the_right_ones():
     pytest.importorskip("jumanji")
     with pytest.raises(ValueError, match=r"int16.* with a mask \[2, 21\].*a Discrete"):
         make_environment("jumanji/MultiCVRP-v0")
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"), [([0, 1, 0], [0, 1, 0]), ([0, 0, 0], [1, 1, 1])]
+)
+def test_where_jumanji_allows_nothing_everything_is_allowed(mask, expected):
+    """Its snake, boxed in, has one more step: any action ends the episode."""
+
+    class Seen(NamedTuple):
+        grid: Any
+        action_mask: Any
+
+    observation = _observe(Seen(jnp.zeros((2, 2)), jnp.array(mask, bool)))
+    np.testing.assert_array_equal(observation.values, np.zeros((2, 2)))
+    np.testing.assert_array_equal(observation.action_mask, np.array(expected, bool))
 
 
 def test_an_array_alone_keeps_its_shape():

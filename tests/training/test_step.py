@@ -350,6 +350,12 @@ def test_zero_rewards_are_harmless(start):
             ValueError,
             "Write a policy whose distribution has those",
         ),
+        (
+            "policy",
+            lambda x: Categorical(jnp.concatenate([x, x], axis=-1)),
+            ValueError,
+            "write trpo_jax.CategoricalHead(2)",
+        ),
         ("critic", lambda x: x[:, :1], ValueError, "Write value[..., 0]"),
         ("critic", lambda x: x, ValueError, "Write value[..., 0]"),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
+from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
 from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
@@ -76,8 +77,8 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
         The environment; the same object for the same `env`.
 
     Raises:
-        ValueError: If no environment has that id, its suite is not installed, or its
-            spaces are not supported.
+        ValueError: If no environment has that id, its suite is not installed, its
+            spaces are not supported, or it does not return what `Environment` says.
         TypeError: If `env` is none of the three.
     """
     if isinstance(env, str):
@@ -86,6 +87,7 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step"):
         return make_gymnax(env)
     if isinstance(env, Environment):
+        check_environment(env)
         return env
     raise TypeError(
         f"env is a {type(env).__name__}; write an id such as 'CartPole-v1', a gymnax "

@@ -27,9 +27,10 @@ class JumanjiEnvironment:
 
     The fields of an observation become one float32 vector, in their order, but an
     array alone keeps its shape. A field `action_mask` becomes the mask of a
-    `MaskedObservation`. Where an action has several parts and the mask has an entry for
-    each combination of them, the combinations become one `Discrete` space; a 2 × 2 mask
-    of two choices among two is taken for such a one.
+    `MaskedObservation`; one that forbids everything, as of a snake that is boxed in,
+    allows everything instead. Where an action has several parts and the mask has an
+    entry for each combination of them, the combinations become one `Discrete` space; a
+    2 × 2 mask of two choices among two is taken for such a one.
 
     An episode that ends with discount 0 terminated, one that ends with another was
     truncated. Most of Jumanji's environments end with 0 at their time limit too, and
@@ -155,7 +156,8 @@ def _observe(observation: Any) -> Observation:
         vector = jnp.concatenate(flat)
     if mask is None:
         return vector
-    return MaskedObservation(vector, jnp.asarray(mask, bool).ravel())
+    allowed = jnp.asarray(mask, bool).ravel()
+    return MaskedObservation(vector, allowed | ~allowed.any())
 
 
 def _values_and_mask(observation: Any) -> tuple[list[Any], Any]:

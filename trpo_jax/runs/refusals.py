@@ -35,5 +35,6 @@ class Refusals:
         return (
             f"updates meet NaN or infinity{where}, from update "
             f"{updates - self.in_a_row.max() + 1:,} on; look at the environment's "
-            "observations and rewards"
+            "observations and rewards, and at its action masks if it has any: each has "
+            "to allow an action"
         )

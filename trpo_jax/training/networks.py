@@ -35,7 +35,7 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollout import RolloutState
 from trpo_jax.training.views import View, apply_once, view_of
-from trpo_jax.trust_region import Distribution, TanhGaussian
+from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
 
 _GAUSSIAN_HEADS = {
     "constant": GaussianHead,
@@ -115,6 +115,14 @@ def check_policy(
                 "the policy returned a TanhGaussian, whose actions have to be squashed "
                 "before the environment sees them; write gaussian='tanh', too."
             )
+        if isinstance(distribution, Categorical) and isinstance(space, Discrete):
+            choices = distribution.logits.shape[-1]
+            if choices != space.num_actions:
+                raise ValueError(
+                    f"the policy chooses among {choices} actions, but the environment "
+                    f"takes {space}; write trpo_jax.CategoricalHead"
+                    f"({space.num_actions})."
+                )
         return distribution.sample(jax.random.key(0))
 
     def sample(params: PyTree, state: RolloutState) -> Array:
@@ -122,9 +130,9 @@ def check_policy(
         seen = (state.memory, state.observation, starts)
         return apply_once(policy, params, *seen, draw)[1]
 
+    space = environment.action_space
     check_memory("policy", policy, params, state.memory, state)
     actions = jax.eval_shape(sample, params, state)
-    space = environment.action_space
     kind = "real floating" if isinstance(space, Box) else "integral"
     match space:
         case Box(size):

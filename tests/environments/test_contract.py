@@ -1,0 +1,134 @@
+"""Environments of one's own: what is wrong with one is said, with what to write."""
+
+import gymnax.environments.spaces
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import trpo_jax
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    MaskedObservation,
+    MultiDiscrete,
+    TimeStep,
+    make_environment,
+)
+
+
+class Corridor:
+    """Two steps to the right end the episode; every part can be replaced."""
+
+    observation_shape = (2,)
+    action_space = Discrete(2)
+
+    def __init__(self, **parts):
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def observe(self, place):
+        return jnp.stack([place, -place]).astype(float)
+
+    def reset(self, key):
+        place = jnp.int32(0)
+        return place, self.observe(place)
+
+    def step(self, key, place, action):
+        place = place + jnp.int32(jnp.sum(action) > 0)
+        ended = place >= 2
+        last = self.observe(place)
+        place = jnp.where(ended, 0, place)
+        return place, TimeStep(
+            observation=self.observe(place),
+            reward=self.reward(ended),
+            terminated=ended,
+            truncated=jnp.bool_(False),
+            final_observation=last,
+        )
+
+    def reward(self, ended):
+        return ended.astype(float)
+
+
+@pytest.mark.parametrize("space", [Discrete(2), MultiDiscrete((2, 3)), Box(2)])
+def test_one_as_it_should_be_is_taken(space):
+    environment = Corridor(action_space=space)
+    assert make_environment(environment) is environment
+
+
+def test_one_with_masks_is_taken():
+    def observe(place):
+        return MaskedObservation(jnp.zeros(2), jnp.ones(2, bool))
+
+    make_environment(Corridor(observe=observe))
+
+
+def masked(size, dtype=bool):
+    return lambda place: MaskedObservation(jnp.zeros(2), jnp.ones(size, dtype))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"action_space": 3}, r"action_space is 3 .*write .*Discrete\(num_actions\)"),
+        ({"action_space": Discrete(0)}, "a positive number of each"),
+        ({"action_space": MultiDiscrete(())}, "a positive number of each"),
+        ({"action_space": gymnax.environments.spaces.Discrete(3)}, "of gymnax"),
+        ({"action_space": Box(2), "observe": masked(2)}, r"masks actions, .*Box"),
+        ({"observe": masked(3)}, r"action_mask bool\[3\].*write bool\[2\]"),
+        ({"observe": masked(2, int)}, r"action_mask int32\[2\].*write bool\[2\]"),
+        ({"observe": lambda place: {"a": place}}, r"observes \{'a'.*write one array"),
+        ({"observation_shape": (3,)}, r"observes float32\[2\].*shape is \[3\]"),
+        (
+            {"reward": lambda ended: jnp.ones(2)},
+            r"reward float32\[2\].*floating scalar",
+        ),
+        (
+            {"reward": lambda ended: ended},
+            r"reward bool\[\]; it must be a real floating",
+        ),
+        (
+            {
+                "step": lambda key, state, action: (
+                    jnp.float32(0),
+                    TimeStep(*[state] * 5),
+                )
+            },
+            r"state float32\[\], but reset int32\[\]",
+        ),
+        (
+            {"step": lambda key, state, action: (state, (state,))},
+            "write a pair .state, ",
+        ),
+        ({"reset": lambda key: jnp.zeros(2)}, r"write a pair \(state, observation\)"),
+    ],
+)
+def test_what_is_wrong_is_said(parts, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        trpo_jax.TRPOConfig(env=Corridor(**parts))
+
+
+def test_a_step_of_another_final_observation_is_refused():
+    class Odd(Corridor):
+        def step(self, key, place, action):
+            place, step = super().step(key, place, action)
+            mask = jnp.ones(2, bool)
+            return place, step._replace(
+                final_observation=MaskedObservation(step.final_observation, mask)
+            )
+
+    with pytest.raises(ValueError, match="they must be alike"):
+        make_environment(Odd())
+
+
+def test_it_trains():
+    config = trpo_jax.TRPOConfig(
+        env=Corridor(),
+        num_envs=4,
+        rollout_length=16,
+        total_timesteps=128,
+        hidden_sizes=(8,),
+    )
+    returns = trpo_jax.train(config).metrics.episode_return
+    assert np.isfinite(returns).all()
