@@ -12,6 +12,7 @@ from benchmarks.harness import Program, compile_program
 from trpo_jax.trust_region.flat import flatten
 
 FEATURES = 4
+DRAWN_AT_ONCE = 2**15  # so that the largest problem's layers fit beside it
 
 
 class Problem(NamedTuple):
@@ -60,7 +61,12 @@ def draw(policy: Any, num_rows: int, key: jax.Array) -> tuple[Any, trpo_jax.Batc
     keys = jax.random.split(key, 4)
     observations = jax.random.normal(keys[0], (num_rows, FEATURES))
     params = policy.init(keys[1], observations[:1])
-    distribution = policy.apply(params, observations)
+    _, distribution = trpo_jax.micro_batched(
+        lambda rows: ((), policy.apply(params, rows)),
+        observations,
+        num_rows=num_rows,
+        size=DRAWN_AT_ONCE,
+    )
     actions = distribution.sample(keys[2])
     log_probs = distribution.log_prob(actions)
     advantages = jax.random.normal(keys[3], (num_rows,))
