@@ -337,6 +337,26 @@ def test_every_matrix_product_has_the_precision_asked_for(precision):
 
 
 @pytest.mark.parametrize("large", [1, 2**16])
+def test_an_operator_sees_parameters_as_they_are(large, monkeypatch):
+    monkeypatch.setattr(flat, "_LARGE", large)
+    params, batch = make_problem("gaussian", dtype=np.float32)
+
+    def operator_fn(policy_fn, seen, states, *, num_products):
+        chex.assert_trees_all_equal_shapes_and_dtypes(seen, params)
+
+        def matvec(vector):
+            chex.assert_trees_all_equal_shapes_and_dtypes(vector, params)
+            return vector
+
+        return matvec
+
+    improve = partial(
+        trust_region_update, policies.gaussian, params, operator_fn=operator_fn
+    )
+    jax.eval_shape(improve, batch)
+
+
+@pytest.mark.parametrize("large", [1, 2**16])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_parameters_keep_their_dtype(dtype, large, monkeypatch):
     monkeypatch.setattr(flat, "_LARGE", large)
@@ -491,7 +511,7 @@ def update_with_multiple_of_identity(problem, advantages, multiple):
         batch._replace(advantages=advantages),
         damping=0.0,
         line_search_width=10,
-        operator_fn=lambda *problem, num_products: lambda vector: multiple * vector,
+        operator_fn=lambda *problem, num_products: partial(optax.tree.scale, multiple),
     )
 
 

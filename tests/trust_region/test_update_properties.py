@@ -8,6 +8,7 @@ function.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import policies
 import pytest
 import reference
@@ -36,7 +37,7 @@ def _update(kind, params, batch, knobs):
     def one(params, batch, knobs):
         def operator_fn(*problem, num_products):
             product = gauss_newton_vector_product(*problem, num_products=num_products)
-            return lambda vector: knobs["curvature"] * product(vector)
+            return lambda vector: optax.tree.scale(knobs["curvature"], product(vector))
 
         return trust_region_update(
             policies.POLICIES[kind],

@@ -175,11 +175,12 @@ def trust_region_update(
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
             take at a time, None for all: bounds the memory, what products would store
             among it; changes the result to rounding only.
-        operator_fn: (policy_fn, θ_old, states, num_products=n) ↦ (v ↦ F v), of which
-            about n products will be asked for; see `gauss_newton_vector_product`. Of
-            small params θ and v are one vector, of large ones pytrees like them.
-        step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length,
-            g and x like θ; `undamped_curvature`, or `damped_curvature` as in most
+        operator_fn: (policy_fn, params, states, num_products=n) ↦ (v ↦ F v), v and F v
+            pytrees like `params`; about n products will be asked for. See
+            `gauss_newton_vector_product`.
+        step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length, g
+            and x one vector each or, of large params, pytrees: write it by
+            `optax.tree.vdot`. `undamped_curvature`, or `damped_curvature` as in most
             implementations.
         precision: Precision of matrix products on accelerators, as in
             `jax.default_matmul_precision`. TF32 loses conjugacy.
@@ -233,7 +234,8 @@ def trust_region_update(
         return (value, gradient), old
 
     def fisher_of(states: PyTree, num_products: int) -> MatVec:
-        return operator_fn(policy_at, theta_old, states, num_products=num_products)
+        matvec = operator_fn(policy_fn, params, states, num_products=num_products)
+        return lambda vector: flatten(matvec(unravel(vector)))[0]
 
     def move(fraction: Float[Array, ""]) -> PyTree:
         def add(old: Array, change: Array) -> Array:
