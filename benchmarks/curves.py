@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,7 +73,7 @@ class Curve:
 
 def path_of(results: pathlib.Path, name: str) -> pathlib.Path:
     """Where the curve of a row lies, beside a file of results."""
-    plain = name.replace("/", "-").replace(", ", "-").replace(" ", "-")
+    plain = re.sub(r"[^\w.=-]+", "-", name)
     return results.parent / "curves" / f"{plain}.json"
 
 

@@ -35,12 +35,28 @@ PROGRESS_SECONDS = 30.0
 
 Actions = Literal["mode", "sample"]
 
+# Fields with a column of their own, and the memory, which has a word.
+_NOT_NAMED = ("total_timesteps", "num_seeds", "memory_size")
+
 
 def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
-    """What tells rows of one environment apart: a memory, and actions drawn."""
-    memory = ", GRU" if config.memory_size else ""
-    drawn = ", actions drawn" if actions == "sample" else ""
-    return f"{config.env}{memory}{drawn}"
+    """What tells rows of one environment apart: a memory, actions that are drawn, and
+    every other field that is not the preset's.
+    """
+    usual, fields = map(_flat, (configure(config.env), config))
+    others = [
+        f"{field}={value}"
+        for field, value in fields.items()
+        if value != usual[field] and field not in _NOT_NAMED
+    ]
+    memory = ["GRU"] if config.memory_size else []
+    drawn = ["actions drawn"] if actions == "sample" else []
+    return ", ".join([config.env, *memory, *drawn, *others])
+
+
+def _flat(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
+    fields = describe(config)
+    return fields | fields.pop("hyperparameters")
 
 
 def measure(

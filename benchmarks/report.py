@@ -226,17 +226,20 @@ def learning_beside_published(rows: list[dict]) -> str:
                 score(row.get("random_return")),
                 f"{row['published']:g} ({row['published_by']})",
             )
-            for row in without_ablations(rows)
+            for row in of_presets(rows)
             if row.get("published") is not None
         ),
     )
 
 
-def without_ablations(rows: list[dict]) -> list[dict]:
-    """Of an environment with and without a memory only the row with one."""
+def of_presets(rows: list[dict]) -> list[dict]:
+    """The rows whose settings are the preset's: with its memory, and no other field."""
     remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
     return [
-        row for row in rows if ", GRU" in row["name"] or row["env"] not in remembered
+        row
+        for row in rows
+        if "=" not in row["name"]
+        and (", GRU" in row["name"] or row["env"] not in remembered)
     ]
 
 
@@ -375,7 +378,7 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
         "learning-curves": ("return against steps", draw_curves),
         "learning-profile": (
             "share of runs above each score",
-            lambda rows, path: draw_profile(without_ablations(rows), path),
+            lambda rows, path: draw_profile(of_presets(rows), path),
         ),
     },
     "locomotion": {"locomotion": ("return against steps", draw_locomotion)},

@@ -186,9 +186,15 @@ sizes = dict(num_envs=4, rollout_length=32, total_timesteps=384, hidden_sizes=(8
 plain = dict(fisher_stride=None, critic_minibatches=1, critic_epochs=1)
 config = configure("CartPole-v1", num_seeds=2, **sizes, **plain)
 output = folder / "learning.jsonl"
-path = curves.path_of(output, "CartPole-v1")
 learning.PROGRESS_SECONDS = 0.0
 row = learning.measure(config, num_episodes=4, seeds_at_once=1, output=output)
+assert row["name"].startswith("CartPole-v1, num_envs=4, rollout_length=32, hidden")
+assert row["name"].endswith("critic_epochs=1, critic_minibatches=1")
+path = curves.path_of(output, row["name"])
+of_preset = learning.name_of(configure("CartPole-v1", total_timesteps=1000), "sample")
+assert of_preset == "CartPole-v1, actions drawn"
+with_memory = configure("MemoryChain-bsuite", max_kl=0.5)
+assert learning.name_of(with_memory, "mode") == "MemoryChain-bsuite, GRU, max_kl=0.5"
 # One seed after the other is as `train` has them side by side.
 result = trpo_jax.train(config)
 key = jax.random.fold_in(jax.random.key(0), 1)
@@ -217,11 +223,13 @@ rows = [
 table = sweep.ranking(rows, ["max_kl"])
 assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["3", "2", "1"]
 
-append_row(folder / "learning.jsonl", row | {"mean": 0.0})
-append_row(folder / "learning.jsonl", row)
+of_preset = row | {"name": "CartPole-v1"}
+for line in (row | {"mean": 0.0}, of_preset, row):
+    append_row(folder / "learning.jsonl", line)
 assert "NaN" not in (folder / "learning.jsonl").read_text()
 newest = report.latest(read_rows(folder / "learning.jsonl"))
-assert [r["mean"] for r in newest] == [row["mean"]]
+assert [r["mean"] for r in newest] == [row["mean"]] * 2
+assert [r["name"] for r in report.of_presets(newest)] == ["CartPole-v1"]
 page, front_page = folder / "README.md", folder / "FRONT.md"
 for path in (page, front_page):
     path.write_text("<!-- learning -->\\n<!-- end -->\\n")
