@@ -203,10 +203,11 @@ def test_a_resumed_run_ends_in_the_same_bits(finished, tmp_path, monkeypatch, up
     assert events(folder, "resumed")[0]["updates"] == updates // 10 * 10
 
 
-def test_a_run_that_is_done_is_returned(finished):
+def test_a_run_that_is_done_is_returned(finished, capsys):
     folder, result = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*")}
-    again = resume(folder)
+    again = trpo_jax.resume(folder)
+    assert "all 40 updates have been made" in "".join(capsys.readouterr())
     assert again.evaluation == result.evaluation
     assert again.state.updates == 40
     assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -185,6 +185,48 @@ def test_a_key_of_another_type_is_refused_before_anything_compiles(run, key):
     assert not compiled
 
 
+@pytest.mark.parametrize(
+    ("args", "fields", "advice"),
+    [
+        (
+            (),
+            {"max_kl": 0.02},
+            "TRPOConfig(hyperparameters=Hyperparameters(max_kl=...)",
+        ),
+        (
+            (),
+            {"num_environments": 4},
+            "no field num_environments; did you mean num_env",
+        ),
+        ((), {"gae_lamda": 0.9}, "did you mean gae_lambda?"),
+        ((), {"zzz": 1}, "TRPOConfig has no field zzz."),
+        (("Pendulum-v1",), {}, "write TRPOConfig(env='CartPole-v1')"),
+    ],
+)
+def test_a_name_that_is_no_field_is_refused_with_advice(args, fields, advice):
+    with pytest.raises(TypeError, match=re.escape(advice)):
+        TRPOConfig(*args, **fields)
+
+
+@pytest.mark.parametrize(
+    ("call", "advice"),
+    [
+        (
+            lambda config, key: train("Acrobot-v1"),
+            "write trpo_jax.preset('Acrobot-v1')",
+        ),
+        (lambda config, key: train(7), "type int; write a trpo_jax.TRPOConfig"),
+        (lambda config, key: init("Acrobot-v1", key), "TRPOConfig(env='Acrobot-v1')"),
+        (lambda config, key: step(key, config), "write a trpo_jax.TRPOConfig"),
+        (lambda config, key: step(config, {}), "has as result.state"),
+        (lambda config, key: evaluate(config, (1, 2), key), "has as result.state"),
+    ],
+)
+def test_what_is_no_config_or_state_is_refused_with_advice(call, advice):
+    with pytest.raises(TypeError, match=re.escape(advice)):
+        call(TRPOConfig(**SMALL), jax.random.key(0))
+
+
 def test_a_config_passes_through_jit_and_vmap_as_it_is():
     config = TRPOConfig(**SMALL)
     assert jax.tree.leaves(config) == []

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from trpo_jax.networks import Observation
 from trpo_jax.runs.acting import Actions, act, initial_memory
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import TrainState
+from trpo_jax.training.step import TrainState, check_state
 
 
 class Episodes(NamedTuple):
@@ -84,7 +84,12 @@ def advance(
 
 
 def check_seeds(config: TRPOConfig, state: TrainState, called: str) -> None:
-    """Raise ValueError unless `state` is of `config.num_seeds` seeds."""
+    """Raise ValueError unless `state` is of `config.num_seeds` seeds.
+
+    TypeError if either is something else.
+    """
+    check_config(config)
+    check_state(state)
     expected = () if config.num_seeds == 1 else (config.num_seeds,)
     if state.updates.shape != expected:
         raise ValueError(
@@ -96,12 +101,12 @@ def check_seeds(config: TRPOConfig, state: TrainState, called: str) -> None:
 
 def one_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
     """Return the state of one of a run's seeds; ValueError if it has fewer."""
+    check_seeds(config, state, "pick one state of other axes")
     if not 0 <= seed_index < config.num_seeds:
         raise ValueError(
             f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
             f"write 0 to {config.num_seeds - 1}."
         )
-    check_seeds(config, state, "pick one state of other axes")
     if config.num_seeds == 1:
         return state
     return jax.tree.map(lambda leaf: leaf[seed_index], state)

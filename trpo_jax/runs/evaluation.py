@@ -43,7 +43,7 @@ def evaluate(
         Returns float[num_episodes], or float[num_seeds, num_episodes].
 
     Raises:
-        TypeError: If `key` is not a typed key.
+        TypeError: If `config` or `state` is something else, or `key` not a typed key.
         ValueError: If a count is not positive, `actions` neither of the two, or the
             state is of another number of seeds.
     """

@@ -38,7 +38,7 @@ from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.signals import Interruption, interruptible
 from trpo_jax.runs.version import __version__
 from trpo_jax.runs.watch import Watcher, watching
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.step import TrainState
 
 
@@ -211,6 +211,7 @@ class _Run:
         event = "resumed" if self.folder.events.exists() else "started"
         self.folder.log_event(event, updates=first, **surroundings())
         if restored is not None and first == last:
+            self.watcher.say(f"all {last:,} updates have been made")
             return restored[0]
         if first > 0:
             self.watcher.say(f"going on after update {first:,} of {last:,}")
@@ -357,6 +358,7 @@ def _check(
     config: TRPOConfig, settings: RunSettings, loggers: Sequence[Logger]
 ) -> None:
     """Raise with advice for what would fail later, before there is a folder."""
+    check_config(config)
     state_type(config)
     if settings.tensorboard:
         import_suite("tensorboardX", extra="tensorboard")

@@ -14,6 +14,7 @@ from trpo_jax.training.config_checks import (
     check_counts,
     check_fractions,
     check_functions,
+    check_names,
     coprime,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -127,6 +128,12 @@ class TRPOConfig:
     hyperparameters: Hyperparameters = Hyperparameters()  # noqa: RUF009 (immutable)
     """The floats, which `init` puts into the state."""
 
+    def __new__(cls, *args: Any, **fields: Any) -> "TRPOConfig":
+        """Raise TypeError for names that are no fields, saying where they belong."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        check_names(args, fields, names)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError for what could only fail later."""
         if not isinstance(self.env, str):
@@ -228,3 +235,13 @@ class TRPOConfig:
     def num_updates(self) -> int:
         """How many rollouts, and policy updates, a run has."""
         return self.total_timesteps // self.batch_size
+
+
+def check_config(config: TRPOConfig) -> None:
+    """Raise TypeError unless `config` is one, as where an environment stands for it."""
+    if isinstance(config, TRPOConfig):
+        return
+    instead = "a trpo_jax.TRPOConfig"
+    if isinstance(config, str):
+        instead = f"trpo_jax.preset({config!r}) or trpo_jax.TRPOConfig(env={config!r})"
+    raise TypeError(f"config is of type {type(config).__name__}; write {instead}.")

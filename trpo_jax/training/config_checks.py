@@ -5,12 +5,36 @@ Each check takes a `TRPOConfig` and raises TypeError or ValueError with what to 
 
 import math
 import numbers
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import optax
 
 from trpo_jax.networks import ACTIVATIONS, Network, StateDependentGaussianHead
+from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.schedules import SCHEDULES
+
+
+def check_names(
+    args: tuple[Any, ...], fields: Iterable[str], known: Sequence[str]
+) -> None:
+    """Check what a configuration is about to be made from: fields, by their names."""
+    if args:
+        raise TypeError(
+            "TRPOConfig takes fields by name; write TRPOConfig(env='CartPole-v1')."
+        )
+    for name in fields:
+        if name in known:
+            continue
+        if name in Hyperparameters._fields:
+            raise TypeError(
+                f"{name} is a hyperparameter; write TRPOConfig(hyperparameters="
+                f"Hyperparameters({name}=...)), or preset(env, {name}=...)."
+            )
+        near = get_close_matches(name.lower(), [*known, *Hyperparameters._fields])
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise TypeError(f"TRPOConfig has no field {name}{hint}")
 
 
 def check_counts(config: Any) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.networks import MaskedObservation, Observation
 from trpo_jax.training.advantages import generalized_advantages, standardize
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.networks import assemble, check_critic, check_policy
@@ -119,10 +119,12 @@ def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         Fresh parameters and normalisers, and environments at the start of an episode.
 
     Raises:
-        TypeError: If `key` is not a typed key, or the policy returns no distribution.
+        TypeError: If `config` is something else, `key` not a typed key, or the policy
+            returns no distribution.
         ValueError: If the environment is unknown or not supported, or the networks do
             not fit it.
     """
+    check_config(config)
     check_key(key)
     environment, policy, critic = assemble(config)
     rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
@@ -169,8 +171,13 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     Returns:
         Where it stands afterwards, and the `Metrics` of this step.
 
+    Raises:
+        TypeError: If `config` or `state` is something else.
+
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6.
     """
+    check_config(config)
+    check_state(state)
     environment, policy, critic = assemble(config)
     scheduled = _scheduled(config, state)
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
@@ -312,6 +319,15 @@ def check_key(key: Key[Array, ""]) -> None:
         raise TypeError(
             f"key is {type(key).__name__} {getattr(key, 'dtype', '')}; write a typed "
             "key, jax.random.key(0), or jax.random.wrap_key_data(key) for a uint32 one."
+        )
+
+
+def check_state(state: TrainState) -> None:
+    """Raise TypeError unless `state` is one, as where a result stands for it."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"state is of type {type(state).__name__}; write the TrainState that init "
+            "and step return, or that train's result has as result.state."
         )
 
 

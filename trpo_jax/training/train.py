@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
 from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
 
@@ -51,10 +51,11 @@ def train(
         A `TrainResult`.
 
     Raises:
-        TypeError: If `key` is not a typed key.
+        TypeError: If `config` is no `TRPOConfig`, or `key` not a typed key.
         ValueError: If the environment is unknown or not supported, or a hyperparameter
             that is known is out of range.
     """
+    check_config(config)
     if key is None:
         key = jax.random.key(config.seed)
     check_key(key)
