@@ -1,11 +1,10 @@
 """How well the presets learn: seeds trained side by side, then whole episodes.
 
-    python -m benchmarks.learning                       # every preset of gymnax's
+    python -m benchmarks.learning                       # the whole table
     python -m benchmarks.learning CartPole-v1 --num-seeds 4
-    python -m benchmarks.learning Breakout-MinAtar --seeds-at-once 1 \
-        --override total_timesteps=1_024_000
+    python -m benchmarks.learning Breakout-MinAtar --override total_timesteps=1_024_000
 
-A JSON line an environment is added to --output, and its learning curve is written to
+A JSON line a row is added to --output, and its learning curve is written to
 `curves/` beside it. While the run goes on, the curve so far is there as
 `*.partial.json`.
 """
@@ -14,8 +13,8 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import trpo_jax
 from benchmarks import curves
+from benchmarks.cases import Actions, Case, cases_of
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.random_policy import random_return
 from benchmarks.references import REFERENCES, Reference
@@ -32,8 +32,6 @@ from benchmarks.statistics import finite, summarize
 from trpo_jax.training import PRESETS
 
 PROGRESS_SECONDS = 30.0
-
-Actions = Literal["mode", "sample"]
 
 # Fields with a column of their own, and the memory, which has a word.
 _NOT_NAMED = ("total_timesteps", "num_seeds", "memory_size")
@@ -228,58 +226,91 @@ class Progress:
 def main(
     envs: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     /,
-    num_seeds: int = 16,
-    num_episodes: int = 128,
+    num_seeds: int | None = None,
+    num_episodes: int | None = None,
     seeds_at_once: int | None = None,
-    actions: Actions = "mode",
+    actions: Actions | None = None,
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "learning.jsonl",
 ) -> None:
     """Measure the presets of the environments named, or of all of gymnax's.
+
+    What is left out is as the table has it (`benchmarks/cases.py`).
 
     Args:
         envs: Environments, by default gymnax's; one without a preset is trained with
             the defaults.
         num_seeds: Independent runs of each.
         num_episodes: Episodes that each is evaluated over.
-        seeds_at_once: Train so many side by side, the others after them. None: all.
+        seeds_at_once: Train so many side by side, the others after them.
         actions: The most probable ones when evaluated, or such as the policy draws.
-        override: A field of the configuration set otherwise, as total_timesteps=50_000.
+        override: A field of the configuration set otherwise, as total_timesteps=50_000;
+            one row an environment then, not those beside it.
         output: Where the rows go.
     """
-    overrides = parse_overrides(override)
-    shipped = [env for env in PRESETS if "/" not in env]
-    configs = [
-        configure(env, num_seeds=num_seeds, **overrides) for env in envs or shipped
-    ]
-    at_once = min(seeds_at_once or num_seeds, num_seeds)
+    given = {
+        "num_seeds": num_seeds,
+        "num_episodes": num_episodes,
+        "seeds_at_once": seeds_at_once,
+        "actions": actions,
+    }
+    rows = planned(envs or available(), override, given)
     print(
         "| environment | steps | return (mean ± 95 %) | worst seed | random | seconds |"
     )
     print("|---|---|---|---|---|---|")
-    for config in configs:
+    for config, case in rows:
         row = measure(
             config,
-            num_episodes=num_episodes,
-            seeds_at_once=at_once,
+            num_episodes=case.num_episodes,
+            seeds_at_once=min(case.seeds_at_once or case.num_seeds, case.num_seeds),
             output=output,
-            actions=actions,
+            actions=case.actions,
         )
-        row["command"] = command(
-            "benchmarks.learning",
-            config.env,
-            num_seeds=num_seeds,
-            num_episodes=num_episodes,
-            seeds_at_once=seeds_at_once,
-            actions=actions,
-            override=override,
-        )
+        row["command"] = command("benchmarks.learning", config.env, **case._asdict())
         append_row(output, row)
         print(
             f"| {row['name']} | {row['steps']:,} | {row['mean']} ± {row['interval']} | "
             f"{min(row['by_seed'])} | {row['random_return']} | {row['wall_seconds']} |",
             flush=True,
         )
+
+
+def available() -> list[str]:
+    """Return gymnax's environments with a preset; say which cannot be made, and why."""
+    envs = []
+    for env in PRESETS:
+        if "/" in env:
+            continue
+        try:
+            trpo_jax.make_environment(env)
+        except ValueError as error:
+            print(f"{env} is left out: {error}", flush=True)
+        else:
+            envs.append(env)
+    return envs
+
+
+def planned(
+    envs: Sequence[str], override: tuple[str, ...], given: dict[str, Any]
+) -> list[tuple[trpo_jax.TRPOConfig, Case]]:
+    """Return the rows to be measured; ValueError or TypeError for what cannot be.
+
+    Args:
+        envs: The environments.
+        override: Of the first row of each; there are no others then.
+        given: Fields of all cases, None where they have their own.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    rows = []
+    for env in envs:
+        trpo_jax.make_environment(env)
+        cases = cases_of(env)
+        for case in cases[:1] if override else cases:
+            case = case._replace(**given, override=(*case.override, *override))
+            fields = {"num_seeds": case.num_seeds} | parse_overrides(case.override)
+            rows.append((configure(env, **fields), case))
+    return rows
 
 
 if __name__ == "__main__":

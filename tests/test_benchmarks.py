@@ -195,6 +195,15 @@ of_preset = learning.name_of(configure("CartPole-v1", total_timesteps=1000), "sa
 assert of_preset == "CartPole-v1, actions drawn"
 with_memory = configure("MemoryChain-bsuite", max_kl=0.5)
 assert learning.name_of(with_memory, "mode") == "MemoryChain-bsuite, GRU, max_kl=0.5"
+rows = learning.planned(["MetaMaze-misc", "CartPole-v1"], (), {"num_seeds": 3})
+assert [(c.memory_size, c.num_seeds, case.actions) for c, case in rows] == [
+    (64, 3, "sample"), (0, 3, "sample"), (0, 3, "mode")
+]
+changed = ("num_envs=64", "total_timesteps=12_800")
+((config_, case),) = learning.planned(["MetaMaze-misc"], changed, {"actions": "mode"})
+assert config_.num_envs == 64 and config_.memory_size == 64 and case.num_seeds == 16
+assert (case.override, case.actions) == (changed, "mode")
+assert {"Breakout-MinAtar", "Swimmer-misc"} < set(learning.available())
 # One seed after the other is as `train` has them side by side.
 result = trpo_jax.train(config)
 key = jax.random.fold_in(jax.random.key(0), 1)

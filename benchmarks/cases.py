@@ -1,0 +1,63 @@
+"""How the rows of the learning table are measured, where it is not as usual.
+
+Usual are sixteen seeds side by side, 128 episodes and the most probable actions.
+"""
+
+from typing import Literal, NamedTuple
+
+Actions = Literal["mode", "sample"]
+
+
+class Case(NamedTuple):
+    """One row.
+
+    Attributes:
+        num_seeds: Independent runs.
+        seeds_at_once: So many side by side, the others after them; None: all.
+        num_episodes: Episodes that each is evaluated over.
+        actions: The most probable ones when evaluated, or such as the policy draws.
+        override: Fields that are not the preset's, as `name=value`.
+    """
+
+    num_seeds: int = 16
+    seeds_at_once: int | None = None
+    num_episodes: int = 128
+    actions: Actions = "mode"
+    override: tuple[str, ...] = ()
+
+
+# Which of several tasks it is in, a policy has to find out in the episode: its most
+# probable action explores nothing. Beside it stands the same policy without a memory.
+_MEMORY = (
+    Case(actions="sample", seeds_at_once=4),
+    Case(actions="sample", override=("memory_size=0",)),
+)
+
+# What two cores can do in an hour.
+_MINATAR = (Case(num_seeds=4, seeds_at_once=1),)
+
+_CASES: dict[str, tuple[Case, ...]] = {
+    "Asterix-MinAtar": _MINATAR,
+    "Breakout-MinAtar": _MINATAR,
+    "Freeway-MinAtar": _MINATAR,
+    "Seaquest-MinAtar": (
+        Case(num_seeds=8, seeds_at_once=1, override=("total_timesteps=1_024_000",)),
+    ),
+    "SpaceInvaders-MinAtar": _MINATAR,
+    "MNISTBandit-bsuite": (Case(num_seeds=8, seeds_at_once=1),),
+    "Pong-misc": (Case(seeds_at_once=1),),
+    "BernoulliBandit-misc": _MEMORY,
+    "MemoryChain-bsuite": _MEMORY,
+    "MetaMaze-misc": _MEMORY,
+    "PointRobot-misc": _MEMORY,
+    # Coins on the way have a standard deviation of 3, the umbrella is worth 1.
+    "UmbrellaChain-bsuite": (Case(num_episodes=262_144),),
+    # The published results rest on noise that depends on the state.
+    "Pendulum-v1": (Case(), Case(override=("gaussian=gsde", "noise_period=4"))),
+    "MountainCarContinuous-v0": (Case(), Case(override=("gaussian=gsde",))),
+}
+
+
+def cases_of(env: str) -> tuple[Case, ...]:
+    """The rows of an environment; the first is that of its preset."""
+    return _CASES.get(env, (Case(),))
