@@ -313,20 +313,26 @@ COMMANDS = {
 def parse(args: Sequence[str]) -> Any:
     """Return the command that the options make; `train` if none is named."""
     args = list(args)
-    asks = args and (args[0] in ("-h", "--help") or args[0].startswith("--tyro-"))
-    if not args or (args[0] not in COMMANDS and not asks):
+    if args and (args[0] in ("-h", "--help") or args[0].startswith("--tyro-")):
+        return _parse_any(args)
+    if not args or args[0] not in COMMANDS:
         args = ["train", *args]
-    if args[0] in COMMANDS and _has_config(COMMANDS[args[0]]):
+    kind = COMMANDS[args[0]]
+    start = {}
+    if _has_config(kind):
         _check_options(args)
-    start = _start(args)
+        start = {"default": kind(run=_start(args))}
+    return tyro.cli(kind, args=args[1:], prog=f"{_PROGRAM} {args[0]}", **start)
+
+
+# The installed script: shells complete that, and `python` is not ours.
+_PROGRAM = "trpo_jax"
+
+
+def _parse_any(args: Sequence[str]) -> Any:
+    """Answer what is asked of all commands together: help, and completions."""
     kinds: Any = tuple(
-        Annotated[
-            kind,
-            tyro.conf.subcommand(name, default=kind(run=start))
-            if _has_config(kind)
-            else tyro.conf.subcommand(name),
-        ]
-        for name, kind in COMMANDS.items()
+        Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()
     )
     union: Any = kinds[0]
     for kind in kinds[1:]:
@@ -334,8 +340,7 @@ def parse(args: Sequence[str]) -> Any:
     return tyro.cli(
         union,
         args=args,
-        # The installed script: shells complete that, and `python` is not ours.
-        prog="trpo_jax",
+        prog=_PROGRAM,
         description="Trust region policy optimisation, whole on the accelerator. "
         "Without a command: train; --version prints the package's.",
     )
