@@ -226,6 +226,10 @@ CASES = {
         "inverted_pendulum", "spring", ("truncated",)
     ),
     "brax hopper": lambda: brax_case("hopper", "generalized", ("truncated",)),
+    "brax walker2d": lambda: brax_case("walker2d", "positional", ("truncated",)),
+    "brax reacher": lambda: brax_case("reacher", "mjx", ("truncated",)),
+    # In a fluid, of which brax computes the forces elsewhere.
+    "brax swimmer": lambda: brax_case("swimmer", "generalized", ("truncated",)),
     "jumanji, one choice": snake_case,
     "jumanji, joint choices": mines_case,
     "jumanji, masks apart": foraging_case,
@@ -233,7 +237,8 @@ CASES = {
     "playground": lambda: playground_case("CartpoleBalance"),
     "target_gym": lambda: target_gym_case("cstr"),
 }
-SLOW = {"brax inverted_pendulum", "brax hopper", "playground"}
+SLOW = {name for name in CASES if name.startswith("brax ")} - {"brax fast"}
+SLOW |= {"playground"}
 EVERY_SUITE = pytest.mark.parametrize(
     "case",
     [
@@ -472,6 +477,8 @@ def test_a_backend_is_the_third_part_of_a_brax_id():
     assert make_environment("brax/fast/generalized").name == "brax/fast/generalized"
     with pytest.raises(ValueError, match=r"no backend 'mujoco' in brax.*generalized"):
         make_environment("brax/fast/mujoco")
+    with pytest.raises(ValueError, match=r"spring cannot .*'brax/swimmer/generalized'"):
+        make_environment("brax/swimmer")
 
 
 @pytest.mark.usefixtures("no_shape_checks")

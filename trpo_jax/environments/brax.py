@@ -1,6 +1,8 @@
 """The adapter to brax, and to whatever else has brax's `reset` and `step`."""
 
 import functools
+import importlib
+import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,5 +154,26 @@ def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
         raise ValueError(
             f"no backend {backend!r} in brax. Write one of {', '.join(_BACKENDS)}."
         )
-    env = envs.get_environment(name, backend=backend)
+    try:
+        env = envs.get_environment(name, backend=backend)
+    except ValueError as error:
+        others = ", ".join(other for other in _BACKENDS if other != backend)
+        raise ValueError(
+            f"brax/{name}/{backend} cannot be made: {error} Write another backend "
+            f"({others}), as 'brax/{name}/generalized'."
+        ) from error
+    _mend_fluid()
     return BraxEnvironment(env, episode_length, f"brax/{name}/{backend}")
+
+
+def _mend_fluid() -> None:
+    """Let brax's fluid forces, the swimmer's, call `jnp.clip` by its arguments of old.
+
+    JAX has renamed them since; brax 0.14 is not kept up.
+    """
+
+    def clip(array: Array, a_min: float) -> Array:
+        return jnp.clip(array, min=a_min)
+
+    fluid = importlib.import_module("brax.fluid")
+    fluid.jp = types.SimpleNamespace(**vars(jnp) | {"clip": clip})
