@@ -52,8 +52,13 @@ _CASES: dict[str, tuple[Case, ...]] = {
     "PointRobot-misc": _MEMORY,
     # Coins on the way have a standard deviation of 3, the umbrella is worth 1.
     "UmbrellaChain-bsuite": (Case(num_episodes=262_144),),
+    # So are rewards of the second arm, by episode.
+    "GaussianBandit-misc": (Case(num_episodes=4096),),
     # The published results rest on noise that depends on the state.
-    "Pendulum-v1": (Case(), Case(override=("gaussian=gsde", "noise_period=4"))),
+    "Pendulum-v1": (
+        Case(),
+        Case(override=("gaussian=gsde", "noise_period=4", "initial_log_std=1.2")),
+    ),
     "MountainCarContinuous-v0": (Case(), Case(override=("gaussian=gsde",))),
 }
 

@@ -115,13 +115,20 @@ def machine() -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "python": platform.python_version(),
         "versions": {"trpo_jax": trpo_jax.__version__}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _cores() -> int | None:
+    """How many processors this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _commit() -> str | None:

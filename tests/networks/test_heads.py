@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -88,14 +89,20 @@ def test_state_dependent_log_std_refuses_to_begin_outside_its_bounds():
         make(StateDependentGaussianHead(2, 3.0))
 
 
-def test_gsde_begins_at_or_below_the_log_std_asked_for():
+def test_gsde_begins_with_the_log_std_asked_for_and_half_of_it_everywhere():
     params, policy = make(GSDEHead(2, initial_log_std=-0.5))
     assert isinstance(policy, GSDEGaussian)
-    assert policy.features.shape == (5, 8)
-    assert params["head"]["log_std"].shape == (8, 2)
-    marginal = policy.marginal.log_std
-    assert np.all(marginal < -0.5)
-    assert np.all(marginal > -2.5)
+    assert policy.features.shape == (5, 8 + 1)
+    assert params["head"]["log_std"].shape == (8 + 1, 2)
+    half = -0.5 - 0.5 * math.log(2)
+    assert np.all((half < policy.marginal.log_std) & (policy.marginal.log_std < -0.5))
+
+    def log_std_at(features):
+        params = GSDEHead(2, -0.5).init(jax.random.key(0), features)
+        return GSDEHead(2, -0.5).apply(params, features).marginal.log_std
+
+    np.testing.assert_allclose(log_std_at(jnp.array([[1.0, -1.0, 1.0]])), -0.5, 1e-5)
+    np.testing.assert_allclose(log_std_at(jnp.zeros((1, 3))), half, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,11 @@ class StateDependentGaussianHead(nn.Module):
 
 
 class GSDEHead(nn.Module):
-    """Generalised state-dependent exploration: noise that is linear in the features.
+    """Generalised state-dependent exploration: noise that is affine in the features.
+
+    A constant stands beside the features. Without one there is hardly any noise where
+    they are all near zero, as in the middle of normalised observations: there 6 of 16
+    seeds of MountainCarContinuous never found the flag, with it all did.
 
     As published, what the noise needs does not shape the features: its derivative stops
     at them. So gradient and curvature leave out how a change of features changes σ(s),
@@ -160,9 +164,9 @@ class GSDEHead(nn.Module):
     Attributes:
         action_size: D.
         initial_log_std: log σ(s) before training where every feature is ±1, in units of
-            the action.
+            the action; half of the variance is the constant's.
 
-    Source: Raffin, Kober & Stulp 2021 (arXiv 2005.05719).
+    Source: Raffin, Kober & Stulp 2021 (arXiv 2005.05719), which has no constant.
     """
 
     action_size: int
@@ -172,7 +176,12 @@ class GSDEHead(nn.Module):
     def __call__(self, features: Float[Array, "*N F"]) -> GSDEGaussian:
         """Map features [*N, F] to a GSDEGaussian with batch [*N]."""
         size = features.shape[-1]
-        initial = nn.initializers.constant(self.initial_log_std - 0.5 * math.log(size))
-        log_std = self.param("log_std", initial, (size, self.action_size))
+        shares = jnp.array([0.5 / size] * size + [0.5], jnp.float32)  # of σ²
+        initial = self.initial_log_std + 0.5 * jnp.log(shares)
+        log_std = self.param(
+            "log_std", lambda _: jnp.tile(initial[:, None], (1, self.action_size))
+        )
         mean = _output(self.action_size)(features)
-        return GSDEGaussian(mean, jax.lax.stop_gradient(features), log_std)
+        constant = jnp.ones_like(features[..., :1])
+        affine = jnp.concatenate([features, constant], axis=-1)
+        return GSDEGaussian(mean, jax.lax.stop_gradient(affine), log_std)
