@@ -65,6 +65,17 @@ _BRAX: dict[str, Any] = {
     "normalize_returns": True,
 }
 
+# A body that falls loses what it would have had: without this sight and noise one run of
+# hopper hopped and fell for 6M steps, and had 741, with them 2046; with the sight alone
+# 976. Ant and halfcheetah, which do not fall, learned slower with it.
+_BRAX_UPRIGHT: dict[str, Any] = {
+    **_BRAX,
+    "total_timesteps": 9_830_400,
+    "discount": 0.999,
+    "gae_lambda": 0.97,
+    "entropy_coefficient": 0.01,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_timesteps": 100_000,
@@ -246,17 +257,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "entropy_coefficient": 0.01,
     },
     # brax: settings found on hopper, for as long as two CPU cores could train. --------
-    **{
-        f"brax/{name}": _BRAX
-        for name in (
-            "ant",
-            "halfcheetah",
-            "hopper",
-            "inverted_pendulum",
-            "reacher",
-            "walker2d",
-        )
-    },
+    "brax/ant": _BRAX,
+    "brax/halfcheetah": _BRAX,
+    "brax/hopper": _BRAX_UPRIGHT,
+    "brax/inverted_pendulum": _BRAX,
+    "brax/reacher": _BRAX,
+    "brax/walker2d": _BRAX_UPRIGHT,
 }
 """Settings that differ from the defaults, fields and hyperparameters alike, by id."""
 
