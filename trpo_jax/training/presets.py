@@ -65,9 +65,9 @@ _BRAX: dict[str, Any] = {
     "normalize_returns": True,
 }
 
-# A body that falls loses what it would have had: without this sight and noise one run of
-# hopper hopped and fell for 6M steps, and had 741, with them 2046; with the sight alone
-# 976. Ant and halfcheetah, which do not fall, learned slower with it.
+# A body that falls loses all that it would have had. After 6M steps, in one run each,
+# hopper had 741 with the discount of the others, 803 with this one, and 2046 with an
+# entropy bonus, too. Ant and halfcheetah, which do not fall, learned slower with both.
 _BRAX_UPRIGHT: dict[str, Any] = {
     **_BRAX,
     "total_timesteps": 9_830_400,
