@@ -26,7 +26,7 @@ import tyro
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.peers.__main__ import ENVIRONMENTS, python_of
-from benchmarks.runs import configure, describe, parse_overrides
+from benchmarks.runs import command, configure, describe, parse_overrides
 from benchmarks.statistics import finite
 
 Algorithm = Literal["trpo", "ppo"]
@@ -176,8 +176,8 @@ def train_ppo(
     run = {"env": env, "backend": BACKEND, "train_arguments": arguments}
     script = pathlib.Path(__file__).parent / "peers" / "run_brax.py"
     python = python_of("brax PPO", ENVIRONMENTS)
-    command = [str(python), str(script), json.dumps(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    argv = [str(python), str(script), json.dumps(run)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith("{"):  # what brax's libraries say
@@ -185,7 +185,7 @@ def train_ppo(
             evaluation = json.loads(line)
             watch_fn(evaluation["steps"], evaluation["return"])
     if process.returncode:
-        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}")
+        raise RuntimeError(f"{shlex.join(argv)} ended with {process.returncode}")
     return settings
 
 
@@ -249,6 +249,14 @@ def main(
         if evaluations is not None:
             case = dataclasses.replace(case, evaluations=evaluations)
         row = measure(env, case, algorithm, seed, parse_overrides(override))
+        row["command"] = command(
+            "benchmarks.locomotion",
+            env,
+            algorithms=(algorithm,),
+            seeds=(seed,),
+            evaluations=evaluations,
+            override=override,
+        )
         append_row(output, row)
 
 
