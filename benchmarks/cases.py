@@ -29,7 +29,7 @@ class Case(NamedTuple):
 # Which of several tasks it is in, a policy has to find out in the episode: its most
 # probable action explores nothing. Beside it stands the same policy without a memory.
 _MEMORY = (
-    Case(actions="sample", seeds_at_once=4),
+    Case(actions="sample", seeds_at_once=1),
     Case(actions="sample", override=("memory_size=0",)),
 )
 

@@ -202,7 +202,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "PointRobot-misc": {
         **_MEMORY,
-        "total_timesteps": 304_000,
+        "total_timesteps": 2_016_000,
         "initial_log_std": -2.0,
         "normalize_observations": True,
     },
