@@ -1,6 +1,7 @@
-"""How the rows of the learning table are measured, where it is not as usual.
+"""How the rows of the learning table are measured.
 
-Usual are sixteen seeds side by side, 128 episodes and the most probable actions.
+Where nothing is said, by sixteen seeds side by side, over 128 episodes each, with the
+most probable actions.
 """
 
 from typing import Literal, NamedTuple
@@ -26,8 +27,8 @@ class Case(NamedTuple):
     override: tuple[str, ...] = ()
 
 
-# Which of several tasks it is in, a policy has to find out in the episode: its most
-# probable action explores nothing. Beside it stands the same policy without a memory.
+# Such a policy has to find out in the episode which of several tasks it is in, and its
+# most probable action explores nothing. Beside it stands the policy without a memory.
 _MEMORY = (
     Case(actions="sample", seeds_at_once=1),
     Case(actions="sample", override=("memory_size=0",)),
@@ -52,7 +53,7 @@ _CASES: dict[str, tuple[Case, ...]] = {
     "PointRobot-misc": _MEMORY,
     # Coins on the way have a standard deviation of 3, the umbrella is worth 1.
     "UmbrellaChain-bsuite": (Case(num_episodes=262_144),),
-    # So are rewards of the second arm, by episode.
+    # Returns have a standard deviation of 27 where the best mean is 7.
     "GaussianBandit-misc": (Case(num_episodes=4096),),
     # The published results rest on noise that depends on the state.
     "Pendulum-v1": (

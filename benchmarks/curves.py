@@ -1,6 +1,7 @@
 """Learning curves: the mean return of training episodes by environment steps."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
@@ -74,6 +75,8 @@ class Curve:
 def path_of(results: pathlib.Path, name: str) -> pathlib.Path:
     """Where the curve of a row lies, beside a file of results."""
     plain = re.sub(r"[^\w.=-]+", "-", name)
+    if len(plain) > 150:  # file systems take 255
+        plain = f"{plain[:150]}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
     return results.parent / "curves" / f"{plain}.json"
 
 

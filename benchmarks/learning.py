@@ -33,19 +33,20 @@ from trpo_jax.training import PRESETS
 
 PROGRESS_SECONDS = 30.0
 
-# Fields with a column of their own, and the memory, which has a word.
-_NOT_NAMED = ("total_timesteps", "num_seeds", "memory_size")
-
 
 def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
     """What tells rows of one environment apart: a memory, actions that are drawn, and
     every other field that is not the preset's.
+
+    Steps and seeds do not: a row of others takes the place of the one before.
     """
     usual, fields = map(_flat, (configure(config.env), config))
+    if not config.memory_size:  # which the missing word tells
+        usual["memory_size"] = 0
     others = [
         f"{field}={value}"
         for field, value in fields.items()
-        if value != usual[field] and field not in _NOT_NAMED
+        if value != usual[field] and field not in ("total_timesteps", "num_seeds")
     ]
     memory = ["GRU"] if config.memory_size else []
     drawn = ["actions drawn"] if actions == "sample" else []
@@ -254,7 +255,10 @@ def main(
         "seeds_at_once": seeds_at_once,
         "actions": actions,
     }
-    rows = planned(envs or available(), override, given)
+    if not envs:
+        envs, missing = available()
+        print("".join(f"{env} is left out: {why}\n" for env, why in missing.items()))
+    rows = planned(envs, override, given)
     print(
         "| environment | steps | return (mean ± 95 %) | worst seed | random | seconds |"
     )
@@ -263,7 +267,7 @@ def main(
         row = measure(
             config,
             num_episodes=case.num_episodes,
-            seeds_at_once=min(case.seeds_at_once or case.num_seeds, case.num_seeds),
+            seeds_at_once=case.seeds_at_once,
             output=output,
             actions=case.actions,
         )
@@ -276,19 +280,16 @@ def main(
         )
 
 
-def available() -> list[str]:
-    """Return gymnax's environments with a preset; say which cannot be made, and why."""
-    envs = []
-    for env in PRESETS:
-        if "/" in env:
-            continue
+def available() -> tuple[tuple[str, ...], dict[str, ValueError]]:
+    """Return gymnax's environments with a preset, and those not to be had, with why."""
+    missing = {}
+    shipped = [env for env in PRESETS if "/" not in env]
+    for env in shipped:
         try:
             trpo_jax.make_environment(env)
         except ValueError as error:
-            print(f"{env} is left out: {error}", flush=True)
-        else:
-            envs.append(env)
-    return envs
+            missing[env] = error
+    return tuple(env for env in shipped if env not in missing), missing
 
 
 def planned(
@@ -302,12 +303,23 @@ def planned(
         given: Fields of all cases, None where they have their own.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    overrides = parse_overrides(override)
+    for name in ("env", "num_seeds"):
+        if name in overrides:
+            raise ValueError(
+                f"--override {name}=… is an argument of its own; write it."
+            )
+    for name in ("num_seeds", "num_episodes", "seeds_at_once"):
+        if given.get(name, 1) < 1:
+            raise ValueError(f"{name}={given[name]} is not positive; write at least 1.")
     rows = []
     for env in envs:
         trpo_jax.make_environment(env)
         cases = cases_of(env)
         for case in cases[:1] if override else cases:
             case = case._replace(**given, override=(*case.override, *override))
+            at_once = min(case.seeds_at_once or case.num_seeds, case.num_seeds)
+            case = case._replace(seeds_at_once=at_once)
             fields = {"num_seeds": case.num_seeds} | parse_overrides(case.override)
             rows.append((configure(env, **fields), case))
     return rows

@@ -63,11 +63,13 @@ class Case:
             which it trains by SAC: they have halfcheetah's.
         rounds: PPO's rollouts between two evaluations.
         evaluations: How many there are after the first, of the untrained policy.
+        trpo_evaluations: How many of ours, where they are more.
     """
 
     ppo: dict[str, Any]
     rounds: int
     evaluations: int
+    trpo_evaluations: int | None = None
 
     @property
     def interval(self) -> int:
@@ -111,8 +113,8 @@ CASES = {
         rounds=1,
         evaluations=4,
     ),
-    "hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
-    "walker2d": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
+    "hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6, trpo_evaluations=30),
+    "walker2d": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6, trpo_evaluations=30),
     "ant": Case(
         _PPO
         | {
@@ -189,6 +191,8 @@ def train_ppo(
     return settings
 
 
+SEEDS: dict[Algorithm, tuple[int, ...]] = {"trpo": (0, 1), "ppo": (0,)}
+
 ALGORITHMS: dict[Algorithm, Callable] = {"trpo": train_trpo, "ppo": train_ppo}
 
 
@@ -227,7 +231,7 @@ def main(
     envs: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     /,
     algorithms: tuple[Algorithm, ...] = ("trpo", "ppo"),
-    seeds: tuple[int, ...] = (0,),
+    seeds: tuple[int, ...] | None = None,
     evaluations: int | None = None,
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "locomotion.jsonl",
@@ -237,7 +241,8 @@ def main(
     Args:
         envs: Names in brax.
         algorithms: Whom to train.
-        seeds: Of each, one run after the other.
+        seeds: Of each, one run after the other; two of ours and one of PPO, which is
+            slower, if left out.
         evaluations: How many intervals to train for; the case's own if left out.
         override: A field of the algorithm set otherwise, as max_kl=0.02.
         output: Where the rows go.
@@ -246,8 +251,10 @@ def main(
         raise ValueError("--override is of one algorithm; write --algorithms, too.")
     for env, seed, algorithm in runs(envs or tuple(CASES), seeds, algorithms):
         case = CASES[env]
-        if evaluations is not None:
-            case = dataclasses.replace(case, evaluations=evaluations)
+        longer = case.trpo_evaluations if algorithm == "trpo" else None
+        case = dataclasses.replace(
+            case, evaluations=evaluations or longer or case.evaluations
+        )
         row = measure(env, case, algorithm, seed, parse_overrides(override))
         row["command"] = command(
             "benchmarks.locomotion",
@@ -261,13 +268,20 @@ def main(
 
 
 def runs(
-    envs: Sequence[str], seeds: Sequence[int], algorithms: Sequence[Algorithm]
+    envs: Sequence[str],
+    seeds: Sequence[int] | None,
+    algorithms: Sequence[Algorithm],
 ) -> list[tuple[str, int, Algorithm]]:
     """Return every run to be made; ValueError for an environment that is no case."""
     for env in envs:
         if env not in CASES:
             raise ValueError(f"no case for {env!r}; write one of {', '.join(CASES)}.")
-    return [(env, seed, name) for env in envs for seed in seeds for name in algorithms]
+    return [
+        (env, seed, name)
+        for env in envs
+        for name in algorithms
+        for seed in (SEEDS[name] if seeds is None else seeds)
+    ]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks.cases import cases_of
 from benchmarks.harness import RESULTS, read_rows
 from benchmarks.pictures import (
     draw_curves,
@@ -40,7 +41,9 @@ def stamp(rows: list[dict]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values))
 
     devices = kinds(
-        f"{row['device']} ({row['cores']} cores)" if "cores" in row else row["device"]
+        f"{row['device']} ({row['cores']} core{'s' * (row['cores'] > 1)})"
+        if "cores" in row
+        else row["device"]
         for row in rows
     )
     dates, commits = (
@@ -233,13 +236,16 @@ def learning_beside_published(rows: list[dict]) -> str:
 
 
 def of_presets(rows: list[dict]) -> list[dict]:
-    """The rows whose settings are the preset's: with its memory, and no other field."""
+    """The rows whose fields are the preset's, with its memory if it has one, and whose
+    actions are chosen as the table has it.
+    """
+    rows = [row for row in rows if "=" not in row["name"]]
     remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
     return [
         row
         for row in rows
-        if "=" not in row["name"]
-        and (", GRU" in row["name"] or row["env"] not in remembered)
+        if (", GRU" in row["name"] or row["env"] not in remembered)
+        and row["actions"] == cases_of(row["env"])[0].actions
     ]
 
 

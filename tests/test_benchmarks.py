@@ -63,9 +63,19 @@ made = []
 locomotion.measure = lambda env, case, *run: made.append((env, case.steps)) or {}
 locomotion.append_row = lambda output, row: None
 locomotion.main(("ant",), algorithms=("trpo",), evaluations=20)
-assert made == [("ant", 20 * locomotion.CASES["ant"].interval)]
+assert made == [("ant", 20 * locomotion.CASES["ant"].interval)] * 2
+rows = []
+locomotion.append_row = lambda output, row: rows.append(row)
+locomotion.main(("hopper",), override=("max_kl=0.1",), algorithms=("trpo",))
+assert made[2:] == [("hopper", 30 * locomotion.CASES["hopper"].interval)] * 2
+assert rows[1]["command"] == (
+    "python -m benchmarks.locomotion hopper --algorithms trpo --seeds 1 "
+    "--override max_kl=0.1"
+)
 runs = locomotion.runs(("ant", "hopper"), (0, 1), ("trpo", "ppo"))
-assert runs[1] == ("ant", 0, "ppo") and len(runs) == 8
+assert runs[2] == ("ant", 0, "ppo") and len(runs) == 8
+runs = locomotion.runs(("ant",), None, ("trpo", "ppo"))
+assert runs == [("ant", 0, "trpo"), ("ant", 1, "trpo"), ("ant", 0, "ppo")]
 for wrong in (lambda: locomotion.runs(("cat",), (0,), ("trpo",)),
               lambda: locomotion.main(("ant",), override=("max_kl=0.1",))):
     try:
@@ -138,6 +148,8 @@ assert curve.last_mean(slice(0, 2), 50) == 6
 assert np.isnan(curve.last_mean(slice(2, 3), 9))
 path = curves.path_of(pathlib.Path(tempfile.mkdtemp()) / "rows.jsonl", "suite/env")
 assert path.name == "suite-env.json" and path.parent.name == "curves"
+long = [curves.path_of(path, f"env, {x}={'y' * 300}").name for x in "ab"]
+assert long[0] != long[1] and max(map(len, long)) < 200
 curves.write(curve, path, env="suite/env")
 assert "NaN" not in path.read_text()
 steps, means = curves.read(path)
@@ -195,6 +207,10 @@ of_preset = learning.name_of(configure("CartPole-v1", total_timesteps=1000), "sa
 assert of_preset == "CartPole-v1, actions drawn"
 with_memory = configure("MemoryChain-bsuite", max_kl=0.5)
 assert learning.name_of(with_memory, "mode") == "MemoryChain-bsuite, GRU, max_kl=0.5"
+with_memory = configure("MemoryChain-bsuite", memory_size=8)
+assert learning.name_of(with_memory, "mode") == "MemoryChain-bsuite, GRU, memory_size=8"
+ablation = configure("MemoryChain-bsuite", memory_size=0)
+assert learning.name_of(ablation, "sample") == "MemoryChain-bsuite, actions drawn"
 rows = learning.planned(["MetaMaze-misc", "CartPole-v1"], (), {"num_seeds": 3})
 assert [(c.memory_size, c.num_seeds, case.actions) for c, case in rows] == [
     (64, 3, "sample"), (0, 3, "sample"), (0, 3, "mode")
@@ -203,7 +219,28 @@ changed = ("num_envs=64", "total_timesteps=12_800")
 ((config_, case),) = learning.planned(["MetaMaze-misc"], changed, {"actions": "mode"})
 assert config_.num_envs == 64 and config_.memory_size == 64 and case.num_seeds == 16
 assert (case.override, case.actions) == (changed, "mode")
-assert {"Breakout-MinAtar", "Swimmer-misc"} < set(learning.available())
+assert case.seeds_at_once == 1
+for wrong, advice in (
+    ((("CartPole-v1",), ("num_seeds=4",), {}), "argument of its own"),
+    ((("CartPole-v1",), (), {"seeds_at_once": 0}), "write at least 1"),
+    ((("CartPol-v1",), (), {}), "CartPole-v1"),
+):
+    try:
+        learning.planned(*wrong)
+    except ValueError as error:
+        assert advice in str(error)
+        continue
+    raise AssertionError(wrong)
+make = trpo_jax.make_environment
+def make_all_but_one(env):
+    if env == "MNISTBandit-bsuite":
+        raise ValueError("no data")
+    return make(env)
+trpo_jax.make_environment = make_all_but_one
+envs, missing = learning.available()
+assert len(envs) == 25 and {"Breakout-MinAtar", "Swimmer-misc"} < set(envs)
+assert [*map(str, missing.values())] == ["no data"] and "MNISTBandit-bsuite" in missing
+trpo_jax.make_environment = make
 # One seed after the other is as `train` has them side by side.
 result = trpo_jax.train(config)
 key = jax.random.fold_in(jax.random.key(0), 1)
@@ -239,6 +276,17 @@ assert "NaN" not in (folder / "learning.jsonl").read_text()
 newest = report.latest(read_rows(folder / "learning.jsonl"))
 assert [r["mean"] for r in newest] == [row["mean"]] * 2
 assert [r["name"] for r in report.of_presets(newest)] == ["CartPole-v1"]
+def named(env, about="", actions="mode"):
+    return {"env": env, "name": env + about, "actions": actions}
+chain = named("MemoryChain-bsuite", ", GRU, actions drawn", "sample")
+of_presets = [named("CartPole-v1"), chain]
+others = [
+    named("CartPole-v1", ", GRU, memory_size=8"),
+    named("CartPole-v1", ", actions drawn", "sample"),
+    named("MemoryChain-bsuite", ", GRU"),
+    named("MemoryChain-bsuite", ", actions drawn", "sample"),
+]
+assert report.of_presets(others + of_presets) == of_presets
 page, front_page = folder / "README.md", folder / "FRONT.md"
 for path in (page, front_page):
     path.write_text("<!-- learning -->\\n<!-- end -->\\n")

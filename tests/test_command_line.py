@@ -101,9 +101,29 @@ def help_of(args, capsys):
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_shells_can_complete_it(capsys):
+@pytest.mark.parametrize("wrong", [["--num-envs", "x"], ["--num-env", "4"]])
+def test_a_wrong_option_leads_to_the_help_of_its_command_alone(wrong, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        parse(["--tyro-print-completion", "bash"])
+        parse(["train", *wrong])
+    assert exit_info.value.code == 2
+    text = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "trpo_jax train --help" in text
+    assert "--num-envs INT" in text
+    assert "benchmark" not in text
+
+
+def test_fields_that_do_not_fit_are_refused_without_a_parsers_name_for_them(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["train", "--num-envs", "7"])
+    assert exit_info.value.code == 2
+    text = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "Error parsing run: total_timesteps=100000 must be a multiple" in text
+
+
+@pytest.mark.parametrize("command", [[], ["train"]])
+def test_shells_can_complete_it(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse([*command, "--tyro-print-completion", "bash"])
     assert not exit_info.value.code
     script = capsys.readouterr().out
     assert "--normalize-observations" in script

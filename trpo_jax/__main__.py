@@ -310,11 +310,18 @@ COMMANDS = {
 }
 
 
+# The installed script: shells complete that, and `python` is not ours.
+_PROGRAM = "trpo_jax"
+
+
 def parse(args: Sequence[str]) -> Any:
     """Return the command that the options make; `train` if none is named."""
     args = list(args)
-    if args and (args[0] in ("-h", "--help") or args[0].startswith("--tyro-")):
-        return _parse_any(args)
+    asked = args[1:] if args and args[0] in COMMANDS else args
+    if asked and asked[0].startswith("--tyro-"):  # a completion, which is of them all
+        return _parse_all_commands(asked)
+    if args and args[0] in ("-h", "--help"):
+        return _parse_all_commands(args)
     if not args or args[0] not in COMMANDS:
         args = ["train", *args]
     kind = COMMANDS[args[0]]
@@ -325,11 +332,7 @@ def parse(args: Sequence[str]) -> Any:
     return tyro.cli(kind, args=args[1:], prog=f"{_PROGRAM} {args[0]}", **start)
 
 
-# The installed script: shells complete that, and `python` is not ours.
-_PROGRAM = "trpo_jax"
-
-
-def _parse_any(args: Sequence[str]) -> Any:
+def _parse_all_commands(args: Sequence[str]) -> Any:
     """Answer what is asked of all commands together: help, and completions."""
     kinds: Any = tuple(
         Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()

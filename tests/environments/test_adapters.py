@@ -406,6 +406,26 @@ def test_a_second_call_does_not_compile_again(case):
     assert seconds == []
 
 
+def test_the_clip_of_brax_fluids_takes_what_they_pass():
+    fluid = pytest.importorskip("brax.fluid")
+    BraxEnvironment(Ball(), LIMIT)
+    BraxEnvironment(Ball(), LIMIT)  # mended once
+    assert fluid.jp.clip(jnp.array([-1.0, 2.0]), a_min=0.5).tolist() == [0.5, 2.0]
+    assert fluid.jp.clip(jnp.array([-1.0, 2.0]), 0, max=1).tolist() == [0.0, 1.0]
+    assert fluid.jp.sum is jnp.sum
+
+
+def test_what_is_wrong_in_making_an_environment_is_said_as_it_is(monkeypatch):
+    envs = pytest.importorskip("brax.envs")
+
+    def broken(**_):
+        raise ValueError("its file is missing")
+
+    monkeypatch.setitem(envs._envs, "broken", broken)
+    with pytest.raises(ValueError, match=r"^its file is missing$"):
+        make_environment("brax/broken")
+
+
 def test_a_state_is_not_written_into():
     environment = BraxEnvironment(Ball(), LIMIT)
     state, _ = environment.reset(KEY)

@@ -89,7 +89,7 @@ def test_state_dependent_log_std_refuses_to_begin_outside_its_bounds():
         make(StateDependentGaussianHead(2, 3.0))
 
 
-def test_gsde_begins_with_the_log_std_asked_for_and_half_of_it_everywhere():
+def test_gsde_begins_with_the_log_std_asked_for_half_of_its_variance_everywhere():
     params, policy = make(GSDEHead(2, initial_log_std=-0.5))
     assert isinstance(policy, GSDEGaussian)
     assert policy.features.shape == (5, 8 + 1)
@@ -103,6 +103,8 @@ def test_gsde_begins_with_the_log_std_asked_for_and_half_of_it_everywhere():
 
     np.testing.assert_allclose(log_std_at(jnp.array([[1.0, -1.0, 1.0]])), -0.5, 1e-5)
     np.testing.assert_allclose(log_std_at(jnp.zeros((1, 3))), half, 1e-5)
+    gradient = jax.grad(lambda features: log_std_at(features).sum())(jnp.ones((1, 3)))
+    np.testing.assert_array_equal(gradient, 0)  # exploration shapes no features
 
 
 @pytest.mark.parametrize(

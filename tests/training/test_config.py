@@ -1,5 +1,8 @@
+import copy
 import dataclasses
+import inspect
 import math
+import pickle
 import re
 
 import flax.linen as nn
@@ -23,6 +26,7 @@ from trpo_jax import (
     TRPOConfig,
     evaluate,
     init,
+    run,
     step,
     train,
 )
@@ -198,14 +202,28 @@ def test_a_key_of_another_type_is_refused_before_anything_compiles(run, key):
             {"num_environments": 4},
             "no field num_environments; did you mean num_env",
         ),
-        ((), {"gae_lamda": 0.9}, "did you mean gae_lambda?"),
+        ((), {"gae_lamda": 0.9}, "did you mean gae_lambda, in Hyperparameters?"),
         ((), {"zzz": 1}, "TRPOConfig has no field zzz."),
-        (("Pendulum-v1",), {}, "write TRPOConfig(env='CartPole-v1')"),
+        (("Pendulum-v1",), {}, "write TRPOConfig(env='Pendulum-v1')"),
+        ((7,), {}, "write TRPOConfig(env='CartPole-v1')"),
     ],
 )
 def test_a_name_that_is_no_field_is_refused_with_advice(args, fields, advice):
     with pytest.raises(TypeError, match=re.escape(advice)):
         TRPOConfig(*args, **fields)
+
+
+def test_a_config_is_a_dataclass_like_any_other():
+    config = TRPOConfig(**SMALL)
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+    assert dataclasses.replace(config, seed=7).seed == 7
+    assert {"env", "num_envs"} < set(inspect.signature(TRPOConfig).parameters)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Extended(TRPOConfig):
+        purpose: str = "none"
+
+    assert Extended(purpose="a test", **SMALL).purpose == "a test"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +238,7 @@ def test_a_name_that_is_no_field_is_refused_with_advice(args, fields, advice):
         (lambda config, key: step(key, config), "write a trpo_jax.TRPOConfig"),
         (lambda config, key: step(config, {}), "has as result.state"),
         (lambda config, key: evaluate(config, (1, 2), key), "has as result.state"),
+        (lambda config, key: run("Acrobot-v1", "never-made"), "preset('Acrobot-v1')"),
     ],
 )
 def test_what_is_no_config_or_state_is_refused_with_advice(call, advice):

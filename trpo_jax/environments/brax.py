@@ -1,8 +1,7 @@
 """The adapter to brax, and to whatever else has brax's `reset` and `step`."""
 
 import functools
-import importlib
-import types
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +55,7 @@ class BraxEnvironment:
         self._env = env
         self._episode_length = episode_length
         self.name = name or type(env).__name__
+        _mend_fluid()
         size = env.action_size
         self.action_space = Box(size, (-1.0,) * size, (1.0,) * size)
         raw = jax.eval_shape(self._reset, jax.random.key(0))
@@ -157,23 +157,30 @@ def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
     try:
         env = envs.get_environment(name, backend=backend)
     except ValueError as error:
-        others = ", ".join(other for other in _BACKENDS if other != backend)
+        if backend == "generalized" or "backend" not in str(error):
+            raise
         raise ValueError(
-            f"brax/{name}/{backend} cannot be made: {error} Write another backend "
-            f"({others}), as 'brax/{name}/generalized'."
+            f"brax/{name}/{backend} cannot be made: {error} Write another backend, as "
+            f"'brax/{name}/generalized'."
         ) from error
-    _mend_fluid()
     return BraxEnvironment(env, episode_length, f"brax/{name}/{backend}")
 
 
 def _mend_fluid() -> None:
-    """Let brax's fluid forces, the swimmer's, call `jnp.clip` by its arguments of old.
+    """Give `brax.fluid`, which moves the swimmer, a `clip` that takes `a_min`.
 
-    JAX has renamed them since; brax 0.14 is not kept up.
+    JAX has renamed it; brax 0.14, which is not kept up, still writes it.
     """
+    fluid: Any = sys.modules.get("brax.fluid")
+    if fluid is not None and fluid.jp is jnp:
+        fluid.jp = _NumpyWithOldClip()
 
-    def clip(array: Array, a_min: float) -> Array:
-        return jnp.clip(array, min=a_min)
 
-    fluid = importlib.import_module("brax.fluid")
-    fluid.jp = types.SimpleNamespace(**vars(jnp) | {"clip": clip})
+class _NumpyWithOldClip:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    def clip(self, array: Array, *bounds: Any, **named: Any) -> Array:
+        if "a_min" in named:
+            named["min"] = named.pop("a_min")
+        return jnp.clip(array, *bounds, **named)

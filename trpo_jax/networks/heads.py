@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
 
 from trpo_jax.networks.initializers import orthogonal
 from trpo_jax.trust_region.distributions import (
@@ -152,8 +154,8 @@ class GSDEHead(nn.Module):
     """Generalised state-dependent exploration: noise that is affine in the features.
 
     A constant stands beside the features. Without one there is hardly any noise where
-    they are all near zero, as in the middle of normalised observations: there 6 of 16
-    seeds of MountainCarContinuous never found the flag, with it all did.
+    they are all near zero, as in the middle of normalised observations, and 6 of 16
+    seeds of MountainCarContinuous never found the flag.
 
     As published, what the noise needs does not shape the features: its derivative stops
     at them. So gradient and curvature leave out how a change of features changes σ(s),
@@ -175,13 +177,24 @@ class GSDEHead(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> GSDEGaussian:
         """Map features [*N, F] to a GSDEGaussian with batch [*N]."""
-        size = features.shape[-1]
-        shares = jnp.array([0.5 / size] * size + [0.5], jnp.float32)  # of σ²
-        initial = self.initial_log_std + 0.5 * jnp.log(shares)
-        log_std = self.param(
-            "log_std", lambda _: jnp.tile(initial[:, None], (1, self.action_size))
-        )
         mean = _output(self.action_size)(features)
         constant = jnp.ones_like(features[..., :1])
         affine = jnp.concatenate([features, constant], axis=-1)
+        shape = (affine.shape[-1], self.action_size)
+        log_std = self.param("log_std", _half_constant(self.initial_log_std), shape)
         return GSDEGaussian(mean, jax.lax.stop_gradient(affine), log_std)
+
+
+def _half_constant(log_std: float) -> Callable[..., Float[Array, "F D"]]:
+    """Return an initialiser: half of the variance for the last row, half for the rest.
+
+    (key, (F, D), dtype) ↦ log σ_fd with Σ_f σ_fd² = exp(2 `log_std`).
+    """
+
+    def initialize(
+        key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float
+    ) -> Float[Array, "F D"]:
+        shares = jnp.full(shape, 0.5 / (shape[0] - 1), dtype).at[-1].set(0.5)
+        return log_std + 0.5 * jnp.log(shares)
+
+    return initialize

@@ -1,6 +1,7 @@
 """What a run is: names, sizes and counts (static), and floats (traced)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -41,7 +42,21 @@ _CRITIC_ROWS = 20_480
 _MINIBATCHES = 8
 
 
+def _made_by_name(cls: Any) -> Any:
+    """Have a dataclass say what to write for an argument that is no field of it."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked_init(self: Any, *args: Any, **fields: Any) -> None:
+        check_names(args, fields, [field.name for field in dataclasses.fields(cls)])
+        init(self, **fields)
+
+    cls.__init__ = checked_init
+    return cls
+
+
 @jax.tree_util.register_static
+@_made_by_name
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TRPOConfig:
     """Everything a run is made from. Validated when made, static under `jit`.
@@ -127,12 +142,6 @@ class TRPOConfig:
 
     hyperparameters: Hyperparameters = Hyperparameters()  # noqa: RUF009 (immutable)
     """The floats, which `init` puts into the state."""
-
-    def __new__(cls, *args: Any, **fields: Any) -> "TRPOConfig":
-        """Raise TypeError for names that are no fields, saying where they belong."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        check_names(args, fields, names)
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError for what could only fail later."""
@@ -238,7 +247,7 @@ class TRPOConfig:
 
 
 def check_config(config: TRPOConfig) -> None:
-    """Raise TypeError unless `config` is one, as where an environment stands for it."""
+    """Raise TypeError if `config` is no `TRPOConfig`, as when an id was passed."""
     if isinstance(config, TRPOConfig):
         return
     instead = "a trpo_jax.TRPOConfig"

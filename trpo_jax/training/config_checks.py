@@ -21,8 +21,9 @@ def check_names(
 ) -> None:
     """Check what a configuration is about to be made from: fields, by their names."""
     if args:
+        env = args[0] if isinstance(args[0], str) else "CartPole-v1"
         raise TypeError(
-            "TRPOConfig takes fields by name; write TRPOConfig(env='CartPole-v1')."
+            f"TRPOConfig takes fields by name; write TRPOConfig(env={env!r})."
         )
     for name in fields:
         if name in known:
@@ -32,7 +33,12 @@ def check_names(
                 f"{name} is a hyperparameter; write TRPOConfig(hyperparameters="
                 f"Hyperparameters({name}=...)), or preset(env, {name}=...)."
             )
-        near = get_close_matches(name.lower(), [*known, *Hyperparameters._fields])
+        near = [
+            f"{other}, in Hyperparameters" if other not in known else other
+            for other in get_close_matches(
+                name.lower(), [*known, *Hyperparameters._fields]
+            )
+        ]
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise TypeError(f"TRPOConfig has no field {name}{hint}")
 

@@ -323,7 +323,7 @@ def check_key(key: Key[Array, ""]) -> None:
 
 
 def check_state(state: TrainState) -> None:
-    """Raise TypeError unless `state` is one, as where a result stands for it."""
+    """Raise TypeError if `state` is no `TrainState`, as when a result was passed."""
     if not isinstance(state, TrainState):
         raise TypeError(
             f"state is of type {type(state).__name__}; write the TrainState that init "
