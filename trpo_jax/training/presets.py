@@ -66,8 +66,8 @@ _BRAX: dict[str, Any] = {
 }
 
 # A body that falls loses all that it would have had: with the others' discount, hopper
-# hops and falls. Of the entropy bonus a sweep over 2M steps does not tell; without it, one
-# run of 6M fell back, from 1,000 to 800.
+# hops and falls. Of the entropy bonus a sweep over 2M steps does not tell; without it,
+# one run of 6M fell back, from 1,000 to 800.
 _BRAX_UPRIGHT: dict[str, Any] = {
     **_BRAX,
     "total_timesteps": 9_830_400,
@@ -256,7 +256,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fisher_stride": 7,
         "entropy_coefficient": 0.01,
     },
-    # brax: settings found on hopper and walker2d. --------------------------------------
+    # brax: settings found on hopper and walker2d. -------------------------------------
     "brax/ant": _BRAX,
     "brax/halfcheetah": _BRAX,
     "brax/hopper": _BRAX_UPRIGHT,
