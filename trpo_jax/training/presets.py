@@ -188,6 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 128,
         "rollout_length": 100,
         "entropy_coefficient": 0.03,
+        "normalize_observations": True,
     },
     "MetaMaze-misc": {
         **_MEMORY,
