@@ -4,6 +4,7 @@ A function returns whether it drew: rows may lack what its picture shows.
 """
 
 import pathlib
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -130,7 +131,7 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
     for label, (level, color, style) in levels.items():
         if level is not None:
             axis.axhline(level, color=color, linestyle=style, label=label)
-    axis.set_title(row["name"], fontsize=8.5)
+    axis.set_title(textwrap.fill(row["name"], 40), fontsize=8.5)
     axis.set_xlim(left=0)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
