@@ -247,7 +247,7 @@ def main(
         actions: The most probable ones when evaluated, or such as the policy draws.
         override: A field of the configuration set otherwise, as total_timesteps=50_000;
             one row an environment then, not those beside it.
-        output: Where the rows go.
+        output: Where the rows are added; their curves go to `curves/` beside it.
     """
     given = {
         "num_seeds": num_seeds,

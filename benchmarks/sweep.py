@@ -116,7 +116,7 @@ def main(
         num_episodes: Episodes that each is evaluated over.
         runs_at_once: So many runs side by side, for less memory. None: all.
         override: A field of the configuration set otherwise, as total_timesteps=50_000.
-        output: Where the rows go. None: results/sweeps/ENV.jsonl.
+        output: Where the rows are added. None: results/sweeps/ENV.jsonl.
     """
     overrides = parse_overrides(override)
     config = configure(env, **overrides)
@@ -128,6 +128,9 @@ def main(
         "critic_learning_rate": critic_learning_rate,
         "entropy_coefficient": entropy_coefficient,
     }
+    if not any(values.values()):
+        flags = ", ".join("--" + name.replace("_", "-") for name in values)
+        raise ValueError(f"nothing to sweep over; write values of one of {flags}.")
     points = grid(config.hyperparameters, **values)
     for point in points:
         configure(env, **overrides, **point._asdict())  # or raise, before any work

@@ -95,6 +95,16 @@ rows[2] |= {"steps": [0, 10], "returns": [0.0, 1.0]}  # stopped early
 line = report.locomotion(rows).splitlines()[-1]
 assert line == "| ant | 20 | 4.00, 6.00 | 1.00 (at 10) | 3.00 : 1.00 |"
 """,
+    "rows are of the presets as they are": """
+from benchmarks import report
+from benchmarks.harness import RESULTS
+from benchmarks.runs import configure, describe
+for row in report.of_presets(report.rows_of("learning", RESULTS)):
+    given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
+    if row["config"]["fisher_stride"] is None:  # which stood for what is written now
+        given["fisher_stride"] = None
+    assert row["config"] == describe(configure(row["env"], **given)), row["name"]
+""",
     "statistics": """
 import math
 import numpy as np

@@ -45,9 +45,12 @@ def test_one_environment_is_squashed_into_one_object():
 
 
 @pytest.mark.parametrize(
-    "environment",
-    [make_environment((TABULAR, CHAIN)), Recorder(None, (1.0, 1.0))],
+    ("environment", "reason"),
+    [
+        (make_environment((TABULAR, CHAIN)), "is for continuous actions"),
+        (Recorder(None, (1.0, 1.0)), "has no bounds"),
+    ],
 )
-def test_actions_without_bounds_are_refused(environment):
-    with pytest.raises(ValueError, match="has no bounds"):
+def test_actions_without_bounds_are_refused(environment, reason):
+    with pytest.raises(ValueError, match=reason):
         squash_actions(environment)

@@ -195,7 +195,7 @@ def test_a_key_of_another_type_is_refused_before_anything_compiles(run, key):
         (
             (),
             {"max_kl": 0.02},
-            "TRPOConfig(hyperparameters=Hyperparameters(max_kl=...)",
+            "TRPOConfig(hyperparameters=Hyperparameters(max_kl=0.02)",
         ),
         (
             (),

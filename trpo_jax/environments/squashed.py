@@ -30,7 +30,12 @@ class SquashedActions:
             ValueError: If they are not.
         """
         space = environment.action_space
-        if not isinstance(space, Box) or space.low is None or space.high is None:
+        if not isinstance(space, Box):
+            raise ValueError(
+                "gaussian='tanh' is for continuous actions, but the environment takes "
+                f"{space}; leave it out."
+            )
+        if space.low is None or space.high is None:
             raise ValueError(
                 f"actions cannot be squashed into {space}, which has no bounds; write "
                 "gaussian='constant', or give the environment's Box a low and a high."

@@ -5,7 +5,7 @@ Each check takes a `TRPOConfig` and raises TypeError or ValueError with what to 
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,7 +17,7 @@ from trpo_jax.training.schedules import SCHEDULES
 
 
 def check_names(
-    args: tuple[Any, ...], fields: Iterable[str], known: Sequence[str]
+    args: tuple[Any, ...], fields: Mapping[str, Any], known: Sequence[str]
 ) -> None:
     """Check what a configuration is about to be made from: fields, by their names."""
     if args:
@@ -25,13 +25,14 @@ def check_names(
         raise TypeError(
             f"TRPOConfig takes fields by name; write TRPOConfig(env={env!r})."
         )
-    for name in fields:
+    for name, value in fields.items():
         if name in known:
             continue
         if name in Hyperparameters._fields:
             raise TypeError(
                 f"{name} is a hyperparameter; write TRPOConfig(hyperparameters="
-                f"Hyperparameters({name}=...)), or preset(env, {name}=...)."
+                f"Hyperparameters({name}={value!r})), or start from an environment's "
+                f"tuned settings: preset(env, {name}={value!r})."
             )
         near = [
             f"{other}, in Hyperparameters" if other not in known else other

@@ -317,8 +317,10 @@ def check_key(key: Key[Array, ""]) -> None:
         isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     ):
         raise TypeError(
-            f"key is {type(key).__name__} {getattr(key, 'dtype', '')}; write a typed "
-            "key, jax.random.key(0), or jax.random.wrap_key_data(key) for a uint32 one."
+            f"key is of type {type(key).__name__}"
+            + (f", {key.dtype}" if hasattr(key, "dtype") else "")
+            + "; write a typed key, jax.random.key(0), or "
+            "jax.random.wrap_key_data(key) for a uint32 one."
         )
 
 
