@@ -415,7 +415,7 @@ def test_rollouts_of_one_step_are_no_sequences():
     ("env", "fields", "advice"),
     [
         ((TABULAR, CHAIN), {"gaussian": "gsde"}, "is for continuous actions"),
-        ((TABULAR, CHAIN), {"gaussian": "tanh"}, "which has no bounds"),
+        ((TABULAR, CHAIN), {"gaussian": "tanh"}, "is for continuous actions"),
         ((TABULAR, CHAIN), {"channels": (4,)}, "are no images"),
     ],
 )

@@ -101,12 +101,13 @@ def check_seeds(config: TRPOConfig, state: TrainState, called: str) -> None:
 
 def one_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
     """Return the state of one of a run's seeds; ValueError if it has fewer."""
-    check_seeds(config, state, "pick one state of other axes")
+    check_config(config)
     if not 0 <= seed_index < config.num_seeds:
         raise ValueError(
             f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
             f"write 0 to {config.num_seeds - 1}."
         )
+    check_seeds(config, state, "pick one state of other axes")
     if config.num_seeds == 1:
         return state
     return jax.tree.map(lambda leaf: leaf[seed_index], state)
