@@ -304,11 +304,9 @@ def planned(
     """
     given = {name: value for name, value in given.items() if value is not None}
     overrides = parse_overrides(override)
-    for name in ("env", "num_seeds"):
-        if name in overrides:
-            raise ValueError(
-                f"--override {name}=… is an argument of its own; write it."
-            )
+    arguments = {"env": "ENV before the options", "num_seeds": "--num-seeds N"}
+    for name in overrides.keys() & arguments:
+        raise ValueError(f"{name} is an argument of its own; write {arguments[name]}.")
     for name in ("num_seeds", "num_episodes", "seeds_at_once"):
         if given.get(name, 1) < 1:
             raise ValueError(f"{name}={given[name]} is not positive; write at least 1.")

@@ -1,6 +1,7 @@
 """What is wrong with a configuration, said before anything compiles.
 
-Each check takes a `TRPOConfig` and raises TypeError or ValueError with what to write.
+Each check takes a `TRPOConfig`, or what one is to be made from, and raises TypeError or
+ValueError with what to write.
 """
 
 import math
@@ -34,11 +35,10 @@ def check_names(
                 f"Hyperparameters({name}={value!r})), or start from an environment's "
                 f"tuned settings: preset(env, {name}={value!r})."
             )
+        fields_and_floats = [*known, *Hyperparameters._fields]
         near = [
-            f"{other}, in Hyperparameters" if other not in known else other
-            for other in get_close_matches(
-                name.lower(), [*known, *Hyperparameters._fields]
-            )
+            other if other in known else f"{other}, in Hyperparameters"
+            for other in get_close_matches(name.lower(), fields_and_floats)
         ]
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise TypeError(f"TRPOConfig has no field {name}{hint}")
