@@ -58,9 +58,15 @@ _CASES: dict[str, tuple[Case, ...]] = {
     # The published results rest on noise that depends on the state.
     "Pendulum-v1": (
         Case(),
-        Case(override=("gaussian=gsde", "noise_period=4", "initial_log_std=1.2")),
+        Case(
+            override=(
+                "action_distribution=gsde",
+                "noise_period=4",
+                "initial_log_std=1.2",
+            )
+        ),
     ),
-    "MountainCarContinuous-v0": (Case(), Case(override=("gaussian=gsde",))),
+    "MountainCarContinuous-v0": (Case(), Case(override=("action_distribution=gsde",))),
 }
 
 

@@ -117,7 +117,7 @@ def machine() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "cores": _cores(),
         "python": platform.python_version(),
-        "versions": {"trpo_jax": trpo_jax.__version__}
+        "versions": {"trpo_jax": trpo_jax.version.__version__}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),

@@ -67,7 +67,7 @@ def config_of(updates: int, num_seeds: int) -> trpo_jax.TRPOConfig:
         hidden_sizes=(8,),
         normalize_observations=True,
         normalize_returns=True,
-        kl_schedule="linear",
+        max_kl_schedule="linear",
         critic_epochs=1,
     )
 

@@ -40,7 +40,7 @@ def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
 
     Steps and seeds do not: a row of others takes the place of the one before.
     """
-    usual, fields = map(_flat, (configure(config.env), config))
+    usual, fields = map(describe, (configure(config.env), config))
     if not config.memory_size:  # which the missing word tells
         usual["memory_size"] = 0
     others = [
@@ -51,11 +51,6 @@ def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
     memory = ["GRU"] if config.memory_size else []
     drawn = ["actions drawn"] if actions == "sample" else []
     return ", ".join([config.env, *memory, *drawn, *others])
-
-
-def _flat(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
-    fields = describe(config)
-    return fields | fields.pop("hyperparameters")
 
 
 def measure(
@@ -286,7 +281,7 @@ def available() -> tuple[tuple[str, ...], dict[str, ValueError]]:
     shipped = [env for env in PRESETS if "/" not in env]
     for env in shipped:
         try:
-            trpo_jax.make_environment(env)
+            trpo_jax.environments.make_environment(env)
         except ValueError as error:
             missing[env] = error
     return tuple(env for env in shipped if env not in missing), missing
@@ -312,7 +307,7 @@ def planned(
             raise ValueError(f"{name}={given[name]} is not positive; write at least 1.")
     rows = []
     for env in envs:
-        trpo_jax.make_environment(env)
+        trpo_jax.environments.make_environment(env)
         cases = cases_of(env)
         for case in cases[:1] if override else cases:
             case = case._replace(**given, override=(*case.override, *override))

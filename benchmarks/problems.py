@@ -23,7 +23,7 @@ class Problem(NamedTuple):
 
     policy: Any
     params: Any
-    batch: trpo_jax.Batch
+    batch: trpo_jax.trust_region.Batch
 
     @property
     def theta(self) -> Any:
@@ -50,18 +50,20 @@ class Problem(NamedTuple):
 def make_policy(kind: str, hidden_sizes: tuple[int, ...]) -> Any:
     """A "categorical" policy over two actions, a "gaussian" one of two dimensions."""
     heads = {
-        "categorical": trpo_jax.CategoricalHead,
-        "gaussian": trpo_jax.GaussianHead,
+        "categorical": trpo_jax.networks.CategoricalHead,
+        "gaussian": trpo_jax.networks.GaussianHead,
     }
-    return trpo_jax.Policy(trpo_jax.MLP(hidden_sizes), heads[kind](2))
+    return trpo_jax.networks.Policy(trpo_jax.networks.MLP(hidden_sizes), heads[kind](2))
 
 
-def draw(policy: Any, num_rows: int, key: jax.Array) -> tuple[Any, trpo_jax.Batch]:
+def draw(
+    policy: Any, num_rows: int, key: jax.Array
+) -> tuple[Any, trpo_jax.trust_region.Batch]:
     """Parameters, and a batch that a policy with them could have made."""
     keys = jax.random.split(key, 4)
     observations = jax.random.normal(keys[0], (num_rows, FEATURES))
     params = policy.init(keys[1], observations[:1])
-    _, distribution = trpo_jax.micro_batched(
+    _, distribution = trpo_jax.trust_region.micro_batched(
         lambda rows: ((), policy.apply(params, rows)),
         observations,
         num_rows=num_rows,
@@ -70,7 +72,9 @@ def draw(policy: Any, num_rows: int, key: jax.Array) -> tuple[Any, trpo_jax.Batc
     actions = distribution.sample(keys[2])
     log_probs = distribution.log_prob(actions)
     advantages = jax.random.normal(keys[3], (num_rows,))
-    return params, trpo_jax.Batch(observations, actions, log_probs, advantages)
+    return params, trpo_jax.trust_region.Batch(
+        observations, actions, log_probs, advantages
+    )
 
 
 def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Problem:
@@ -79,20 +83,24 @@ def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Pro
     return Problem(policy, *drawn(jax.random.key(0)))
 
 
-def surrogate_of(problem: Problem, theta: Any, batch: trpo_jax.Batch) -> jax.Array:
+def surrogate_of(
+    problem: Problem, theta: Any, batch: trpo_jax.trust_region.Batch
+) -> jax.Array:
     log_probs = problem.distribution(theta, batch.observations).log_prob(batch.actions)
-    return trpo_jax.surrogate(log_probs, batch.log_probs, batch.advantages)
+    return trpo_jax.trust_region.surrogate(log_probs, batch.log_probs, batch.advantages)
 
 
 def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
     """The surrogate's value and gradient over the whole batch."""
 
-    def differentiate(theta: Any, batch: trpo_jax.Batch) -> tuple[Any, tuple]:
+    def differentiate(
+        theta: Any, batch: trpo_jax.trust_region.Batch
+    ) -> tuple[Any, tuple]:
         fn = functools.partial(surrogate_of, problem)
         return jax.value_and_grad(fn)(theta, batch), ()
 
-    def run(theta: Any, batch: trpo_jax.Batch) -> Any:
-        return trpo_jax.micro_batched(
+    def run(theta: Any, batch: trpo_jax.trust_region.Batch) -> Any:
+        return trpo_jax.trust_region.micro_batched(
             functools.partial(differentiate, theta),
             batch,
             num_rows=problem.num_rows,
@@ -107,13 +115,14 @@ def hessian_operator(
 ) -> Callable:
     """`jvp` over `grad` of the mean KL, linearised once."""
     old = jax.lax.stop_gradient(policy_fn(params, states))
-    return trpo_jax.fisher_vector_product(
-        lambda theta: trpo_jax.mean_kl(old, policy_fn(theta, states)), params
+    return trpo_jax.trust_region.fisher_vector_product(
+        lambda theta: trpo_jax.trust_region.mean_kl(old, policy_fn(theta, states)),
+        params,
     )
 
 
 OPERATORS: dict[str, Callable] = {
-    "gauss_newton": trpo_jax.gauss_newton_vector_product,
+    "gauss_newton": trpo_jax.trust_region.gauss_newton_vector_product,
     "hessian": hessian_operator,
 }
 
@@ -132,7 +141,7 @@ def solve_program(
         matvec = OPERATORS[operator](
             problem.distribution, theta, states, num_products=10
         )
-        return trpo_jax.conjugate_gradient(
+        return trpo_jax.trust_region.conjugate_gradient(
             lambda v: optax.tree.add_scale(matvec(v), 0.1, v),
             gradient,
             max_iterations=iterations,
@@ -151,7 +160,7 @@ def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> 
     def compare(theta: Any, rows: tuple) -> tuple[tuple, jax.Array]:
         batch, old = rows
         new = problem.distribution(theta, batch.observations)
-        value = trpo_jax.surrogate(
+        value = trpo_jax.trust_region.surrogate(
             new.log_prob(batch.actions), batch.log_probs, batch.advantages
         )
         kl = old.kl_divergence(new)
@@ -161,7 +170,7 @@ def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> 
         return leaf.shape[:1] == (problem.num_rows,)
 
     def run(theta: Any, rows: tuple) -> Any:
-        return trpo_jax.micro_batched(
+        return trpo_jax.trust_region.micro_batched(
             functools.partial(compare, theta),
             rows,
             num_rows=problem.num_rows,
@@ -180,7 +189,9 @@ def update_program(problem: Problem, **settings: Any) -> Program:
         "micro_batch_size": config.steps_at_once,
     }
     update = functools.partial(
-        trpo_jax.trust_region_update, problem.policy.apply, **(defaults | settings)
+        trpo_jax.trust_region.trust_region_update,
+        problem.policy.apply,
+        **(defaults | settings),
     )
     return compile_program(update, problem.params, problem.batch)
 

@@ -13,12 +13,12 @@ from trpo_jax.environments import ActionSpace, MaskedObservation
 
 def random_return(config: trpo_jax.TRPOConfig, num_episodes: int) -> float:
     """The mean return of a policy that acts at random in the run's environment."""
-    space = trpo_jax.make_environment(config.env).action_space
+    space = trpo_jax.environments.make_environment(config.env).action_space
     # The state is of the smallest networks there are; none of its parameters is used.
     small = trpo_jax.TRPOConfig(env=config.env, num_envs=1, hidden_sizes=(1,))
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     state = jax.jit(trpo_jax.init)(small, key)
-    policy = trpo_jax.NetworkFns(
+    policy = trpo_jax.networks.NetworkFns(
         init=lambda key, observations: (),
         apply=lambda params, observations: uniform(space, observations),
     )
@@ -35,16 +35,16 @@ def uniform(space: ActionSpace, observations: Any) -> Any:
         observations: float[N, ...], or a `MaskedObservation` of so many.
     """
     batch = jax.tree.leaves(observations)[0].shape[0]
-    if isinstance(space, trpo_jax.Box):
+    if isinstance(space, trpo_jax.environments.Box):
         return Uniform(space, batch)
-    one = isinstance(space, trpo_jax.Discrete)
+    one = isinstance(space, trpo_jax.environments.Discrete)
     sizes = np.atleast_1d(space.num_actions)
     logits = jnp.zeros((batch, sizes.sum()))
     if isinstance(observations, MaskedObservation):
         logits = jnp.where(observations.action_mask, logits, -1e9)
     parts = jnp.split(logits, np.cumsum(sizes)[:-1], axis=-1)
-    factors = tuple(map(trpo_jax.Categorical, parts))
-    return factors[0] if one else trpo_jax.MultiCategorical(factors)
+    factors = tuple(map(trpo_jax.trust_region.Categorical, parts))
+    return factors[0] if one else trpo_jax.trust_region.MultiCategorical(factors)
 
 
 class Uniform:
@@ -53,7 +53,7 @@ class Uniform:
     Where nothing bounds a number, it is drawn from the standard normal distribution.
     """
 
-    def __init__(self, space: trpo_jax.Box, batch: int):
+    def __init__(self, space: trpo_jax.environments.Box, batch: int):
         self._space, self._batch = space, batch
 
     def sample(self, key: jax.Array) -> jax.Array:

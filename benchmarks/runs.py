@@ -34,15 +34,11 @@ def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
     """The preset of an environment, or the defaults, with fields set otherwise.
 
     Raises:
-        TypeError: If an override is a field of neither the configuration nor its
-            hyperparameters.
+        TypeError: If an override is a not a field of the configuration.
     """
     if env in PRESETS:
         return trpo_jax.preset(env, **overrides)
-    floats = trpo_jax.Hyperparameters._fields
-    traced = {name: overrides.pop(name) for name in floats if name in overrides}
-    hyperparameters = trpo_jax.Hyperparameters(**traced)
-    return trpo_jax.TRPOConfig(env=env, hyperparameters=hyperparameters, **overrides)
+    return trpo_jax.TRPOConfig(env=env, **overrides)
 
 
 def describe(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
@@ -50,7 +46,6 @@ def describe(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
     fields = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config)
     }
-    fields["hyperparameters"] = config.hyperparameters._asdict()
     return json.loads(json.dumps(fields, default=_name))
 
 

@@ -38,7 +38,7 @@ def seeds_update_program(num_seeds: int) -> Program:
     policy = make_policy("categorical", (64, 64))
     keys = jax.random.split(jax.random.key(0), num_seeds)
     drawn = jax.jit(jax.vmap(functools.partial(draw, policy, 1024)))
-    update = functools.partial(trpo_jax.trust_region_update, policy.apply)
+    update = functools.partial(trpo_jax.trust_region.trust_region_update, policy.apply)
     return compile_program(jax.vmap(update), *drawn(keys))
 
 

@@ -85,7 +85,7 @@ def whole(config: trpo_jax.TRPOConfig) -> tuple[Program, Any]:
 
 def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
     """The parts of a step as programs of their own, on one rollout's data."""
-    environment = trpo_jax.make_environment(config.env)
+    environment = trpo_jax.environments.make_environment(config.env)
     policy, critic = make_networks(config, environment)
 
     def act(state: Any, key: jax.Array) -> Any:
@@ -94,7 +94,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
             action = distribution.sample(key)
             return memory, action, distribution.log_prob(action)
 
-        return trpo_jax.rollout(
+        return trpo_jax.training.rollout(
             draw,
             environment,
             state.rollout,
@@ -102,12 +102,12 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
             num_steps=config.rollout_length,
         )
 
-    def judge(state: Any, trajectory: trpo_jax.Trajectory) -> jax.Array:
+    def judge(state: Any, trajectory: trpo_jax.training.Trajectory) -> jax.Array:
         shape = trajectory.reward.shape
         values = critic.apply(
             state.critic_params, flatten(trajectory.observation)
         ).reshape(shape)
-        return trpo_jax.generalized_advantages(
+        return trpo_jax.training.generalized_advantages(
             trajectory.reward,
             values,
             values,
@@ -118,7 +118,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
         )
 
     def fit(state: Any, observations: jax.Array, targets: jax.Array) -> Any:
-        return trpo_jax.fit_critic(
+        return trpo_jax.training.fit_critic(
             critic.apply,
             state.critic_params,
             config.optimizer(1e-3),
@@ -134,11 +134,11 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
     _, trajectory = rollout.run()
     advantages = compile_program(judge, state, trajectory)
     targets = flatten(advantages.run())
-    batch = trpo_jax.Batch(
+    batch = trpo_jax.trust_region.Batch(
         flatten(trajectory.observation),
         flatten(trajectory.action),
         flatten(trajectory.log_prob),
-        trpo_jax.standardize(targets),
+        trpo_jax.training.standardize(targets),
     )
     problem = Problem(policy, state.params, batch)
     rows, stride = config.steps_at_once, config.curvature_stride

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from compiling import fast_jit
 
-from trpo_jax import (
+from trpo_jax.trust_region import (
     Batch,
     Categorical,
     DiagonalGaussian,

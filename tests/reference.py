@@ -238,16 +238,16 @@ class Search(NamedTuple):
     evaluations: int
 
 
-def line_search(evaluate, surrogate_old, max_kl, max_candidates, shrink):
+def line_search(evaluate, surrogate_old, max_kl, max_backtracks, backtrack_factor):
     """Try fractions in turn; `evaluate` gives (surrogate, KL, parameters finite)."""
     fraction = 1.0
-    for evaluations in range(1, max_candidates + 1):
+    for evaluations in range(1, max_backtracks + 1):
         value, kl, finite = evaluate(fraction)
         numbers = finite and np.isfinite(value) and np.isfinite(kl)
         if numbers and kl <= max_kl and value > surrogate_old:
             return Search(True, fraction, value, kl, evaluations)
-        fraction *= shrink
-    return Search(False, 0.0, value, kl, max_candidates)
+        fraction *= backtrack_factor
+    return Search(False, 0.0, value, kl, max_backtracks)
 
 
 def trust_region_update(
@@ -262,8 +262,8 @@ def trust_region_update(
     damping,
     cg_iterations=10,
     cg_tolerance=1e-5,
-    max_candidates=10,
-    shrink=0.5,
+    max_backtracks=10,
+    backtrack_factor=0.5,
     fisher_stride=1,
     damped_step=False,
 ):
@@ -293,7 +293,9 @@ def trust_region_update(
         value, divergences = evaluate(params + fraction * step_size * x)
         return value, np.mean(divergences), True
 
-    search = line_search(try_fraction, surrogate_old, max_kl, max_candidates, shrink)
+    search = line_search(
+        try_fraction, surrogate_old, max_kl, max_backtracks, backtrack_factor
+    )
     kept = params + search.fraction * step_size * x
     value, divergences = evaluate(kept)
     evidence = {

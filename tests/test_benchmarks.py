@@ -170,14 +170,14 @@ assert short.steps.tolist() == [10, 20, 30]
 """,
     "runs by name": """
 from benchmarks.runs import command, configure, describe, parse_overrides
-texts = "total_timesteps=2_000", "kl_schedule=cosine", "hidden_sizes=(8, 8)"
+texts = "total_timesteps=2_000", "max_kl_schedule=cosine", "hidden_sizes=(8, 8)"
 overrides = parse_overrides((*texts, "max_kl=1e-3"))
-assert overrides["kl_schedule"] == "cosine" and overrides["hidden_sizes"] == (8, 8)
+assert overrides["max_kl_schedule"] == "cosine" and overrides["hidden_sizes"] == (8, 8)
 config = configure("CartPole-v1", **overrides)
-assert config.num_updates == 2 and config.hyperparameters.max_kl == 1e-3
-assert config.normalize_returns and config.hyperparameters.gae_lambda == 0.98
+assert config.num_updates == 2 and config.max_kl == 1e-3
+assert config.normalize_returns and config.gae_lambda == 0.98
 untuned = configure("FrozenLake-misc", max_kl=0.5, num_envs=4)
-assert untuned.env == "FrozenLake-misc" and untuned.hyperparameters.max_kl == 0.5
+assert untuned.env == "FrozenLake-misc" and untuned.max_kl == 0.5
 for wrong in ({"no_such": 1}, {"total_timesteps": 2e4}):
     try:
         configure("CartPole-v1", **wrong)
@@ -188,8 +188,8 @@ try:
     parse_overrides(("max_kl",))
 except ValueError as error:
     assert "max_kl=VALUE" in str(error)
-described = describe(configure("CartPole-v1", kl_schedule=configure))
-assert described["kl_schedule"] == "configure"
+described = describe(configure("CartPole-v1", max_kl_schedule=configure))
+assert described["max_kl_schedule"] == "configure"
 options = dict(max_kl=(1.0, 2.0), damping=(), n=None, override=("a=1", "b=()"))
 line = command("m", "E", **options)
 assert line == "python -m m E --max-kl 1.0 2.0 --override a=1 --override 'b=()'"
@@ -241,16 +241,16 @@ for wrong, advice in (
         assert advice in str(error)
         continue
     raise AssertionError(wrong)
-make = trpo_jax.make_environment
+make = trpo_jax.environments.make_environment
 def make_all_but_one(env):
     if env == "MNISTBandit-bsuite":
         raise ValueError("no data")
     return make(env)
-trpo_jax.make_environment = make_all_but_one
+trpo_jax.environments.make_environment = make_all_but_one
 envs, missing = learning.available()
 assert len(envs) == 25 and {"Breakout-MinAtar", "Swimmer-misc"} < set(envs)
 assert [*map(str, missing.values())] == ["no data"] and "MNISTBandit-bsuite" in missing
-trpo_jax.make_environment = make
+trpo_jax.environments.make_environment = make
 # One seed after the other is as `train` has them side by side.
 result = trpo_jax.train(config)
 key = jax.random.fold_in(jax.random.key(0), 1)
@@ -316,16 +316,18 @@ from trpo_jax.environments import MaskedObservation
 # CartPole stands for 22 steps or so at random; its standard error here is 0.7.
 assert 18 < random_return(configure("CartPole-v1"), 256) < 27
 key, seen = jax.random.key(0), jnp.zeros((1000, 5))
-actions = uniform(trpo_jax.Box(2, (-1.0, 3.0), (0.0, 4.0)), seen).sample(key)
+Box = trpo_jax.environments.Box
+actions = uniform(Box(2, (-1.0, 3.0), (0.0, 4.0)), seen).sample(key)
 assert actions.shape == (1000, 2)
 assert jnp.all((actions > jnp.array([-1, 3])) & (actions < jnp.array([0, 4])))
 assert jnp.allclose(actions.mean(0), jnp.array([-0.5, 3.5]), atol=0.05)
-assert abs(uniform(trpo_jax.Box(1), seen).sample(key).std() - 1) < 0.1
+assert abs(uniform(trpo_jax.environments.Box(1), seen).sample(key).std() - 1) < 0.1
 mask = jnp.tile(jnp.array([True, False, True, False, True]), (1000, 1))
+Discrete = trpo_jax.environments.Discrete
 masked = MaskedObservation(seen, mask)
-counts = jnp.bincount(uniform(trpo_jax.Discrete(5), masked).sample(key), length=5)
+counts = jnp.bincount(uniform(Discrete(5), masked).sample(key), length=5)
 assert counts[1] == counts[3] == 0 and counts.min(where=mask[0], initial=1000) > 280
-actions = uniform(trpo_jax.MultiDiscrete((3, 2)), masked).sample(key)
+actions = uniform(trpo_jax.environments.MultiDiscrete((3, 2)), masked).sample(key)
 assert actions.shape == (1000, 2) and set(actions[:, 0].tolist()) == {0, 2}
 assert set(actions[:, 1].tolist()) == {1}
 """,

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from trpo_jax import runs
 from trpo_jax.environments import make_environment
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.acting import Actions
 from trpo_jax.runs.config_file import (
     config_from_dict,
@@ -26,9 +27,9 @@ from trpo_jax.runs.config_file import (
     read_config_values,
 )
 from trpo_jax.runs.evaluation import in_words, summarize_returns
-from trpo_jax.runs.policy import Which
-from trpo_jax.runs.version import __version__
+from trpo_jax.runs.policy import CheckpointChoice
 from trpo_jax.training import PRESETS, TRPOConfig, preset
+from trpo_jax.version import __version__
 
 _Folder = Annotated[tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="FOLDER")]
 _DEFAULT_RECORDS = runs.RunSettings()
@@ -56,7 +57,7 @@ class Train:
         config = self.run
         make_environment(config.env)
         if self.folder is None and self.records != _DEFAULT_RECORDS:
-            raise ValueError("what is recorded needs a place: write --folder NAME.")
+            raise UsageError("what is recorded needs a place: write --folder NAME.")
         console.print(
             f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
             f"{config.num_envs} environments × {config.rollout_length} steps an update"
@@ -102,7 +103,7 @@ class Evaluate:
     """Episodes of each seed."""
     actions: Actions = "mode"
     """The most probable action, or one drawn from the policy."""
-    checkpoint: Which = "last"
+    checkpoint: CheckpointChoice = "last"
     """The newest, or the one with the best return in training."""
     seed: int = 1
     """Of the episodes."""
@@ -148,10 +149,10 @@ class Render:
     """The file; `pictures/episode` in the folder, with the suffix that fits."""
     actions: Actions = "mode"
     """The most probable action, or one drawn from the policy."""
-    checkpoint: Which = "last"
+    checkpoint: CheckpointChoice = "last"
     """The newest, or the one with the best return in training."""
     seed_index: int = 0
-    """Which of the run's seeds."""
+    """CheckpointChoice of the run's seeds."""
     seed: int = 1
     """Of the episode."""
 
@@ -186,10 +187,10 @@ class Export:
     """The file; `policy.jaxexport` in the folder."""
     actions: Actions = "mode"
     """The most probable action, or one drawn from the policy."""
-    checkpoint: Which = "last"
+    checkpoint: CheckpointChoice = "last"
     """The newest, or the one with the best return in training."""
     seed_index: int = 0
-    """Which of the run's seeds."""
+    """CheckpointChoice of the run's seeds."""
 
     def __call__(self, console: Console) -> None:
         """Export, and print where."""
@@ -355,9 +356,9 @@ def _check_options(args: Sequence[str]) -> None:
     if not name.startswith("-"):
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         if near:
-            raise ValueError(f"{name!r} is not a command; did you mean {near[0]!r}?")
+            raise UsageError(f"{name!r} is not a command; did you mean {near[0]!r}?")
         option = "--config" if name.endswith((".json", ".toml")) else "--env"
-        raise ValueError(
+        raise UsageError(
             f"{name!r} is neither a command nor an option; write {args[0]} {option} "
             f"{name}, or one of the commands {', '.join(COMMANDS)}."
         )
@@ -376,22 +377,17 @@ def _start(args: Sequence[str]) -> TRPOConfig:
     values = read_config_values(given.config) if given.config else {}
     env = given.env or values.get("env", TRPOConfig.env)
     if not isinstance(env, str):
-        raise ValueError(
+        raise UsageError(
             f'{given.config}: env is {env!r}; name one, as "CartPole-v1". One that was '
             "made in Python cannot be had from a file: write trpo_jax.run(config, ...)."
         )
     base = config_to_dict(preset(env)) if env in PRESETS else {}
-    floats = values.get("hyperparameters", {})
-    if isinstance(floats, dict):
-        floats = {**base.get("hyperparameters", {}), **floats}
     try:
-        return config_from_dict(
-            {**base, **values, "env": env, "hyperparameters": floats}
-        )
+        return config_from_dict({**base, **values, "env": env})
     except (ValueError, TypeError) as error:
         if given.config is None:
             raise
-        raise ValueError(f"{given.config}: {error}") from error
+        raise UsageError(f"{given.config}: {error}") from error
 
 
 def script() -> int:

@@ -24,10 +24,11 @@ ZOO = trpo_jax.TRPOConfig(
     cg_iterations=15,
     cg_tolerance=0.0,
     fisher_stride=1,
-    shrink=0.8,
+    backtrack_factor=0.8,
     critic_epochs=20,
     critic_minibatches=2,
-    hyperparameters=trpo_jax.Hyperparameters(damping=1e-3, gae_lambda=0.98),
+    damping=1e-3,
+    gae_lambda=0.98,
 )
 
 
@@ -60,7 +61,9 @@ def steps(config: trpo_jax.TRPOConfig) -> dict:
 
 def compile_step(options: dict | None = None) -> dict:
     config = make(64, 128)
-    trpo_jax.make_environment(config.env)  # imports gymnax, as rejax has by now
+    trpo_jax.environments.make_environment(
+        config.env
+    )  # imports gymnax, as rejax has by now
     state = jax.eval_shape(trpo_jax.init, config, jax.random.key(0))
     start = time.perf_counter()
     jax.jit(trpo_jax.step).lower(config, state).compile(options)

@@ -18,7 +18,6 @@ import pytest
 from compiling import compilations, fast_jit
 from flax import struct
 
-from trpo_jax import make_environment
 from trpo_jax.environments import (
     Box,
     BraxEnvironment,
@@ -27,6 +26,7 @@ from trpo_jax.environments import (
     MaskedObservation,
     MultiDiscrete,
     make_brax,
+    make_environment,
     make_playground,
 )
 from trpo_jax.environments.jumanji import _observe

@@ -12,8 +12,14 @@ from compiling import fast_jit
 from gymnax.environments import spaces
 from probes import CHAIN, TABULAR, TWO_CHOICES, Tabular
 
-from trpo_jax import Environment, make_environment
-from trpo_jax.environments import Box, Discrete, MultiDiscrete, TimeStep
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    Environment,
+    MultiDiscrete,
+    TimeStep,
+    make_environment,
+)
 
 # The one that is left out downloads its data.
 IDS = [env for env in gymnax.registered_envs if env != "MNISTBandit-bsuite"]
@@ -351,7 +357,7 @@ def test_plotting_libraries_are_loaded_when_a_picture_is_drawn():
     program = """
 import sys
 import trpo_jax
-trpo_jax.make_environment("Pong-misc")
+trpo_jax.environments.make_environment("Pong-misc")
 heavy = {"matplotlib.pyplot", "seaborn", "pandas", "scipy.stats"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 import gymnax, jax
@@ -372,7 +378,7 @@ import sys
 import trpo_jax
 sys.modules["gymnax"] = None  # makes its import fail
 try:
-    trpo_jax.make_environment("CartPole-v1")
+    trpo_jax.environments.make_environment("CartPole-v1")
 except ImportError:
     pass
 else:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from probes import CHAIN, TABULAR
 
-from trpo_jax import Box, make_environment
-from trpo_jax.environments import squash_actions
+from trpo_jax.environments import Box, make_environment, squash_actions
 
 
 class Recorder:

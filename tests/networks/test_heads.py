@@ -6,22 +6,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trpo_jax import (
+from trpo_jax.environments import MaskedObservation
+from trpo_jax.networks import (
     MLP,
-    Categorical,
     CategoricalHead,
-    DiagonalGaussian,
     GaussianHead,
-    GSDEGaussian,
     GSDEHead,
-    MaskedObservation,
-    MultiCategorical,
     MultiCategoricalHead,
     Policy,
     StateDependentGaussianHead,
-    TanhGaussian,
     TanhGaussianHead,
     Value,
+)
+from trpo_jax.trust_region import (
+    Categorical,
+    DiagonalGaussian,
+    GSDEGaussian,
+    MultiCategorical,
+    TanhGaussian,
 )
 
 OBSERVATIONS = 3 * jax.random.normal(jax.random.key(9), (5, 4))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import trpo_jax
-from trpo_jax import orthogonal
+from trpo_jax.networks import orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 3), (3, 8), (5, 5), (4, 1), (1, 4)])
@@ -64,7 +64,7 @@ def test_only_matrices_are_orthogonal(shape):
 
 VMAPPED = """
 import jax, jax.numpy as jnp, numpy as np
-from trpo_jax import MLP, CategoricalHead, Policy
+from trpo_jax.networks import MLP, CategoricalHead, Policy
 
 policy = Policy(MLP((64, 64)), CategoricalHead(2))
 init = lambda key: policy.init(key, jnp.zeros((1, 4)))

@@ -7,17 +7,19 @@ from compiling import fast_jit
 from probes import CHAIN, TABULAR
 
 from trpo_jax import (
-    MLP,
-    Categorical,
-    CategoricalHead,
-    Network,
-    NetworkFns,
-    Policy,
     TRPOConfig,
     UpdateStatus,
     init,
     step,
 )
+from trpo_jax.networks import (
+    MLP,
+    CategoricalHead,
+    Network,
+    NetworkFns,
+    Policy,
+)
+from trpo_jax.trust_region import Categorical
 
 
 def policy_fn(params, observations):

@@ -7,17 +7,19 @@ import pytest
 from compiling import fast_jit
 from jax.flatten_util import ravel_pytree
 
-from trpo_jax import (
+from trpo_jax.environments import MaskedObservation
+from trpo_jax.networks import (
     MLP,
     CategoricalHead,
     GaussianHead,
-    MaskedObservation,
     NetworkFns,
     Policy,
     RecurrentNetwork,
     RecurrentNetworkFns,
     RecurrentPolicy,
     RecurrentValue,
+)
+from trpo_jax.trust_region import (
     fisher_vector_product,
     gauss_newton_vector_product,
     mean_kl,

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trpo_jax import CNN, MLP
-from trpo_jax.networks import ACTIVATIONS
+from trpo_jax.networks import ACTIVATIONS, CNN, MLP
 
 OBSERVATIONS = 3 * jax.random.normal(jax.random.key(9), (5, 4))
 IMAGES = jax.random.normal(jax.random.key(8), (2, 7, 6, 3))

@@ -11,7 +11,7 @@ import pytest
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.checkpoints import DamagedCheckpointError, OtherCheckpointError
 
-CONFIG = {"env": "CartPole-v1", "hyperparameters": {"max_kl": 0.01}}
+CONFIG = {"env": "CartPole-v1", "max_kl": 0.01}
 
 
 def state(scale=1.0):
@@ -99,7 +99,7 @@ def assert_older_one_is_used(folder, file):
     said = []
     before = {one: one.read_bytes() for one in files(folder)}
     restored, updates = checkpoints.restore_last(
-        folder, LIKE, CONFIG, "1.0", said.append, set_aside=True
+        folder, LIKE, CONFIG, "1.0", said.append, rename_damaged=True
     )
     assert updates == 10
     assert_same(restored, state(1.0))
@@ -151,14 +151,14 @@ def test_a_file_too_many_is_damage(folder):
     assert_older_one_is_used(folder, folder / "00000020" / "checksums.sha256")
 
 
-@pytest.mark.parametrize("set_aside", [True, False])
-def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, set_aside):
+@pytest.mark.parametrize("rename_damaged", [True, False])
+def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, rename_damaged):
     for one in files(folder):
         empty(one)
     said, there = [], sorted(folder.rglob("*"))
     with pytest.raises(DamagedCheckpointError, match="is whole") as error:
         checkpoints.restore_last(
-            folder, LIKE, CONFIG, "1.0", said.append, set_aside=set_aside
+            folder, LIKE, CONFIG, "1.0", said.append, rename_damaged=rename_damaged
         )
     assert "00000010/" in str(error.value)
     assert "00000020/" in str(error.value)
@@ -169,7 +169,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, set_aside
 def test_no_checkpoints_are_none(folder):
     nowhere = folder / "not there"
     found = checkpoints.restore_last(
-        nowhere, LIKE, CONFIG, "1.0", print, set_aside=True
+        nowhere, LIKE, CONFIG, "1.0", print, rename_damaged=True
     )
     assert found is None
 
@@ -211,7 +211,7 @@ def test_the_newest_is_so_by_number(folder):
 
 
 def test_another_config_is_refused_by_the_fields_that_differ(folder):
-    other = {"env": "Acrobot-v1", "hyperparameters": {"max_kl": 0.02}}
+    other = {"env": "Acrobot-v1", "max_kl": 0.02}
     with pytest.raises(OtherCheckpointError) as error:
         restore(folder / "00000020", config=other)
     assert "env: 'CartPole-v1' and 'Acrobot-v1'" in str(error.value)

@@ -18,9 +18,10 @@ MANY = trpo_jax.TRPOConfig(
     rollout_length=8,
     total_timesteps=320,
     hidden_sizes=(8, 4),
-    gaussian="gsde",
-    kl_schedule="cosine",
-    hyperparameters=trpo_jax.Hyperparameters(max_kl=0.03, damping=0.0),
+    action_distribution="gsde",
+    max_kl_schedule="cosine",
+    max_kl=0.03,
+    damping=0.0,
 )
 
 
@@ -37,7 +38,7 @@ def test_toml_may_name_a_few_fields_and_floats_beside_them(tmp_path):
     config = read_config(path)
     assert config.env == "Acrobot-v1"
     assert config.hidden_sizes == (16,)
-    assert config.hyperparameters == trpo_jax.Hyperparameters(max_kl=0.02)
+    assert config.max_kl == 0.02
 
 
 def schedule(update):
@@ -45,31 +46,31 @@ def schedule(update):
 
 
 def test_python_objects_are_described_and_asked_for():
-    critic = trpo_jax.Value(trpo_jax.MLP((4,)))
+    critic = trpo_jax.networks.Value(trpo_jax.networks.MLP((4,)))
     config = dataclasses.replace(
         MANY,
         critic=critic,
-        kl_schedule=schedule,
+        max_kl_schedule=schedule,
         critic_optimizer=optax.sgd,
-        env=trpo_jax.make_environment("CartPole-v1"),
+        env=trpo_jax.environments.make_environment("CartPole-v1"),
     )
     values = json.loads(json.dumps(config_to_dict(config)))
     assert "hidden_sizes = (4,)" in values["critic"]["python"]
-    assert values["kl_schedule"]["python"].endswith("test_config_file.schedule")
+    assert values["max_kl_schedule"]["python"].endswith("test_config_file.schedule")
     assert values["env"]["python"] == "GymnaxEnvironment(CartPole-v1)"
-    with pytest.raises(ValueError, match="env, critic, kl_schedule, critic_optimizer"):
+    with pytest.raises(
+        ValueError, match="env, critic, max_kl_schedule, critic_optimizer"
+    ):
         config_from_dict(values)
     objects = {
         name: getattr(config, name)
-        for name in ("critic", "kl_schedule", "critic_optimizer", "env")
+        for name in ("critic", "max_kl_schedule", "critic_optimizer", "env")
     }
     assert config_from_dict(values, **objects) == config
 
 
 def test_differences_are_named_with_both_values():
-    other = dataclasses.replace(
-        MANY, num_envs=8, hyperparameters=trpo_jax.Hyperparameters(max_kl=0.01)
-    )
+    other = dataclasses.replace(MANY, num_envs=8, max_kl=0.01)
     assert differing_fields(config_to_dict(MANY), config_to_dict(MANY)) == []
     assert differing_fields(config_to_dict(MANY), config_to_dict(other)) == [
         "damping: 0.0 and 0.1",

@@ -8,8 +8,10 @@ import pytest
 from compiling import compilations, fast_jit
 from probes import CHAIN, NUM_STATES, TABULAR, by_state, make_tables
 
-from trpo_jax import Categorical, NetworkFns, TRPOConfig, evaluate, init
+from trpo_jax import TRPOConfig, evaluate, init
+from trpo_jax.networks import NetworkFns
 from trpo_jax.runs.evaluation import compiling_evaluation
+from trpo_jax.trust_region import Categorical
 
 # Logits 0 and w·o₀: action 1 is the more probable where the product is positive.
 POLICY = NetworkFns(

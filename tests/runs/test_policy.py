@@ -153,7 +153,10 @@ class Line:
 KINDS = {
     "masked": (Line(Discrete(3), masked=True), {}),
     "clipped": (Line(Box(2, (-0.1, -0.1), (0.1, 0.2))), {"initial_log_std": 3.0}),
-    "squashed": (Line(Box(2, (1.0, -3.0), (2.0, 5.0))), {"gaussian": "tanh"}),
+    "squashed": (
+        Line(Box(2, (1.0, -3.0), (2.0, 5.0))),
+        {"action_distribution": "tanh_gaussian"},
+    ),
     "memory": (Line(Box(1)), {"memory_size": 4, "normalize_observations": True}),
 }
 

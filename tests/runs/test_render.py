@@ -82,7 +82,10 @@ def make(environment, **fields):
     ("space", "fields"),
     [
         (THREE, {"memory_size": 3, "normalize_observations": True}),
-        (Box(1, (-1.0,), (1.0,)), {"gaussian": "tanh", "num_seeds": 2}),
+        (
+            Box(1, (-1.0,), (1.0,)),
+            {"action_distribution": "tanh_gaussian", "num_seeds": 2},
+        ),
     ],
 )
 def test_the_episode_is_the_one_that_evaluation_plays(tmp_path, space, fields):

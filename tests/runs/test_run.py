@@ -77,7 +77,7 @@ def test_the_folder_tells_what_was_run(finished):
     )
     (started,) = events(folder, "started")
     assert started["jax"] == jax.__version__
-    assert started["trpo_jax"] == trpo_jax.__version__
+    assert started["trpo_jax"] == trpo_jax.version.__version__
     assert started["device"] == jax.devices()[0].device_kind
     assert len(events(folder, "finished")) == 1
 
@@ -241,14 +241,18 @@ def test_if_no_checkpoint_is_whole_nothing_is_touched(finished, tmp_path):
 
 
 def test_what_came_from_python_is_asked_for_again(tmp_path, monkeypatch):
-    policy = trpo_jax.Policy(trpo_jax.MLP((4,)), trpo_jax.CategoricalHead(2))
-    config = dataclasses.replace(CONFIG, kl_schedule=one, policy=policy)
+    policy = trpo_jax.networks.Policy(
+        trpo_jax.networks.MLP((4,)), trpo_jax.networks.CategoricalHead(2)
+    )
+    config = dataclasses.replace(CONFIG, max_kl_schedule=one, policy=policy)
     folder = tmp_path / "run"
     killed_after(folder, 12, monkeypatch, config)
-    with pytest.raises(ValueError, match=r"policy, kl_schedule of .*Pass the config"):
+    with pytest.raises(
+        ValueError, match=r"policy, max_kl_schedule of .*Pass the config"
+    ):
         resume(folder)
-    other = dataclasses.replace(config, kl_schedule="constant")
-    with pytest.raises(ValueError, match="kl_schedule"):
+    other = dataclasses.replace(config, max_kl_schedule="constant")
+    with pytest.raises(ValueError, match="max_kl_schedule"):
         resume(folder, other)
     assert resume(folder, config).state.updates == 40
 
@@ -292,7 +296,7 @@ def test_settings_that_are_not_ours_are_named(finished, tmp_path):
 
 
 def test_what_makes_no_run_makes_no_folder(tmp_path, monkeypatch):
-    squashed = dataclasses.replace(CONFIG, gaussian="tanh")
+    squashed = dataclasses.replace(CONFIG, action_distribution="tanh_gaussian")
     with pytest.raises(ValueError, match="is for continuous actions"):
         run(tmp_path / "run", squashed)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -363,7 +367,7 @@ def test_what_is_no_logger_is_refused_before_there_is_a_folder(
         ({"keep_last": 0}, "at least 1"),
         ({"checkpoint_updates": 0}, "at least 1"),
         ({"checkpoint_minutes": -1.0}, "write minutes"),
-        ({"patience": 1.5}, "not an int"),
+        ({"max_nonfinite_updates": 1.5}, "not an int"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, advice, no_shape_checks):
@@ -560,10 +564,14 @@ class Poisoned:
 POISONED = dataclasses.replace(CONFIG, env=Poisoned())
 
 
-@pytest.mark.parametrize("patience", [7, 28])
-def test_an_environment_that_turns_to_nan_stops_the_run(tmp_path, patience):
+@pytest.mark.parametrize("max_nonfinite_updates", [7, 28])
+def test_an_environment_that_turns_to_nan_stops_the_run(
+    tmp_path, max_nonfinite_updates
+):
     """Be it with updates to spare, or in the last chunk of 40."""
-    settings = dataclasses.replace(SETTINGS, checkpoint_updates=5, patience=patience)
+    settings = dataclasses.replace(
+        SETTINGS, checkpoint_updates=5, max_nonfinite_updates=max_nonfinite_updates
+    )
     folder = tmp_path / "run"
     with pytest.raises(trpo_jax.RunError) as error:
         run(folder, POISONED, settings)
@@ -589,7 +597,7 @@ def test_without_a_folder_a_run_that_ends_in_nan_says_so(capsys):
 
 
 def test_a_run_that_ends_in_nan_says_so(tmp_path):
-    settings = dataclasses.replace(SETTINGS, patience=100)
+    settings = dataclasses.replace(SETTINGS, max_nonfinite_updates=100)
     run(tmp_path / "run", POISONED, settings)
     (warning,) = events(tmp_path / "run", "warning")
     assert "from update 13 on" in warning["message"]

@@ -12,7 +12,7 @@ CONFIG = trpo_jax.TRPOConfig(
     critic_minibatches=1,
     normalize_observations=True,
     normalize_returns=True,
-    kl_schedule="linear",
+    max_kl_schedule="linear",
 )
 SETTINGS = trpo_jax.RunSettings(checkpoint_updates=10, evaluation_episodes=2)
 

@@ -8,7 +8,7 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax import generalized_advantages, standardize
+from trpo_jax.training import generalized_advantages, standardize
 
 T, B = 9, 6
 DISCOUNT, GAE_LAMBDA = 0.9, 0.8

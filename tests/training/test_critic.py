@@ -7,8 +7,7 @@ import optax
 import pytest
 from compiling import fast_jit
 
-from trpo_jax import fit_critic
-from trpo_jax.training import explained_variance
+from trpo_jax.training import explained_variance, fit_critic
 
 
 def linear(params, observations):

@@ -1,7 +1,7 @@
 import gymnax
 import pytest
 
-from trpo_jax import Hyperparameters, TRPOConfig, preset
+from trpo_jax import TRPOConfig, preset
 from trpo_jax.training import PRESETS
 
 SHIPPED = tuple(gymnax.registered_envs)
@@ -16,20 +16,13 @@ def test_every_preset_is_a_valid_run_of_a_known_environment(env):
 
 @pytest.mark.parametrize("env", PRESETS)
 def test_a_preset_says_only_what_it_sets(env):
-    """Fields and hyperparameters are those of the table, the others the defaults."""
+    """Fields are those of the table, the others the defaults."""
     config = preset(env)
-    changed = {
-        **{name: getattr(config, name) for name in TRPOConfig.__dataclass_fields__},
-        **config.hyperparameters._asdict(),
-    }
     defaults = TRPOConfig(env=env)
-    for name, value in changed.items():
-        if name in PRESETS[env]:
-            assert value == PRESETS[env][name]
-        elif name in Hyperparameters._fields:
-            assert value == getattr(defaults.hyperparameters, name)
-        elif name != "hyperparameters":
-            assert value == getattr(defaults, name)
+    for name in TRPOConfig.__dataclass_fields__:
+        if name != "env":
+            expected = PRESETS[env].get(name, getattr(defaults, name))
+            assert getattr(config, name) == expected
 
 
 def test_every_environment_of_gymnax_has_a_preset():
@@ -38,20 +31,12 @@ def test_every_environment_of_gymnax_has_a_preset():
     assert set(SHIPPED) <= set(PRESETS)
 
 
-def test_overrides_are_fields_and_hyperparameters():
+def test_overrides_are_fields():
     config = preset("CartPole-v1", num_seeds=3, max_kl=0.5, seed=9)
     assert (config.num_seeds, config.seed) == (3, 9)
     base = preset("CartPole-v1")
     assert config.hyperparameters == base.hyperparameters._replace(max_kl=0.5)
     assert config.num_envs == base.num_envs
-
-
-def test_hyperparameters_can_be_overridden_whole():
-    config = preset(
-        "CartPole-v1", hyperparameters=Hyperparameters(damping=0.3), max_kl=0.5
-    )
-    assert config.hyperparameters.damping == 0.3
-    assert config.hyperparameters.max_kl == 0.5
 
 
 def test_an_unknown_preset_names_the_nearest():

@@ -12,7 +12,12 @@ import pytest
 from compiling import fast_jit
 from probes import TABULAR, by_state, make_tables
 
-from trpo_jax import Hyperparameters, TRPOConfig, UpdateStatus, init, step
+from trpo_jax import (
+    TRPOConfig,
+    UpdateStatus,
+    init,
+    step,
+)
 from trpo_jax.training.networks import make_networks
 
 DISCOUNT = 0.8
@@ -40,7 +45,8 @@ def learn(tables, key):
         rollout_length=16,
         total_timesteps=60 * 8 * 16,
         hidden_sizes=(8,),
-        hyperparameters=Hyperparameters(discount=DISCOUNT, critic_learning_rate=1e-2),
+        discount=DISCOUNT,
+        critic_learning_rate=1e-2,
     )
 
     def body(state, _):

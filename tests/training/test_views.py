@@ -12,28 +12,27 @@ from compiling import fast_jit
 from probes import CHAIN, TABULAR
 
 from trpo_jax import (
-    Categorical,
-    MaskedObservation,
-    RecurrentNetworkFns,
     TRPOConfig,
     UpdateStatus,
     evaluate,
     init,
-    make_environment,
-    rollout,
     step,
     train,
 )
+from trpo_jax.environments import MaskedObservation, make_environment
+from trpo_jax.networks import RecurrentNetworkFns
+from trpo_jax.training import rollout
+from trpo_jax.training.iteration import _act, _value, observe
 from trpo_jax.training.networks import assemble, make_networks
-from trpo_jax.training.step import _act, _value, observe
 from trpo_jax.training.values import values_and_next
 from trpo_jax.training.views import (
     StepView,
     evaluate_rollout,
-    forget_non_finite,
+    reset_nonfinite_memory,
     rows_at_once,
     view_of,
 )
+from trpo_jax.trust_region import Categorical
 
 B, T = 4, 9
 CONFIG = TRPOConfig(
@@ -309,11 +308,11 @@ def test_a_state_without_an_allowed_action_stops_no_run():
 def test_a_memory_with_a_nan_is_forgotten_and_the_others_kept():
     _, policy, _ = assemble(CONFIG)
     memory = jnp.arange(12.0).reshape(B, 3).at[1, 2].set(jnp.nan)
-    kept = forget_non_finite(policy, memory, B)
+    kept = reset_nonfinite_memory(policy, memory, B)
     np.testing.assert_array_equal(kept[1], 0)
     others = np.array([0, 2, 3])
     np.testing.assert_array_equal(kept[others], memory[others])
-    assert forget_non_finite(policy, (), B) == ()
+    assert reset_nonfinite_memory(policy, (), B) == ()
 
 
 def test_recurrent_seeds_train_side_by_side_as_alone():

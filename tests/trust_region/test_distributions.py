@@ -8,7 +8,7 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax import (
+from trpo_jax.trust_region import (
     Categorical,
     DiagonalGaussian,
     Distribution,

@@ -13,16 +13,16 @@ import reference
 from compiling import fast_jit
 from jax.flatten_util import ravel_pytree
 
-from trpo_jax import (
+from trpo_jax.trust_region import (
     Categorical,
     DiagonalGaussian,
     GSDEGaussian,
     TanhGaussian,
     fisher_vector_product,
     gauss_newton_vector_product,
+    layers,
     mean_kl,
 )
-from trpo_jax.trust_region import layers
 
 N = 5
 

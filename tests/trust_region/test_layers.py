@@ -20,7 +20,7 @@ IMAGES = RNG.normal(size=(N, 5, 5, 2))
 
 
 def of_network(torso, head):
-    network = trpo_jax.Policy(torso, head)
+    network = trpo_jax.networks.Policy(torso, head)
 
     def init(states):
         return network.init(jax.random.key(0), states[:1])
@@ -133,24 +133,32 @@ def squared(params, states):
 # storing costs nothing.
 CASES = {
     "layers": (
-        of_network(trpo_jax.MLP((8, 7, 6)), trpo_jax.CategoricalHead(3)),
+        of_network(
+            trpo_jax.networks.MLP((8, 7, 6)), trpo_jax.networks.CategoricalHead(3)
+        ),
         STATES,
         3,
     ),
     "kinks": (
-        of_network(trpo_jax.MLP((8, 7), jax.nn.relu), trpo_jax.GaussianHead(2)),
+        of_network(
+            trpo_jax.networks.MLP((8, 7), jax.nn.relu),
+            trpo_jax.networks.GaussianHead(2),
+        ),
         STATES,
         2,
     ),
     "several outputs": (
-        of_network(trpo_jax.MLP((8, 7)), trpo_jax.MultiCategoricalHead((2, 3))),
+        of_network(
+            trpo_jax.networks.MLP((8, 7)),
+            trpo_jax.networks.MultiCategoricalHead((2, 3)),
+        ),
         STATES,
         2,
     ),
     "images": (
         of_network(
-            trpo_jax.CNN((3, 4), hidden_sizes=(5,)),
-            trpo_jax.StateDependentGaussianHead(2),
+            trpo_jax.networks.CNN((3, 4), hidden_sizes=(5,)),
+            trpo_jax.networks.StateDependentGaussianHead(2),
         ),
         IMAGES,
         3,
@@ -216,7 +224,8 @@ def test_is_the_jacobian_whatever_is_stored(name, monkeypatch, float64):
 
 def network_and_states(num_actions, units, num_states=256):
     (init, policy_fn) = of_network(
-        trpo_jax.MLP((units, units)), trpo_jax.CategoricalHead(num_actions)
+        trpo_jax.networks.MLP((units, units)),
+        trpo_jax.networks.CategoricalHead(num_actions),
     )
     rng = np.random.default_rng(1)
     states = jnp.asarray(rng.normal(size=(num_states, 4)), jnp.float32)
@@ -309,7 +318,7 @@ def test_products_have_derivatives_themselves(float64):
     assert any(stored(policy_fn, params, states, 50))
 
     def curvature(scale, num_products):
-        product = trpo_jax.gauss_newton_vector_product(
+        product = trpo_jax.trust_region.gauss_newton_vector_product(
             policy_fn,
             jax.tree.map(lambda leaf: scale * leaf, params),
             states.astype(jnp.float64),
@@ -324,7 +333,7 @@ def test_products_have_derivatives_themselves(float64):
 @pytest.mark.parametrize("num_products", [0, -1])
 def test_a_number_of_products_that_makes_no_sense_is_refused(num_products):
     with pytest.raises(ValueError, match=f"num_products={num_products} is not posi"):
-        trpo_jax.gauss_newton_vector_product(
+        trpo_jax.trust_region.gauss_newton_vector_product(
             mlp, [jnp.ones((4, 5)), jnp.ones((5, 2))], STATES, num_products=num_products
         )
 
@@ -332,7 +341,9 @@ def test_a_number_of_products_that_makes_no_sense_is_refused(num_products):
 def test_seeds_side_by_side(float64):
     policy_fn, _, states = network_and_states(2, 40, num_states=8)
     states = states.astype(jnp.float64)
-    network = trpo_jax.Policy(trpo_jax.MLP((40, 40)), trpo_jax.CategoricalHead(2))
+    network = trpo_jax.networks.Policy(
+        trpo_jax.networks.MLP((40, 40)), trpo_jax.networks.CategoricalHead(2)
+    )
     keys = jax.random.split(jax.random.key(0), 3)
     params = jax.vmap(lambda key: network.init(key, states[:1]))(keys)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
@@ -340,7 +351,7 @@ def test_seeds_side_by_side(float64):
     @fast_jit
     def products(params):
         def one(params, num_products):
-            operator = trpo_jax.gauss_newton_vector_product(
+            operator = trpo_jax.trust_region.gauss_newton_vector_product(
                 policy_fn, params, states, num_products=num_products
             )
             return operator(jax.tree.map(jnp.cos, params))

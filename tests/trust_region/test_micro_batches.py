@@ -10,9 +10,9 @@ import policies
 import pytest
 from compiling import fast_jit
 
-from trpo_jax import (
+from trpo_jax import UpdateStatus
+from trpo_jax.trust_region import (
     DiagonalGaussian,
-    UpdateStatus,
     gauss_newton_vector_product,
     micro_batched,
     trust_region_update,

@@ -9,7 +9,7 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax import Categorical, mean_kl, surrogate
+from trpo_jax.trust_region import Categorical, mean_kl, surrogate
 
 N = 12
 

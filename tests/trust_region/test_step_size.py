@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from compiling import fast_jit
 
-from trpo_jax import (
+from trpo_jax.trust_region import (
     conjugate_gradient,
     damped_curvature,
     trust_region_step_size,

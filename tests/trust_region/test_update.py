@@ -13,19 +13,19 @@ import reference
 from compiling import fast_jit
 from jax.extend.core import jaxprs_in_params
 
-from trpo_jax import (
+from trpo_jax import UpdateStatus
+from trpo_jax.trust_region import (
     Batch,
     Categorical,
     CGStatus,
     DiagonalGaussian,
-    UpdateStatus,
     damped_curvature,
+    flat,
     gauss_newton_vector_product,
     mean_kl,
     surrogate,
     trust_region_update,
 )
-from trpo_jax.trust_region import flat
 
 N = 12
 
@@ -99,7 +99,7 @@ def linear_problem(kind, off_policy, advantage_scale):
 
 @partial(fast_jit, static_argnames=("kind", "unusual"))
 def linear_update(kind, unusual, params, batch, max_kl, damping):
-    options = UNUSUAL | {"step_curvature_fn": damped_curvature} if unusual else {}
+    options = UNUSUAL | {"step_size_curvature_fn": damped_curvature} if unusual else {}
     return trust_region_update(
         LINEAR[kind], params, batch, max_kl=max_kl, damping=damping, **options
     )
@@ -109,8 +109,8 @@ UNUSUAL = {
     "cg_iterations": 2,
     "cg_tolerance": 1e-3,
     "fisher_stride": 3,
-    "max_candidates": 3,
-    "shrink": 0.8,
+    "max_backtracks": 3,
+    "backtrack_factor": 0.8,
 }
 # Whether the settings are unusual, δ, λ, noise on log π_old, scale of the advantages.
 CASES = {
@@ -562,7 +562,7 @@ def one_parameter_update(bend, max_kl):
     actions = jnp.array([[-1.0], [1.0]])
     log_probs = policy_fn(theta, observations).log_prob(actions)
     batch = Batch(observations, actions, log_probs, jnp.array([-1.0, 1.0]))
-    return trust_region_update(policy_fn, theta, batch, max_kl=max_kl, max_candidates=1)
+    return trust_region_update(policy_fn, theta, batch, max_kl=max_kl, max_backtracks=1)
 
 
 def test_a_candidate_outside_the_trust_region_is_refused():
@@ -647,9 +647,9 @@ def test_a_column_instead_of_a_vector_is_shown(field, no_shape_checks):
         ("damping", -0.1),
         ("cg_iterations", -1),
         ("cg_tolerance", -1e-5),
-        ("max_candidates", 0),
-        ("shrink", 1.0),
-        ("shrink", -0.5),
+        ("max_backtracks", 0),
+        ("backtrack_factor", 1.0),
+        ("backtrack_factor", -0.5),
         ("line_search_width", 0),
         ("fisher_stride", 0),
     ],
@@ -673,7 +673,9 @@ def test_a_policy_that_returns_no_distribution_is_told_what_to_return(
     no_shape_checks,
 ):
     params, batch = make_problem("categorical", dtype=np.float32)
-    with pytest.raises(TypeError, match=r"Return trpo_jax\.Categorical\(logits\)"):
+    with pytest.raises(
+        TypeError, match=r"Return trpo_jax\.trust_region\.Categorical\(logits\)"
+    ):
         trust_region_update(policies.mlp, params, batch)
 
 

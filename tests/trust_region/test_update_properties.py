@@ -16,9 +16,9 @@ from compiling import fast_jit
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from trpo_jax import (
+from trpo_jax import UpdateStatus
+from trpo_jax.trust_region import (
     Batch,
-    UpdateStatus,
     gauss_newton_vector_product,
     trust_region_update,
 )
@@ -45,7 +45,7 @@ def _update(kind, params, batch, knobs):
             batch,
             max_kl=knobs["max_kl"],
             damping=knobs["damping"],
-            max_candidates=4,
+            max_backtracks=4,
             operator_fn=operator_fn,
         )
 

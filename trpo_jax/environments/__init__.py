@@ -21,6 +21,7 @@ from trpo_jax.environments.protocol import (
 )
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
+from trpo_jax.errors import UsageTypeError
 
 __all__ = [
     "DRAWN_BY_GYMNAX",
@@ -89,7 +90,7 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
     if isinstance(env, Environment):
         check_environment(env)
         return env
-    raise TypeError(
+    raise UsageTypeError(
         f"env is a {type(env).__name__}; write an id such as 'CartPole-v1', a gymnax "
         "pair (environment, params), or an object with reset, step, action_space and "
         "observation_shape (trpo_jax.environments.Environment)."

@@ -14,6 +14,7 @@ from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import import_suite, nearest, strong
+from trpo_jax.errors import UsageError
 
 _BACKENDS = ("spring", "generalized", "positional", "mjx")
 
@@ -61,7 +62,7 @@ class BraxEnvironment:
         raw = jax.eval_shape(self._reset, jax.random.key(0))
         if not isinstance(raw.obs, jax.ShapeDtypeStruct):
             arrays = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", raw.obs)
-            raise ValueError(
+            raise UsageError(
                 f"{self.name} observes {arrays}, which is not supported. Wrap the "
                 "environment so that `obs` in its state is one array, and write "
                 "env=trpo_jax.environments.BraxEnvironment(wrapped, episode_length)."
@@ -146,12 +147,12 @@ def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
     envs = import_suite("brax.envs", extra="brax")
     if name not in envs._envs:  # the only list that brax has
         near = nearest(name, envs._envs)
-        raise ValueError(
+        raise UsageError(
             f"no environment {name!r} in brax. Did you mean {near}? Your own comes in "
             "by brax.envs.register_environment(name, class)."
         )
     if backend not in _BACKENDS:
-        raise ValueError(
+        raise UsageError(
             f"no backend {backend!r} in brax. Write one of {', '.join(_BACKENDS)}."
         )
     try:
@@ -159,7 +160,7 @@ def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
     except ValueError as error:
         if backend == "generalized" or "backend" not in str(error):
             raise
-        raise ValueError(
+        raise UsageError(
             f"brax/{name}/{backend} cannot be made: {error} Write another backend, as "
             f"'brax/{name}/generalized'."
         ) from error

@@ -16,6 +16,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.errors import UsageError, UsageTypeError
 
 
 @functools.lru_cache(maxsize=64)
@@ -33,7 +34,7 @@ def check_environment(environment: Environment) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = jax.eval_shape(environment.reset, key)
     if not isinstance(started, tuple) or len(started) != 2:
-        raise TypeError(
+        raise UsageTypeError(
             f"{name}.reset returns {_types(started)}; write a pair (state, "
             "observation)."
         )
@@ -45,20 +46,20 @@ def check_environment(environment: Environment) -> None:
         or len(stepped) != 2
         or not isinstance(stepped[1], TimeStep)
     ):
-        raise TypeError(
+        raise UsageTypeError(
             f"{name}.step returns {_types(stepped)}; write a pair (state, "
             "trpo_jax.environments.TimeStep(...))."
         )
     following, step = stepped
     if _types(following) != _types(state):
-        raise ValueError(
+        raise UsageError(
             f"{name}.step returns the state {_types(following)}, but reset "
             f"{_types(state)}; they must have the same structure, shapes and dtypes."
         )
     _check_observation(f"{name}.step", step.observation, environment)
     _check_observation(f"{name}.step, at last,", step.final_observation, environment)
     if _types(step.observation) != _types(step.final_observation):
-        raise ValueError(
+        raise UsageError(
             f"{name}.step returns the observation {_types(step.observation)} and the "
             f"final_observation {_types(step.final_observation)}; they must be alike."
         )
@@ -69,7 +70,7 @@ def check_environment(environment: Environment) -> None:
     }.items():
         value = getattr(step, field)
         if value.shape or not jnp.isdtype(value.dtype, kind):
-            raise ValueError(
+            raise UsageError(
                 f"{name}.step returns the {field} {_types(value)}; it must be a "
                 f"{kind} scalar: the rollout maps one environment over many."
             )
@@ -83,7 +84,7 @@ def _action_like(name: str, space: ActionSpace | Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((len(counts),), jnp.int32)
         case Box(int(size)) if size >= 1:
             return jax.ShapeDtypeStruct((size,), jnp.float32)
-    raise ValueError(
+    raise UsageError(
         f"{name}.action_space is {space!r} of {type(space).__module__}; write "
         "trpo_jax.environments.Discrete(num_actions), MultiDiscrete((K1, K2, ...)) or "
         "Box(size), with a positive number of each."
@@ -97,10 +98,10 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
         _check_mask(who, observation.action_mask, environment.action_space)
     shape = tuple(environment.observation_shape)
     if not isinstance(values, jax.ShapeDtypeStruct) or values.shape != shape:
-        raise ValueError(
+        raise UsageError(
             f"{who} observes {_types(values)}, but observation_shape is {list(shape)}; "
             "write one array of that shape, such as a concatenation of all parts, or "
-            "trpo_jax.MaskedObservation(array, action_mask)."
+            "trpo_jax.environments.MaskedObservation(array, action_mask)."
         )
 
 
@@ -111,12 +112,12 @@ def _check_mask(who: str, mask: Any, space: ActionSpace) -> None:
         case MultiDiscrete(counts):
             size = sum(counts)
         case _:
-            raise ValueError(
+            raise UsageError(
                 f"{who} masks actions, but the environment takes {space}; only actions "
                 "that are one of several can be forbidden: return the values alone."
             )
     if mask.shape != (size,) or not jnp.isdtype(mask.dtype, "bool"):
-        raise ValueError(
+        raise UsageError(
             f"{who} returns the action_mask {_types(mask)}, but the environment takes "
             f"{space}; write bool[{size}]."
         )

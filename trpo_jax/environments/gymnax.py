@@ -22,6 +22,7 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.environments.suites import bound, nearest, strong
+from trpo_jax.errors import UsageError
 
 
 class GymnaxEnvironment:
@@ -138,7 +139,7 @@ def _make(env_id: str) -> tuple[Any, Any]:
     gymnax = _import_gymnax()
     if env_id not in gymnax.registered_envs:
         near = nearest(env_id, gymnax.registered_envs)
-        raise ValueError(
+        raise UsageError(
             f"no environment {env_id!r} in gymnax. Did you mean {near}? Your own comes "
             "in by gymnax.register(id, factory), or as env=(environment, params). Ids "
             "of other suites begin with the suite: 'brax/halfcheetah'."
@@ -146,7 +147,7 @@ def _make(env_id: str) -> tuple[Any, Any]:
     try:
         return gymnax.make(env_id)
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"{env_id} downloads its data when it is made, and that failed: {error}. "
             "Choose an environment without data, or make this one online once."
         ) from error
@@ -216,7 +217,7 @@ def _action_space(space: Any, name: str) -> ActionSpace:
         isinstance(factor, spaces.Discrete) for factor in space.spaces
     ):
         return MultiDiscrete(tuple(int(factor.n) for factor in space.spaces))
-    raise ValueError(
+    raise UsageError(
         f"{name} has the action space {space!r}, which is not supported. Wrap the "
         "environment so that it has a Discrete, a Box, or a Tuple of Discrete spaces."
     )
@@ -231,7 +232,7 @@ def _num_categories(env: Any, env_params: Any, name: str) -> int | None:
         return int(space.n)
     if isinstance(space, spaces.Box):
         return None
-    raise ValueError(
+    raise UsageError(
         f"{name} has the observation space {space!r}, which is not supported. Wrap the "
         "environment so that it returns one array (a Box), or a Discrete observation."
     )
@@ -245,7 +246,7 @@ def _check_step(env: Any, env_params: Any, name: str) -> None:
 
     result = jax.eval_shape(one_step, jax.random.key(0))
     if len(result) != 6 or "final_observation" not in result[-1]:
-        raise ValueError(
+        raise UsageError(
             f"{name}.step returns {len(result)} values; gymnax 1.0's six are needed: "
             "(observation, state, reward, terminated, truncated, info) with "
             'info["final_observation"]. Derive it from gymnax 1.0\'s Environment.'

@@ -20,6 +20,7 @@ from trpo_jax.environments.protocol import (
 )
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import bound, import_suite, nearest, strong
+from trpo_jax.errors import UsageError
 
 
 class JumanjiEnvironment:
@@ -52,7 +53,7 @@ class JumanjiEnvironment:
         self._spec = env.action_spec
         _, first = jax.eval_shape(env.reset, jax.random.key(0))
         if first.reward.shape:
-            raise ValueError(
+            raise UsageError(
                 f"{self.name} rewards {first.reward.size} agents apart, which is not "
                 "supported. Add the rewards up: env=trpo_jax.environments."
                 "JumanjiEnvironment(jumanji.wrappers.MultiToSingleWrapper(env))."
@@ -132,7 +133,7 @@ def _make(name: str) -> JumanjiEnvironment:
     jumanji = import_suite("jumanji", extra="jumanji")
     known = sorted(jumanji.registered_environments())
     if name not in known:
-        raise ValueError(
+        raise UsageError(
             f"no environment {name!r} in jumanji. Did you mean {nearest(name, known)}? "
             "Your own comes in by jumanji.register(id, entry_point), or as env="
             "trpo_jax.environments.JumanjiEnvironment(env)."
@@ -140,7 +141,7 @@ def _make(name: str) -> JumanjiEnvironment:
     try:
         env = jumanji.make(name)
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"{name} downloads its data when it is made, and that failed: {error}. "
             "Choose an environment without data, or make this one online once."
         ) from error
@@ -190,7 +191,7 @@ def _action_space(
         space = Box(math.prod(spec.shape), low, high)
     if space is None or (mask_shape is not None and math.prod(mask_shape) != mask_size):
         masked = "" if mask_shape is None else f" with a mask {[*mask_shape]}"
-        raise ValueError(
+        raise UsageError(
             f"{name} has the actions {spec!r}{masked}, which are not supported. Wrap "
             "the environment so that they are a DiscreteArray, a MultiDiscreteArray "
             "with a mask for each part or for each combination, or a BoundedArray of "

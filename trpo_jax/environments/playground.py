@@ -7,6 +7,7 @@ import jax
 
 from trpo_jax.environments.brax import BraxEnvironment
 from trpo_jax.environments.suites import import_suite, nearest
+from trpo_jax.errors import UsageError
 
 
 def make_playground(name: str, episode_length: int | None = None) -> BraxEnvironment:
@@ -37,7 +38,7 @@ def _make(name: str, episode_length: int | None) -> BraxEnvironment:
     registry = import_suite("mujoco_playground", extra="playground").registry
     if name not in registry.ALL_ENVS:
         near = nearest(name, registry.ALL_ENVS)
-        raise ValueError(
+        raise UsageError(
             f"no environment {name!r} in playground. Did you mean {near}? Your own "
             "comes in as env=trpo_jax.environments.BraxEnvironment(env, "
             "episode_length)."
@@ -47,7 +48,7 @@ def _make(name: str, episode_length: int | None) -> BraxEnvironment:
     try:
         env = registry.load(name, config)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ValueError(
+        raise UsageError(
             f"{name} downloads its robots with git when it is first made, and that "
             f"failed: {error}. Make it online once, or choose an environment of "
             "mujoco_playground.dm_control_suite, which needs no download."

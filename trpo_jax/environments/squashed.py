@@ -15,6 +15,7 @@ from trpo_jax.environments.protocol import (
     Observation,
     TimeStep,
 )
+from trpo_jax.errors import UsageError
 
 
 class SquashedActions:
@@ -31,14 +32,15 @@ class SquashedActions:
         """
         space = environment.action_space
         if not isinstance(space, Box):
-            raise ValueError(
-                "gaussian='tanh' is for continuous actions, but the environment takes "
-                f"{space}; leave it out."
+            raise UsageError(
+                "action_distribution='tanh_gaussian' is for continuous actions, but "
+                f"the environment takes {space}; leave it out."
             )
         if space.low is None or space.high is None:
-            raise ValueError(
+            raise UsageError(
                 f"actions cannot be squashed into {space}, which has no bounds; write "
-                "gaussian='constant', or give the environment's Box a low and a high."
+                "action_distribution='gaussian', or give the environment's Box a low "
+                "and a high."
             )
         self._environment = environment
         # In NumPy: made while a program is traced, they must outlive it.

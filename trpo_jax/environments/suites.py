@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from trpo_jax.errors import UsageError
+
 
 def import_suite(module: str, *, extra: str) -> Any:
     """Import `module`, which `pip install "trpo_jax[extra]"` brings.
@@ -20,7 +22,7 @@ def import_suite(module: str, *, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(
+        raise UsageError(
             f"{module} cannot be imported ({error}). It comes with: "
             f'pip install "trpo_jax[{extra}]"'
         ) from error

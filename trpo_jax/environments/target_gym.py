@@ -6,6 +6,7 @@ import jax
 
 from trpo_jax.environments.gymnax import GymnaxEnvironment
 from trpo_jax.environments.suites import import_suite, nearest
+from trpo_jax.errors import UsageError
 
 
 def make_target_gym(name: str) -> GymnaxEnvironment:
@@ -31,7 +32,7 @@ def _make(name: str) -> GymnaxEnvironment:
     registry = import_suite("target_gym.registry", extra="target-gym")
     if name not in registry.REGISTRY:
         near = nearest(name, registry.REGISTRY)
-        raise ValueError(
+        raise UsageError(
             f"no environment {name!r} in target_gym. Did you mean {near}? Your own "
             "comes in as env=(environment, params)."
         )

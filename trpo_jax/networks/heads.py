@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks.initializers import orthogonal
 from trpo_jax.trust_region.distributions import (
     Categorical,
@@ -140,7 +141,7 @@ class StateDependentGaussianHead(nn.Module):
         """
         low, high = self.log_std_bounds
         if not low < self.initial_log_std < high:
-            raise ValueError(
+            raise UsageError(
                 f"initial_log_std={self.initial_log_std} is not between the bounds "
                 f"{low} and {high} of a state-dependent log σ; write one that is."
             )

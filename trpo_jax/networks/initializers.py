@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from trpo_jax.errors import UsageError
+
 
 def orthogonal(
     scale: Float[Array, ""] | float = 1.0,
@@ -34,7 +36,7 @@ def orthogonal(
         key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "I O"]:
         if len(shape) != 2:
-            raise ValueError(
+            raise UsageError(
                 f"shape={shape} is not a matrix's; write (inputs, outputs)."
             )
         return scale * _orthonormal(key, tuple(shape), dtype)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks.initializers import orthogonal
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -72,7 +73,7 @@ class CNN(nn.Module):
             ValueError: If observations are no images, or smaller than the filters.
         """
         if observations.ndim not in (3, 4):
-            raise ValueError(
+            raise UsageError(
                 f"observations of shape {observations.shape[1:]} are no images [H, W, "
                 "C] or [H, W]; write channels=() for an MLP on flat observations."
             )
@@ -92,7 +93,7 @@ def _patches(
         (length - size) // stride * stride + 1 for length in images.shape[1:3]
     )
     if min(height, width) < 1:
-        raise ValueError(
+        raise UsageError(
             f"images of {images.shape[1]} × {images.shape[2]} are smaller than filters "
             f"of {size} × {size}; write fewer channels, or a smaller stride or kernel."
         )

@@ -15,7 +15,7 @@ from trpo_jax.runs.runner import (
 )
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.throughput import measure_throughput
-from trpo_jax.runs.version import __version__
+from trpo_jax.version import __version__
 
 __all__ = [
     "Interrupted",

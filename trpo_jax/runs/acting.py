@@ -5,10 +5,11 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Bool, Key, Num, PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.iteration import PRECISION, TrainState, observe
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import PRECISION, TrainState, observe
 from trpo_jax.training.views import apply_once
 from trpo_jax.trust_region import Distribution
 
@@ -45,8 +46,8 @@ def act(
     Returns:
         The memory after the step, and the policy's own actions, [B, …]. The run's
         environment, `assemble(config)[0]`, takes them as they are; any other one has
-        to clip them to its bounds or, where `config.gaussian` is "tanh", to squash
-        them (`SquashedActions`).
+        to clip them to its bounds or, where `config.action_distribution` is
+        "tanh_gaussian", to squash them (`SquashedActions`).
     """
     _, policy, _ = assemble(config)
 
@@ -61,4 +62,4 @@ def act(
 def check_actions(actions: str) -> None:
     """Raise ValueError unless `actions` is one of the two."""
     if actions not in ("mode", "sample"):
-        raise ValueError(f"actions={actions!r}; write 'mode' or 'sample'.")
+        raise UsageError(f"actions={actions!r}; write 'mode' or 'sample'.")

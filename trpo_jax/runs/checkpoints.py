@@ -161,7 +161,7 @@ def restore_last(
     version: str,
     warn_fn: Callable[[str], None],
     *,
-    set_aside: bool,
+    rename_damaged: bool,
     order_fn: Callable[[pathlib.Path], list[pathlib.Path]] | None = None,
 ) -> tuple[PyTree, int] | None:
     """Return the state of the last whole checkpoint in an order, and its updates.
@@ -174,7 +174,7 @@ def restore_last(
         config: As `restore`.
         version: As `restore`.
         warn_fn: Is told of each damaged checkpoint that comes after it.
-        set_aside: Whether those are renamed to `<updates>.damaged`.
+        rename_damaged: Whether those are renamed to `<updates>.damaged`.
         order_fn: folder ↦ its checkpoints, the one to be preferred last; `complete` if
             None.
 
@@ -191,7 +191,7 @@ def restore_last(
             continue
         for other, what in damaged.items():
             left = "left where it is"
-            if set_aside:
+            if rename_damaged:
                 aside = _free(other.with_suffix(".damaged"))
                 other.rename(aside)
                 left = f"left aside as {aside.name}"

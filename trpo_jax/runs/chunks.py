@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
+from trpo_jax.training.iteration import Metrics, TrainState, check_key, init, step
 
 # A chunk is to take about so long: the host wakes up seldom beside an update, the
 # program seldom asks the system for its memory anew (some 40 MB at 1024 × 128), and a

@@ -7,8 +7,8 @@ import tomllib
 from difflib import get_close_matches
 from typing import Any
 
+from trpo_jax.errors import UsageError
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.hyperparameters import Hyperparameters
 
 _FIELDS = {field.name for field in dataclasses.fields(TRPOConfig)}
 
@@ -23,7 +23,6 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
     values = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config)
     }
-    values["hyperparameters"] = config.hyperparameters._asdict()
     return {name: _plain(value) for name, value in values.items()}
 
 
@@ -31,8 +30,7 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
     """Return the configuration that `config_to_dict` was given.
 
     Args:
-        values: Fields by name; those left out have their defaults. Hyperparameters may
-            also stand beside the fields.
+        values: Fields by name; those left out have their defaults.
         objects: The fields that are Python objects.
 
     Raises:
@@ -41,24 +39,15 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
         TypeError: If a value is of the wrong kind.
     """
     values = {**values, **objects}
-    floats = values.pop("hyperparameters", {})
-    if not isinstance(floats, dict):
-        raise ValueError(
-            f"hyperparameters={floats!r} are not numbers by name; write "
-            '{"max_kl": 0.01}.'
-        )
-    floats = floats | {
-        name: values.pop(name) for name in Hyperparameters._fields if name in values
-    }
-    unknown = sorted((values.keys() - _FIELDS) | (floats.keys() - _HYPERPARAMETERS))
+    unknown = sorted(values.keys() - _FIELDS)
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"no such field: {'; '.join(map(_with_nearest, unknown))}. `python -m "
             "trpo_jax train --help` lists them all."
         )
     missing = from_python(values)
     if missing:
-        raise ValueError(
+        raise UsageError(
             f"{', '.join(missing)} of this run came from Python ("
             + "; ".join(values[name]["python"] for name in missing)
             + "), which a file does not hold. Pass the config that it was started "
@@ -68,14 +57,11 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
     }
-    return TRPOConfig(**values, hyperparameters=Hyperparameters(**floats))
-
-
-_HYPERPARAMETERS = set(Hyperparameters._fields)
+    return TRPOConfig(**values)
 
 
 def _with_nearest(name: str) -> str:
-    near = get_close_matches(name.lower(), sorted(_FIELDS | _HYPERPARAMETERS))
+    near = get_close_matches(name.lower(), sorted(_FIELDS))
     return f"{name} (did you mean {' or '.join(near)}?)" if near else name
 
 
@@ -94,33 +80,25 @@ def read_config_values(path: pathlib.Path) -> dict[str, Any]:
     """Return the fields in a .json or .toml file; ValueError as `read_config`."""
     parsers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in parsers:
-        raise ValueError(f"{path} is neither .json nor .toml; name one of these.")
+        raise UsageError(f"{path} is neither .json nor .toml; name one of these.")
     try:
         values = parsers[path.suffix](path.read_text("utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not {path.suffix[1:]}: {error}.") from error
+        raise UsageError(f"{path} is not {path.suffix[1:]}: {error}.") from error
     if not isinstance(values, dict):
-        raise ValueError(f'{path} holds no fields; write {{"env": ...}}.')
+        raise UsageError(f'{path} holds no fields; write {{"env": ...}}.')
     return values
 
 
 def differing_fields(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
     """Return the names under which two `config_to_dict` differ, with both values."""
-    both = [_flat(values) for values in (left, right)]
     return [
-        f"{name}: {both[0].get(name)!r} and {both[1].get(name)!r}"
-        for name in sorted(both[0].keys() | both[1].keys())
-        if both[0].get(name) != both[1].get(name)
+        f"{name}: {left.get(name)!r} and {right.get(name)!r}"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
     ]
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    floats = values.get("hyperparameters", {})
-    return {
-        name: value for name, value in values.items() if name != "hyperparameters"
-    } | floats
 
 
 def from_python(values: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from trpo_jax.errors import UsageError
+
 # A point of a curve is a mean over so large a part of the run's updates.
 _SMOOTHED_PART = 25
 
@@ -68,10 +70,10 @@ def read_run(folder: Path) -> Run:
             line is damaged; the message says where.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; write the folder of a run.")
+        raise UsageError(f"{folder} is no folder; write the folder of a run.")
     config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
     if not config_path.is_file():
-        raise ValueError(
+        raise UsageError(
             f"{folder} holds no run: it has no config.json. Write the folder that the "
             "run was written to, not one above or inside it."
         )
@@ -81,7 +83,7 @@ def read_run(folder: Path) -> Run:
     if metrics_path.is_file():
         lines = metrics_path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
     if not lines:
-        raise ValueError(
+        raise UsageError(
             f"{folder} holds no metrics yet: metrics.jsonl has no line. The first is "
             "written after the first update; wait for it."
         )
@@ -92,7 +94,7 @@ def read_run(folder: Path) -> Run:
         if not all(
             math.isfinite(_number(line.get(n))) for n in ("update", "env_steps")
         ):
-            raise ValueError(
+            raise UsageError(
                 f"{where} has no numbers 'update' and 'env_steps'; remove the line, or "
                 "write the folder of another run."
             )
@@ -189,11 +191,11 @@ def _read_object(text: str, where: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UsageError(
             f"{where} cannot be read ({error}); mend or remove it."
         ) from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{where} is no JSON object; mend or remove it.")
+        raise UsageError(f"{where} is no JSON object; mend or remove it.")
     return fields
 
 

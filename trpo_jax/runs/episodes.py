@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.runs.acting import Actions, act, initial_memory
 from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.iteration import TrainState, check_state
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import TrainState, check_state
 
 
 class Episodes(NamedTuple):
@@ -92,7 +93,7 @@ def check_seeds(config: TRPOConfig, state: TrainState, called: str) -> None:
     check_state(state)
     expected = () if config.num_seeds == 1 else (config.num_seeds,)
     if state.updates.shape != expected:
-        raise ValueError(
+        raise UsageError(
             f"state has the leading axes {state.updates.shape}, but num_seeds="
             f"{config.num_seeds} makes them {expected}; {called}, "
             "or pass the config that the state was trained with."
@@ -103,7 +104,7 @@ def one_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainSta
     """Return the state of one of a run's seeds; ValueError if it has fewer."""
     check_config(config)
     if not 0 <= seed_index < config.num_seeds:
-        raise ValueError(
+        raise UsageError(
             f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
             f"write 0 to {config.num_seeds - 1}."
         )

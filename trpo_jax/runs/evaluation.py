@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.acting import Actions, check_actions
 from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.step import TrainState, check_key
+from trpo_jax.training.iteration import TrainState, check_key
 
 _MAX_STEPS = 10_000
 
@@ -50,7 +51,7 @@ def evaluate(
     check_key(key)
     for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if count < 1:
-            raise ValueError(f"{name}={count} is not positive; write at least 1.")
+            raise UsageError(f"{name}={count} is not positive; write at least 1.")
     check_actions(actions)
     check_seeds(config, state, "vmap evaluate over other axes")
     run = _program((state, key))

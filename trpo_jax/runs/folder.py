@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jaxlib
 
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
@@ -23,8 +24,8 @@ from trpo_jax.runs.config_file import (
     read_config_values,
 )
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.version import __version__
 
 
 class RunFolder:
@@ -69,10 +70,10 @@ class RunFolder:
         """Raise ValueError as `create` does; touches nothing."""
         with _readable_errors(self.path):
             if self.config.exists():
-                raise ValueError(self._taken(config))
+                raise UsageError(self._taken(config))
             there = self.path.iterdir() if self.path.exists() else ()
             if not all(map(self._is_left_over, there)):
-                raise ValueError(
+                raise UsageError(
                     f"{self.path} is not empty and holds no run; name a new folder."
                 )
 
@@ -122,7 +123,7 @@ class RunFolder:
                 if self.path.exists()
                 else "is not there"
             )
-            raise ValueError(
+            raise UsageError(
                 f"{self.path} {what}; name the folder of a run, or start one by "
                 f"trpo_jax.run(config, {str(self.path)!r}) or, on the command line, "
                 f"`python -m trpo_jax train --folder {shlex.quote(str(self.path))}`."
@@ -132,7 +133,7 @@ class RunFolder:
             return config_from_dict(stored)
         differences = differing_fields(stored, config_to_dict(config))
         if differences:
-            raise ValueError(
+            raise UsageError(
                 f"{self.path} holds a run of another config. What differs (there, "
                 f"here): {'; '.join(differences)}."
             )
@@ -143,7 +144,7 @@ class RunFolder:
         values = read_config_values(self.settings)
         unknown = values.keys() - {one.name for one in dataclasses.fields(RunSettings)}
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"{self.settings} has no business with {', '.join(sorted(unknown))}; "
                 "delete what `trpo_jax.RunSettings` does not have."
             )
@@ -169,7 +170,7 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(
+                raise UsageError(
                     f"another process is running in {self.path}; let it end, or stop "
                     "it first."
                 ) from error
@@ -182,7 +183,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
 
-def surroundings() -> dict[str, Any]:
+def system_info() -> dict[str, Any]:
     """Return the versions and the device that a run's numbers come from."""
     return {
         "trpo_jax": __version__,
@@ -210,6 +211,6 @@ def _readable_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"{path} cannot be written ({error.strerror}); name a folder that can."
         ) from error

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.curves import read_run
 
 
@@ -37,9 +38,9 @@ def plot_runs(
     from trpo_jax.runs.figures import draw_diagnostics, draw_returns
 
     if isinstance(folders, str | os.PathLike):
-        raise ValueError(f"folders={folders!r} is one path; write [{str(folders)!r}].")
+        raise UsageError(f"folders={folders!r} is one path; write [{str(folders)!r}].")
     if not folders:
-        raise ValueError("folders is empty; write the folder of at least one run.")
+        raise UsageError("folders is empty; write the folder of at least one run.")
     runs = [read_run(Path(folder)) for folder in folders]
     if output is None:
         single = runs[0].folder / "pictures"

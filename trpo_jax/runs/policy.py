@@ -12,21 +12,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Key, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
+from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.acting import Actions, act, check_actions, initial_memory
 from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.episodes import one_seed
 from trpo_jax.runs.folder import RunFolder
-from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.iteration import TrainState, check_key
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import TrainState, check_key
+from trpo_jax.version import __version__
 
 # NumPy's arrays as well: what is used after training need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
 
-Which = Literal["last", "best"]
+CheckpointChoice = Literal["last", "best"]
 _ORDERS = {"last": checkpoints.complete, "best": checkpoints.by_score}
 
 
@@ -59,7 +60,7 @@ class LoadedPolicy:
             TypeError: If the policy has a memory, which has to be handed on: `step`.
         """
         if jax.tree.leaves(self.initial_memory):
-            raise TypeError(
+            raise UsageTypeError(
                 "this policy has a memory; write memory, action = policy.step(memory, "
                 "observation, key), from policy.initial_memory at each episode's start."
             )
@@ -100,7 +101,7 @@ class LoadedPolicy:
         shape = observation.shape
         expected = self._environment.observation_shape
         if shape != expected:
-            raise ValueError(
+            raise UsageError(
                 f"the observation has the shape {shape}; this policy maps one, "
                 f"{expected}, to one action. For a batch write jax.vmap(policy)("
                 "observations, jax.random.split(key, len(observations)))."
@@ -119,7 +120,7 @@ def load_state(
     folder: str | pathlib.Path,
     config: TRPOConfig | None = None,
     *,
-    checkpoint: Which = "last",
+    checkpoint: CheckpointChoice = "last",
 ) -> tuple[TRPOConfig, TrainState]:
     """Return what was run in a folder, and its state. Executes no code from there.
 
@@ -136,19 +137,19 @@ def load_state(
     run_folder = RunFolder(folder)
     config = run_folder.read_config(config)
     if checkpoint not in _ORDERS:
-        raise ValueError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
+        raise UsageError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
     found = checkpoints.restore_last(
         run_folder.checkpoints,
         state_type(config),
         config_to_dict(config),
         __version__,
         warnings.warn,
-        set_aside=False,
+        rename_damaged=False,
         order_fn=_ORDERS[checkpoint],
     )
     if found is None:
         saved = checkpoints.complete(run_folder.checkpoints)
-        raise ValueError(
+        raise UsageError(
             f"{run_folder.path} has no {'scored ' if saved else ''}checkpoint yet; to "
             f"go on with the run: {run_folder.how_to_resume(config)}"
         )
@@ -161,7 +162,7 @@ def load_policy(
     *,
     actions: Actions = "mode",
     seed_index: int = 0,
-    checkpoint: Which = "last",
+    checkpoint: CheckpointChoice = "last",
 ) -> LoadedPolicy:
     """Return the policy trained in a folder, `policy(observation, key) -> action`.
 
@@ -171,7 +172,7 @@ def load_policy(
         folder: Of a run.
         config: That it was given, if it has Python objects.
         actions: The most probable action, or one drawn from the policy.
-        seed_index: Which of the run's seeds.
+        seed_index: CheckpointChoice of the run's seeds.
         checkpoint: The newest, or the one with the best return in training.
 
     Raises:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.environments import DRAWN_BY_GYMNAX, Drawable, Environment
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.acting import Actions, check_actions
 from trpo_jax.runs.episodes import (
     Episodes,
@@ -18,8 +19,8 @@ from trpo_jax.runs.episodes import (
 )
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.iteration import TrainState, check_key
 from trpo_jax.training.networks import assemble
-from trpo_jax.training.step import TrainState, check_key
 
 
 class RenderedEpisode(NamedTuple):
@@ -76,7 +77,7 @@ def render_episode(
     """
     check_key(key)
     if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps} is not positive; write at least 1.")
+        raise UsageError(f"max_steps={max_steps} is not positive; write at least 1.")
     check_actions(actions)
     environment, _, _ = assemble(config)
     drawable, path = _check_drawable(environment, Path(path))
@@ -101,7 +102,7 @@ def render_episode(
 def _check_drawable(environment: Environment, path: Path) -> tuple[Drawable, Path]:
     """Return the environment, and the path with its suffix, if it can be drawn."""
     if not isinstance(environment, Drawable) or environment.picture_suffix is None:
-        raise ValueError(
+        raise UsageError(
             f"{environment!r} cannot be drawn. What can: {', '.join(DRAWN_BY_GYMNAX)}; "
             "of 'brax/…' and 'playground/…', whatever has bodies and no ellipsoids; "
             "and an environment of your own that has the two members of "
@@ -110,7 +111,7 @@ def _check_drawable(environment: Environment, path: Path) -> tuple[Drawable, Pat
     suffix = environment.picture_suffix
     path = path if path.suffix else path.with_suffix(suffix)
     if path.suffix.lower() != suffix:
-        raise ValueError(
+        raise UsageError(
             f"{path.name} would be {environment!r}, which is drawn as {suffix}; write "
             f"{path.with_suffix(suffix).name}."
         )

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from trpo_jax.environments.suites import import_suite
+from trpo_jax.errors import UsageTypeError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import (
     Programs,
@@ -29,17 +30,17 @@ from trpo_jax.runs.evaluation import (
     in_words,
     summarize_returns,
 )
-from trpo_jax.runs.folder import RunFolder, surroundings, write_json
+from trpo_jax.runs.folder import RunFolder, system_info, write_json
 from trpo_jax.runs.loggers import TensorBoardLogger, WandbLogger
 from trpo_jax.runs.records import Logger, Records, summarize_seeds
 from trpo_jax.runs.refusals import Refusals
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.signals import Interruption, interruptible
-from trpo_jax.runs.version import __version__
 from trpo_jax.runs.watch import Watcher, watching
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.step import TrainState
+from trpo_jax.training.iteration import TrainState
+from trpo_jax.version import __version__
 
 
 class RunResult(NamedTuple):
@@ -170,7 +171,7 @@ def train_in_passing(config: TRPOConfig, *, progress: bool = True) -> TrainState
             for chunk in advance(programs, state, first=0, last=config.num_updates):
                 watcher.watch(chunk)
                 refusals.count(by_update(chunk.metrics))
-                if refusals.in_every_seed >= settings.patience:
+                if refusals.in_every_seed >= settings.max_nonfinite_updates:
                     raise RunError(refusals.in_words(chunk.updates))
         if refusals.in_a_row.any():
             watcher.say(f"warning: {refusals.in_words(config.num_updates)}")
@@ -209,7 +210,7 @@ class _Run:
         first = restored[1] if restored else 0
         last = self.config.num_updates
         event = "resumed" if self.folder.events.exists() else "started"
-        self.folder.log_event(event, updates=first, **surroundings())
+        self.folder.log_event(event, updates=first, **system_info())
         if restored is not None and first == last:
             self.watcher.say(f"all {last:,} updates have been made")
             return restored[0]
@@ -229,7 +230,7 @@ class _Run:
             config_to_dict(self.config),
             __version__,
             self._warn,
-            set_aside=True,
+            rename_damaged=True,
         )
 
     def _train(
@@ -241,7 +242,7 @@ class _Run:
         interruption: Interruption,
     ) -> TrainState:
         """Make the updates after `first`; return the last state."""
-        last, patience = self.config.num_updates, self.settings.patience
+        last, patience = self.config.num_updates, self.settings.max_nonfinite_updates
         records = Records(
             self.folder.metrics,
             self.folder.timing,
@@ -366,7 +367,7 @@ def _check(
         import_suite("wandb", extra="wandb")
     for logger in loggers:
         if not isinstance(logger, Logger):
-            raise TypeError(
+            raise UsageTypeError(
                 f"a {type(logger).__name__} is no logger; give it a method "
                 "log(env_steps, metrics)."
             )

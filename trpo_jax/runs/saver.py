@@ -12,8 +12,8 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.runs.version import __version__
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.version import __version__
 
 
 class Saver:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from trpo_jax.errors import UsageError, UsageTypeError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -21,7 +23,7 @@ class RunSettings:
     """Also write TensorBoard's event files."""
     wandb: str | None = None
     """Also write to this Weights & Biases project."""
-    patience: int = 20
+    max_nonfinite_updates: int = 20
     """Stop after so many updates in a row that saw NaN or infinity."""
 
     def __post_init__(self) -> None:
@@ -31,18 +33,18 @@ class RunSettings:
             "keep_last": 1,
             "keep_best": 0,
             "evaluation_episodes": 1,
-            "patience": 1,
+            "max_nonfinite_updates": 1,
         }
         for name, fewest in least.items():
             value = getattr(self, name)
             if name == "checkpoint_updates" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name}={value!r} is not an int; write {fewest}.")
+                raise UsageTypeError(f"{name}={value!r} is not an int; write {fewest}.")
             if value < fewest:
-                raise ValueError(f"{name}={value}; write at least {fewest}.")
+                raise UsageError(f"{name}={value}; write at least {fewest}.")
         minutes = self.checkpoint_minutes
         if minutes is not None and not 0 <= minutes < float("inf"):
-            raise ValueError(
+            raise UsageError(
                 f"checkpoint_minutes={minutes}; write minutes, as 5, or None."
             )

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.chunks import advance, compile_programs, run_keys
-from trpo_jax.runs.folder import surroundings
+from trpo_jax.runs.folder import system_info
 from trpo_jax.training.config import TRPOConfig
 
 
@@ -28,10 +29,10 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
         ValueError: If `seconds` is less than 0.1.
     """
     if not seconds >= 0.1:
-        raise ValueError(f"seconds={seconds} is too short to measure; write 5.")
+        raise UsageError(f"seconds={seconds} is too short to measure; write 5.")
     # A trust region that has shrunk to nothing would be searched in vain.
     config = dataclasses.replace(
-        config, kl_schedule="constant", learning_rate_schedule="constant"
+        config, max_kl_schedule="constant", critic_learning_rate_schedule="constant"
     )
     start = time.perf_counter()
     programs = compile_programs(config)
@@ -59,5 +60,5 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
         "steps_per_second": round(middle, 1),
         "steps_per_second_spread": [round(low, 1), round(high, 1)],
         "seconds_per_update": round(float(np.median(settled)), 6),
-        **surroundings(),
+        **system_info(),
     }

@@ -5,8 +5,10 @@ from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.hyperparameters import Hyperparameters
+from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.loop import TrainResult, train
 from trpo_jax.training.presets import PRESETS, preset
-from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
+from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
     absorb,
@@ -14,8 +16,6 @@ from trpo_jax.training.statistics import (
     init_statistics,
     normalize,
 )
-from trpo_jax.training.step import Metrics, TrainState, init, step
-from trpo_jax.training.train import TrainResult, train
 
 __all__ = [
     "PRESETS",

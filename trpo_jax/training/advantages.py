@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.checks import check_fraction
 
 
@@ -58,7 +59,7 @@ def generalized_advantages(
         }.items()
     }
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"all arguments must have one shape [T, B], but got {shapes}.")
+        raise UsageError(f"all arguments must have one shape [T, B], but got {shapes}.")
     errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
     decays = discount * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
 

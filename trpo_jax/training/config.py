@@ -1,7 +1,6 @@
 """What a run is: names, sizes and counts (static), and floats (traced)."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,13 +8,12 @@ import jax
 import optax
 
 from trpo_jax.environments import make_environment
+from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, RecurrentNetwork
 from trpo_jax.training.config_checks import (
-    FLOATS,
     check_counts,
     check_fractions,
     check_functions,
-    check_names,
     coprime,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -42,21 +40,7 @@ _CRITIC_ROWS = 20_480
 _MINIBATCHES = 8
 
 
-def _made_by_name(cls: Any) -> Any:
-    """Have a dataclass say what to write for an argument that is no field of it."""
-    init = cls.__init__
-
-    @functools.wraps(init)
-    def checked_init(self: Any, *args: Any, **fields: Any) -> None:
-        check_names(args, fields, [field.name for field in dataclasses.fields(cls)])
-        init(self, **fields)
-
-    cls.__init__ = checked_init
-    return cls
-
-
 @jax.tree_util.register_static
-@_made_by_name
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TRPOConfig:
     """Everything a run is made from. Validated when made, static under `jit`.
@@ -89,7 +73,9 @@ class TRPOConfig:
     memory_size: int = 0
     """Units of a GRU after these layers, for what one observation does not tell; 0 for
     none."""
-    gaussian: Literal["constant", "state_dependent", "gsde", "tanh"] = "constant"
+    action_distribution: Literal[
+        "gaussian", "state_dependent_gaussian", "gsde", "tanh_gaussian"
+    ] = "gaussian"
     """Continuous actions: one σ for each dimension; σ(s) between bounds; generalised
     state-dependent exploration; or squashed into the environment's bounds by tanh."""
     initial_log_std: float = 0.0
@@ -98,10 +84,19 @@ class TRPOConfig:
     """Steps for which actions are drawn with the same noise, 4 is usual with gsde."""
     policy: Network | RecurrentNetwork | None = None
     """A network that returns distributions, in place of all this. Where its actions are
-    to be squashed by tanh, write gaussian="tanh" beside it."""
+    to be squashed by tanh, write action_distribution="tanh_gaussian" beside it."""
     critic: Network | RecurrentNetwork | None = None
     """A network that returns values, in place of all this."""
 
+    max_kl: float = 0.01
+    """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
+    max_kl_schedule: Any = "constant"
+    """Multiplies max_kl: constant, linear, cosine; or an Optax schedule of updates."""
+    damping: float = 0.1
+    """λ, added to the diagonal of the Fisher information."""
+    entropy_coefficient: float = 0.0
+    """Weight of the policy's mean entropy beside the surrogate of standardised
+    advantages: more than 0 keeps a policy from settling early."""
     cg_iterations: int = 10
     """Fisher-vector products in one update, at most."""
     cg_tolerance: float = 1e-5
@@ -113,16 +108,19 @@ class TRPOConfig:
     micro_batch_size: int | None = None
     """Transitions that the policy update and the critic's values take at a time. None:
     8,192 on a CPU, all on an accelerator; write less where memory runs out."""
-    step_length: Literal["undamped", "damped"] = "undamped"
+    step_size_curvature: Literal["undamped", "damped"] = "undamped"
     """Curvature under the step length: xᵀFx, or xᵀ(F + λI)x, which falls short of δ."""
-    max_candidates: int = 10
+    max_backtracks: int = 10
     """Step fractions that the line search tries, at most."""
-    shrink: float = 0.5
+    backtrack_factor: float = 0.5
     """Ratio of each fraction to the one before."""
     line_search_width: int = 1
     """Candidates evaluated at once."""
-    kl_schedule: Any = "constant"
-    """Multiplies max_kl: constant, linear, cosine; or an Optax schedule of updates."""
+
+    discount: float = 0.99
+    """γ, the discount of future rewards."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
 
     critic_epochs: int | None = None
     """Passes of the critic's optimiser over each rollout. None: ten over a small one,
@@ -132,16 +130,15 @@ class TRPOConfig:
     that divides the rollout."""
     critic_optimizer: Any = "adam"
     """Name of an Optax optimiser, or a function learning rate ↦ optimiser."""
-    learning_rate_schedule: Any = "constant"
-    """Multiplies critic_learning_rate: as kl_schedule."""
+    critic_learning_rate: float = 1e-3
+    """Step size of the critic's optimiser."""
+    critic_learning_rate_schedule: Any = "constant"
+    """Multiplies critic_learning_rate: as max_kl_schedule."""
 
     normalize_observations: bool = False
     """Standardise observations by their running mean and variance."""
     normalize_returns: bool = False
     """Have the critic predict returns standardised by their running moments."""
-
-    hyperparameters: Hyperparameters = Hyperparameters()  # noqa: RUF009 (immutable)
-    """The floats, which `init` puts into the state."""
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError for what could only fail later."""
@@ -152,20 +149,27 @@ class TRPOConfig:
         check_functions(self)
         check_hyperparameters(self.hyperparameters)
         # Python's own, so that equal configs are the same program, and the same file.
-        for name in FLOATS:
-            object.__setattr__(self, name, float(getattr(self, name)))
-        floats = Hyperparameters(*map(float, self.hyperparameters))
-        object.__setattr__(self, "hyperparameters", floats)
+        for field in dataclasses.fields(self):
+            if field.type == "float" or field.type is float:
+                value = float(getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
 
     @property
-    def kl_factor(self) -> Schedule:
+    def hyperparameters(self) -> Hyperparameters:
+        """The floats that `init` puts into the state, where they are traced."""
+        return Hyperparameters(
+            **{name: getattr(self, name) for name in Hyperparameters._fields}
+        )
+
+    @property
+    def max_kl_factor(self) -> Schedule:
         """What multiplies max_kl, as a function of the update."""
-        return self._schedule(self.kl_schedule)
+        return self._schedule(self.max_kl_schedule)
 
     @property
-    def learning_rate_factor(self) -> Schedule:
+    def critic_learning_rate_factor(self) -> Schedule:
         """What multiplies critic_learning_rate, as a function of the update."""
-        return self._schedule(self.learning_rate_schedule)
+        return self._schedule(self.critic_learning_rate_schedule)
 
     def _schedule(self, value: Any) -> Schedule:
         return SCHEDULES[value](self.num_updates) if isinstance(value, str) else value
@@ -253,4 +257,4 @@ def check_config(config: TRPOConfig) -> None:
     instead = "a trpo_jax.TRPOConfig"
     if isinstance(config, str):
         instead = f"trpo_jax.preset({config!r}) or trpo_jax.TRPOConfig(env={config!r})"
-    raise TypeError(f"config is of type {type(config).__name__}; write {instead}.")
+    raise UsageTypeError(f"config is of type {type(config).__name__}; write {instead}.")

@@ -6,42 +6,13 @@ ValueError with what to write.
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import optax
 
+from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.networks import ACTIVATIONS, Network, StateDependentGaussianHead
-from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.schedules import SCHEDULES
-
-
-def check_names(
-    args: tuple[Any, ...], fields: Mapping[str, Any], known: Sequence[str]
-) -> None:
-    """Check what a configuration is about to be made from: fields, by their names."""
-    if args:
-        env = args[0] if isinstance(args[0], str) else "CartPole-v1"
-        raise TypeError(
-            f"TRPOConfig takes fields by name; write TRPOConfig(env={env!r})."
-        )
-    for name, value in fields.items():
-        if name in known:
-            continue
-        if name in Hyperparameters._fields:
-            raise TypeError(
-                f"{name} is a hyperparameter; write TRPOConfig(hyperparameters="
-                f"Hyperparameters({name}={value!r})), or start from an environment's "
-                f"tuned settings: preset(env, {name}={value!r})."
-            )
-        fields_and_floats = [*known, *Hyperparameters._fields]
-        near = [
-            other if other in known else f"{other}, in Hyperparameters"
-            for other in get_close_matches(name.lower(), fields_and_floats)
-        ]
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
-        raise TypeError(f"TRPOConfig has no field {name}{hint}")
 
 
 def check_counts(config: Any) -> None:
@@ -52,7 +23,7 @@ def check_counts(config: Any) -> None:
         "rollout_length",
         "num_seeds",
         "cg_iterations",
-        "max_candidates",
+        "max_backtracks",
         "line_search_width",
         "convolution_stride",
         "noise_period",
@@ -67,30 +38,36 @@ def check_counts(config: Any) -> None:
     for name in counts:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r} is not an int; write a whole number.")
+            raise UsageTypeError(
+                f"{name}={value!r} is not an int; write a whole number."
+            )
         if value < 1:
-            raise ValueError(f"{name}={value} is not positive; write at least 1.")
+            raise UsageError(f"{name}={value} is not positive; write at least 1.")
     if not isinstance(config.seed, int):
-        raise TypeError(f"seed={config.seed!r} is not an int; write a whole number.")
+        raise UsageTypeError(
+            f"seed={config.seed!r} is not an int; write a whole number."
+        )
     memory = config.memory_size
     if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
-        raise ValueError(f"memory_size={memory!r}; write a number of units, or 0.")
+        raise UsageError(f"memory_size={memory!r}; write a number of units, or 0.")
     for name in ("hidden_sizes", "channels"):
         sizes = getattr(config, name)
         if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
-            raise TypeError(f"{name}={sizes!r}; write a tuple of ints, as (64, 64).")
+            raise UsageTypeError(
+                f"{name}={sizes!r}; write a tuple of ints, as (64, 64)."
+            )
         if any(size < 1 for size in sizes):
-            raise ValueError(f"{name}={sizes} has a layer without units.")
+            raise UsageError(f"{name}={sizes} has a layer without units.")
     batch, total = config.batch_size, config.total_timesteps
     if total % batch or total >= 2**31:
         below = min(total, 2**31 - 1) // batch * batch
-        raise ValueError(
+        raise UsageError(
             f"total_timesteps={total} must be a multiple of num_envs × rollout_length "
             f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
             f"write {f'{below} or ' if below else ''}{below + batch}."
         )
     if config.critic_rows % config.critic_steps:
-        raise ValueError(
+        raise UsageError(
             f"critic_minibatches={config.critic_minibatches} does not divide the "
             f"{config.critic_rows} transitions of a rollout (num_envs × "
             "rollout_length), or its sequences (num_envs) where the critic has a "
@@ -99,12 +76,12 @@ def check_counts(config: Any) -> None:
     stride = config.fisher_stride
     if config.policy_has_memory:
         if stride and stride > config.num_envs:
-            raise ValueError(
+            raise UsageError(
                 f"fisher_stride={stride} is above the {config.num_envs} sequences "
                 "(num_envs) of a policy with a memory; write fewer, or None."
             )
     elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
-        raise ValueError(
+        raise UsageError(
             f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
             f"the environments only; write one of at most {batch} that shares no "
             f"divisor with {config.num_envs}, as "
@@ -112,7 +89,7 @@ def check_counts(config: Any) -> None:
         )
 
 
-FLOATS = ("shrink", "cg_tolerance", "initial_log_std")
+FLOATS = ("backtrack_factor", "cg_tolerance", "initial_log_std")
 """Fields that are floats, and part of the program."""
 
 
@@ -121,33 +98,44 @@ def check_fractions(config: Any) -> None:
     for name in FLOATS:
         value = getattr(config, name)
         if not isinstance(value, numbers.Real):
-            raise TypeError(f"{name}={value!r} is not a number; write a float.")
+            raise UsageTypeError(f"{name}={value!r} is not a number; write a float.")
     if not math.isfinite(config.initial_log_std):
-        raise ValueError(
+        raise UsageError(
             f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
         )
     for name in ("normalize_observations", "normalize_returns"):
         value = getattr(config, name)
         if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}; write True or False.")
-    if not 0 < config.shrink < 1:
-        raise ValueError(f"shrink={config.shrink} is not between 0 and 1; write 0.5.")
+            raise UsageTypeError(f"{name}={value!r}; write True or False.")
+    if not 0 < config.backtrack_factor < 1:
+        raise UsageError(
+            f"backtrack_factor={config.backtrack_factor} is not between 0 and 1; "
+            "write 0.5."
+        )
     if not 0 <= config.cg_tolerance < 1:
-        raise ValueError(
+        raise UsageError(
             f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
         )
     choices = {
-        "step_length": ("undamped", "damped"),
+        "step_size_curvature": ("undamped", "damped"),
         "activation": tuple(ACTIVATIONS),
-        "gaussian": ("constant", "state_dependent", "gsde", "tanh"),
+        "action_distribution": (
+            "gaussian",
+            "state_dependent_gaussian",
+            "gsde",
+            "tanh_gaussian",
+        ),
     }
     for name, allowed in choices.items():
         value = getattr(config, name)
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
+            raise UsageError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
     low, high = StateDependentGaussianHead.log_std_bounds
-    if config.gaussian == "state_dependent" and not low < config.initial_log_std < high:
-        raise ValueError(
+    if (
+        config.action_distribution == "state_dependent_gaussian"
+        and not low < config.initial_log_std < high
+    ):
+        raise UsageError(
             f"initial_log_std={config.initial_log_std} is not between the bounds of "
             f"log σ(s), {low} and {high}; write 0.0."
         )
@@ -159,15 +147,15 @@ def check_functions(config: Any) -> None:
         network = getattr(config, name)
         # Whatever has a recurrent network's methods has a network's, too.
         if network is not None and not isinstance(network, Network):
-            raise TypeError(
+            raise UsageTypeError(
                 f"{name} is a {type(network).__name__}; write a Flax module, or "
-                "trpo_jax.NetworkFns(init, apply), or one with a memory: "
-                "trpo_jax.RecurrentNetworkFns(initial_memory, init, apply)."
+                "trpo_jax.networks.NetworkFns(init, apply), or one with a memory: "
+                "trpo_jax.networks.RecurrentNetworkFns(initial_memory, init, apply)."
             )
-    for name in ("kl_schedule", "learning_rate_schedule"):
+    for name in ("max_kl_schedule", "critic_learning_rate_schedule"):
         schedule = getattr(config, name)
         if not callable(schedule) and schedule not in list(SCHEDULES):
-            raise ValueError(
+            raise UsageError(
                 f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
                 "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
             )
@@ -176,7 +164,7 @@ def check_functions(config: Any) -> None:
     except (AttributeError, TypeError):
         optimizer = None
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(
+        raise UsageError(
             f"critic_optimizer={config.critic_optimizer!r} is not in Optax; write one "
             "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
             "that returns an Optax optimiser."

@@ -8,6 +8,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
+from trpo_jax.errors import UsageError
+
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
 
@@ -57,7 +59,7 @@ def fit_critic(
     check_values(values.shape, targets.shape)
     size, rest = divmod(targets.shape[0], num_minibatches)
     if rest:
-        raise ValueError(
+        raise UsageError(
             f"num_minibatches={num_minibatches} does not divide the {targets.shape[0]} "
             "rows (sequences, if the critic has a memory); write a divisor."
         )
@@ -98,7 +100,7 @@ def _all_finite(tree: PyTree) -> Bool[Array, ""]:
 def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raise ValueError unless there is one value for each observation."""
     if shape != expected:
-        raise ValueError(
+        raise UsageError(
             f"the critic returns values of shape {shape}; they must be {expected}, one "
             "for each observation. Write value[..., 0] after a last layer of width 1."
         )

@@ -7,21 +7,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.errors import UsageError, UsageTypeError
+
 
 class Hyperparameters(NamedTuple):
-    """The floats of a run. They are traced: a sweep over them is a `vmap`."""
+    """The floats of a run, traced: a sweep over them is a `vmap`.
 
-    max_kl: float = 0.01
+    `config.hyperparameters` has those of a config; `_replace` some of them.
+    """
+
+    max_kl: float
     """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
-    damping: float = 0.1
+    damping: float
     """λ, added to the diagonal of the Fisher information."""
-    discount: float = 0.99
+    discount: float
     """γ, the discount of future rewards."""
-    gae_lambda: float = 0.95
+    gae_lambda: float
     """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: float
     """Step size of the critic's optimiser."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: float
     """Weight of the policy's mean entropy beside the surrogate of standardised
     advantages: more than 0 keeps a policy from settling early."""
 
@@ -32,9 +37,9 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     Traced values, as under `vmap`, pass: nothing is known of them but their shape.
     """
     if not isinstance(hyperparameters, Hyperparameters):
-        raise TypeError(
+        raise UsageTypeError(
             f"hyperparameters={hyperparameters!r}; write "
-            "trpo_jax.Hyperparameters(max_kl=0.01, ...)."
+            "config.hyperparameters._replace(max_kl=0.01)."
         )
     advice = {
         "max_kl": "a positive number of nats, as 0.01",
@@ -47,7 +52,7 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     for name, value in hyperparameters._asdict().items():
         number = isinstance(value, (numbers.Real, jax.Array))
         if isinstance(value, bool) or not number or jnp.ndim(value):
-            raise TypeError(
+            raise UsageTypeError(
                 f"{name}={value!r} is not a number; write {advice[name]}. To sweep "
                 "over several, vmap train(config, hyperparameters=...)."
             )
@@ -58,4 +63,4 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
             value <= 1 if name in ("discount", "gae_lambda") else math.isfinite(value)
         )
         if not (above and below):
-            raise ValueError(f"{name}={value} is out of range; write {advice[name]}.")
+            raise UsageError(f"{name}={value} is out of range; write {advice[name]}.")

@@ -14,6 +14,7 @@ from trpo_jax.environments import (
     make_environment,
     squash_actions,
 )
+from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.networks import (
     ACTIVATIONS,
     CNN,
@@ -33,22 +34,22 @@ from trpo_jax.networks import (
 )
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import check_values
-from trpo_jax.training.rollout import RolloutState
+from trpo_jax.training.rollouts import RolloutState
 from trpo_jax.training.views import View, apply_once, view_of
 from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
 
 _GAUSSIAN_HEADS = {
-    "constant": GaussianHead,
-    "state_dependent": StateDependentGaussianHead,
+    "gaussian": GaussianHead,
+    "state_dependent_gaussian": StateDependentGaussianHead,
     "gsde": GSDEHead,
-    "tanh": TanhGaussianHead,
+    "tanh_gaussian": TanhGaussianHead,
 }
 
 
 def assemble(config: TRPOConfig) -> tuple[Environment, View, View]:
     """Return the environment of a run, and the views of its policy and critic."""
     environment = make_environment(config.env)
-    if config.gaussian == "tanh":
+    if config.action_distribution == "tanh_gaussian":
         environment = squash_actions(environment)
     policy, critic = make_networks(config, environment)
     return environment, view_of(policy), view_of(critic)
@@ -82,10 +83,10 @@ def _torso(config: TRPOConfig) -> nn.Module:
 
 def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
     space = environment.action_space
-    if config.gaussian != "constant" and not isinstance(space, Box):
-        raise ValueError(
-            f"gaussian={config.gaussian!r} is for continuous actions, but the "
-            f"environment takes {space}; leave it out."
+    if config.action_distribution != "gaussian" and not isinstance(space, Box):
+        raise UsageError(
+            f"action_distribution={config.action_distribution!r} is for continuous "
+            f"actions, but the environment takes {space}; leave it out."
         )
     match space:
         case Discrete(num_actions):
@@ -93,7 +94,9 @@ def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
         case MultiDiscrete(num_actions):
             return MultiCategoricalHead(num_actions)
         case Box(size):
-            return _GAUSSIAN_HEADS[config.gaussian](size, config.initial_log_std)
+            return _GAUSSIAN_HEADS[config.action_distribution](
+                size, config.initial_log_std
+            )
 
 
 def check_policy(
@@ -103,24 +106,25 @@ def check_policy(
 
     def draw(distribution: Distribution) -> Array:
         if not isinstance(distribution, Distribution):
-            raise TypeError(
+            raise UsageTypeError(
                 f"the policy returned {type(distribution).__name__}, which is not a "
-                "distribution; return trpo_jax.Categorical(logits), "
-                "trpo_jax.DiagonalGaussian(mean, log_std) or one like them."
+                "distribution; return trpo_jax.trust_region.Categorical(logits), "
+                "trpo_jax.trust_region.DiagonalGaussian(mean, log_std) or another."
             )
         if isinstance(distribution, TanhGaussian) and not isinstance(
             environment, SquashedActions
         ):
-            raise ValueError(
+            raise UsageError(
                 "the policy returned a TanhGaussian, whose actions have to be squashed "
-                "before the environment sees them; write gaussian='tanh', too."
+                "before the environment sees them; write "
+                "action_distribution='tanh_gaussian', too."
             )
         if isinstance(distribution, Categorical) and isinstance(space, Discrete):
             choices = distribution.logits.shape[-1]
             if choices != space.num_actions:
-                raise ValueError(
+                raise UsageError(
                     f"the policy chooses among {choices} actions, but the environment "
-                    f"takes {space}; write trpo_jax.CategoricalHead"
+                    f"takes {space}; write trpo_jax.networks.CategoricalHead"
                     f"({space.num_actions})."
                 )
         return distribution.sample(jax.random.key(0))
@@ -142,7 +146,7 @@ def check_policy(
         case _:
             event_shape = ()
     if actions.shape[1:] != event_shape or not jnp.isdtype(actions.dtype, kind):
-        raise ValueError(
+        raise UsageError(
             f"the policy draws actions {actions.dtype}{list(actions.shape[1:])}, but "
             f"the environment takes {space}: {kind} {list(event_shape)}. Write a "
             "policy whose distribution has those."
@@ -178,7 +182,7 @@ def check_memory(
         return jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree)
 
     if types(memories) != types(expected):
-        raise ValueError(
+        raise UsageError(
             f"after one step the {name} returns the memory {types(memories)}; it must "
             f"be {types(expected)}: the memory after each of T steps, [B, T, …], like "
             "initial_memory."

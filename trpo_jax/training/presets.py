@@ -5,16 +5,16 @@ from typing import Any
 
 import jax
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks import MLP, Value
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.hyperparameters import Hyperparameters
 
 _CLASSIC: dict[str, Any] = {
     "total_timesteps": 100_000,
     "num_envs": 8,
     "rollout_length": 125,
     "fisher_stride": 1,
-    "kl_schedule": "linear",
+    "max_kl_schedule": "linear",
     "critic_epochs": 20,
     "normalize_observations": True,
     "normalize_returns": True,
@@ -25,7 +25,7 @@ _SMALL: dict[str, Any] = {
     "rollout_length": 125,
     "fisher_stride": 1,
     "max_kl": 0.03,
-    "kl_schedule": "linear",
+    "max_kl_schedule": "linear",
     "normalize_returns": True,
 }
 
@@ -36,7 +36,7 @@ _MEMORY: dict[str, Any] = {
     "memory_size": 32,
     "fisher_stride": 1,
     "max_kl": 0.03,
-    "kl_schedule": "linear",
+    "max_kl_schedule": "linear",
     "normalize_returns": True,
 }
 
@@ -48,7 +48,7 @@ _MINATAR: dict[str, Any] = {
     "max_kl": 0.05,
     "damping": 0.01,
     "gae_lambda": 0.9,
-    "kl_schedule": "linear",
+    "max_kl_schedule": "linear",
     "normalize_returns": True,
 }
 
@@ -59,8 +59,8 @@ _BRAX: dict[str, Any] = {
     "initial_log_std": -0.5,
     "max_kl": 0.05,
     "damping": 0.03,
-    "kl_schedule": "linear",
-    "shrink": 0.8,
+    "max_kl_schedule": "linear",
+    "backtrack_factor": 0.8,
     "normalize_observations": True,
     "normalize_returns": True,
 }
@@ -84,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fisher_stride": 5,
         "critic_minibatches": 4,
         "max_kl": 0.02,
-        "kl_schedule": "linear",
+        "max_kl_schedule": "linear",
         "gae_lambda": 0.98,
         "normalize_returns": True,
     },
@@ -136,7 +136,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rollout_length": 16,
         "fisher_stride": 7,
         "max_kl": 0.02,
-        "kl_schedule": "linear",
+        "max_kl_schedule": "linear",
         "discount": 1.0,
         "gae_lambda": 1.0,
         "normalize_returns": True,
@@ -265,7 +265,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "brax/reacher": _BRAX,
     "brax/walker2d": _BRAX_UPRIGHT,
 }
-"""Settings that differ from the defaults, fields and hyperparameters alike, by id."""
+"""Fields that differ from their defaults, by environment id."""
 
 
 def preset(env: str, **overrides: Any) -> TRPOConfig:
@@ -273,14 +273,14 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
 
     Args:
         env: The id of an environment that has a preset.
-        **overrides: Fields of `TRPOConfig` or of `Hyperparameters` to set otherwise.
+        **overrides: Fields of `TRPOConfig` to set otherwise.
 
     Returns:
         A `TRPOConfig`.
 
     Raises:
         ValueError: If there is no preset for `env` (the message names the nearest).
-        TypeError: If an override is a field of neither.
+        TypeError: If an override is not a field.
 
     Example:
         `preset("CartPole-v1", num_seeds=16, max_kl=0.02)`
@@ -288,14 +288,8 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
     if env not in PRESETS:
         near = difflib.get_close_matches(env, PRESETS, n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
+        raise UsageError(
             f"no preset for {env!r}.{hint} There are presets for {', '.join(PRESETS)}; "
             f"for the defaults write TRPOConfig(env={env!r})."
         )
-    settings = {**PRESETS[env], **overrides}
-    floats = Hyperparameters._fields
-    traced = {name: settings.pop(name) for name in floats if name in settings}
-    hyperparameters = settings.pop("hyperparameters", Hyperparameters())
-    return TRPOConfig(
-        env=env, hyperparameters=hyperparameters._replace(**traced), **settings
-    )
+    return TRPOConfig(env=env, **{**PRESETS[env], **overrides})

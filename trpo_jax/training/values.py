@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from trpo_jax.networks import Observation
-from trpo_jax.training.rollout import Trajectory
+from trpo_jax.training.rollouts import Trajectory
 
 # (memory [B, …], observations [T, B, …], starts bool[T, B]) ↦ (memory after each step
 # [T, B, …], values float[T, B])

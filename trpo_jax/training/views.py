@@ -171,7 +171,7 @@ def evaluate_rollout(
     return view.by_time(results, starts.shape[0])
 
 
-def forget_non_finite(view: View, memory: PyTree, num_envs: int) -> PyTree:
+def reset_nonfinite_memory(view: View, memory: PyTree, num_envs: int) -> PyTree:
     """Return memories [B, …], the initial one where there is a NaN or an infinity.
 
     One bad observation would otherwise be remembered for as long as its episode lasts.

@@ -1,6 +1,11 @@
 """The mathematics of one policy update: arrays, pytrees and floats only."""
 
-from trpo_jax.trust_region.conjugate_gradient import (
+from trpo_jax.trust_region.backtracking import (
+    Candidate,
+    LineSearchResult,
+    line_search,
+)
+from trpo_jax.trust_region.cg import (
     CGResult,
     CGStatus,
     conjugate_gradient,
@@ -17,11 +22,6 @@ from trpo_jax.trust_region.distributions import (
 from trpo_jax.trust_region.fisher import (
     fisher_vector_product,
     gauss_newton_vector_product,
-)
-from trpo_jax.trust_region.line_search import (
-    Candidate,
-    LineSearchResult,
-    line_search,
 )
 from trpo_jax.trust_region.micro_batches import micro_batched
 from trpo_jax.trust_region.objective import (

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from trpo_jax.errors import UsageError
+
 
 @runtime_checkable
 class Distribution(Protocol):
@@ -109,13 +111,13 @@ def mask_logits(
     Source: Huang & Ontañón 2020 (arXiv 2006.14171).
     """
     if jnp.shape(action_mask) != jnp.shape(logits):
-        raise ValueError(
+        raise UsageError(
             f"action_mask has the shape {jnp.shape(action_mask)} and the logits "
             f"{jnp.shape(logits)}; write one flag for each action, [..., K]."
         )
     possible = jnp.any(action_mask, axis=-1, keepdims=True)
     if not isinstance(possible, jax.core.Tracer) and not possible.all():
-        raise ValueError(
+        raise UsageError(
             "action_mask forbids every action of a state; allow one at least, such as "
             "one that does nothing, or end the episode there."
         )
@@ -152,7 +154,7 @@ class DiagonalGaussian(NamedTuple):
         """
         shape = jnp.shape(actions)
         if len(shape) < self.mean.ndim or shape[-1] != self.mean.shape[-1]:
-            raise ValueError(
+            raise UsageError(
                 f"actions have the shape {shape} and the mean {self.mean.shape}; write "
                 "actions [..., D], as actions[:, None] for D = 1."
             )

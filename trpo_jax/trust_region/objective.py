@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.checks import check_fraction
 from trpo_jax.trust_region.distributions import Distribution
 
@@ -34,7 +35,7 @@ def surrogate(
     """
     shapes = [jnp.shape(x) for x in (log_probs, old_log_probs, advantages)]
     if len(set(shapes)) > 1:
-        raise ValueError(
+        raise UsageError(
             f"log_probs, old_log_probs and advantages have the shapes {shapes}; write "
             "one value of each for each of N transitions: [N]."
         )
@@ -128,4 +129,4 @@ def mean_kl_improvement_bound(
 def _check_discount(discount: float) -> None:
     check_fraction(discount=discount)
     if not isinstance(discount, jax.core.Tracer) and discount == 1:
-        raise ValueError("discount=1 has no bound: it grows as 1/(1−γ)²; write less.")
+        raise UsageError("discount=1 has no bound: it grows as 1/(1−γ)²; write less.")

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, Shaped
 
-from trpo_jax.trust_region.checks import check_not_negative, check_positive
-from trpo_jax.trust_region.conjugate_gradient import (
-    CGResult,
-    CGStatus,
-    conjugate_gradient,
-)
-from trpo_jax.trust_region.distributions import Distribution
-from trpo_jax.trust_region.fisher import MatVec, gauss_newton_vector_product
-from trpo_jax.trust_region.flat import flatten
-from trpo_jax.trust_region.line_search import (
+from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.trust_region.backtracking import (
     Candidate,
     LineSearchResult,
     line_search,
 )
+from trpo_jax.trust_region.cg import (
+    CGResult,
+    CGStatus,
+    conjugate_gradient,
+)
+from trpo_jax.trust_region.checks import check_not_negative, check_positive
+from trpo_jax.trust_region.distributions import Distribution
+from trpo_jax.trust_region.fisher import MatVec, gauss_newton_vector_product
+from trpo_jax.trust_region.flat import flatten
 from trpo_jax.trust_region.micro_batches import micro_batched
 from trpo_jax.trust_region.objective import surrogate
 from trpo_jax.trust_region.step_size import (
@@ -139,13 +140,13 @@ def trust_region_update(
     entropy_coefficient: Float[Array, ""] | float = 0.0,
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-5,
-    max_candidates: int = 10,
-    shrink: float = 0.5,
+    max_backtracks: int = 10,
+    backtrack_factor: float = 0.5,
     line_search_width: int = 1,
     fisher_stride: int = 1,
     micro_batch_size: int | None = None,
     operator_fn: OperatorFn = gauss_newton_vector_product,
-    step_curvature_fn: CurvatureFn = undamped_curvature,
+    step_size_curvature_fn: CurvatureFn = undamped_curvature,
     precision: str = "float32",
 ) -> tuple[PyTree, UpdateInfo]:
     """Take one step of trust region policy optimisation.
@@ -166,8 +167,8 @@ def trust_region_update(
         entropy_coefficient: c ≥ 0; the objective is L(θ) + c · mean_s H(π_θ(·|s)).
         cg_iterations: The largest number of Fisher-vector products.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
-        max_candidates: The largest number of fractions that the line search tries.
-        shrink: Ratio of each fraction to the one before.
+        max_backtracks: The largest number of fractions that the line search tries.
+        backtrack_factor: Ratio of each fraction to the one before.
         line_search_width: Candidates evaluated at once; changes the cost only.
         fisher_stride: The Fisher information is taken over every `fisher_stride`-th
             row of the batch; gradient, KL and line search see them all. Choose a stride
@@ -178,8 +179,8 @@ def trust_region_update(
         operator_fn: (policy_fn, params, states, num_products=n) ↦ (v ↦ F v), v and F v
             pytrees like `params`; about n products will be asked for. See
             `gauss_newton_vector_product`.
-        step_curvature_fn: (g, x, damping) ↦ the quadratic form under the step length, g
-            and x one vector each or, of large params, pytrees: write it by
+        step_size_curvature_fn: (g, x, damping) ↦ the quadratic form under the step
+            length, g and x one vector each or, of large params, pytrees: write it by
             `optax.tree.vdot`. `undamped_curvature`, or `damped_curvature` as in most
             implementations.
         precision: Precision of matrix products on accelerators, as in
@@ -286,7 +287,7 @@ def trust_region_update(
         )
 
         # 4. The length β at which the quadratic model of the KL reaches δ.
-        curvature = step_curvature_fn(gradient, cg.x, damping)
+        curvature = step_size_curvature_fn(gradient, cg.x, damping)
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
         step = optax.tree.scale(step_size, cg.x)
 
@@ -295,8 +296,8 @@ def trust_region_update(
             evaluate,
             surrogate_old=surrogate_old,
             max_kl=max_kl,
-            max_candidates=max_candidates,
-            shrink=shrink,
+            max_backtracks=max_backtracks,
+            backtrack_factor=backtrack_factor,
             width=line_search_width,
         )
 
@@ -397,7 +398,7 @@ def _check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
     """Raise with advice, from shapes alone, before anything is computed."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
+            raise UsageTypeError(
                 f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; every "
                 "parameter is optimised and must be floating. Close over constants in "
                 "policy_fn instead."
@@ -405,7 +406,7 @@ def _check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     shape = jnp.shape(batch.log_probs)
     if len(leading) > 1 or not shape or jnp.shape(batch.advantages) != shape:
-        raise ValueError(
+        raise UsageError(
             f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
             "observations [N, ...], actions [N] or [N, D], log_probs [N] and "
             "advantages [N] with one N: flatten time and environments to one axis; or "
@@ -415,17 +416,17 @@ def _check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
     def evaluate(params: PyTree) -> Array:
         distribution = policy_fn(params, batch.observations)
         if not isinstance(distribution, Distribution):
-            raise TypeError(
+            raise UsageTypeError(
                 f"policy_fn returned {type(distribution).__name__}, which is not a "
-                "distribution. Return trpo_jax.Categorical(logits), "
-                "trpo_jax.DiagonalGaussian(mean, log_std), or a pytree with sample, "
-                "mode, log_prob, entropy and kl_divergence."
+                "distribution. Return trpo_jax.trust_region.Categorical(logits), "
+                "trpo_jax.trust_region.DiagonalGaussian(mean, log_std), or a pytree "
+                "with sample, mode, log_prob, entropy and kl_divergence."
             )
         return distribution.log_prob(batch.actions)
 
     log_probs = jax.eval_shape(evaluate, params)
     if log_probs.shape != jnp.shape(batch.log_probs):
-        raise ValueError(
+        raise UsageError(
             f"policy_fn's distribution gives log_prob(batch.actions) of shape "
             f"{log_probs.shape} for actions of shape {jnp.shape(batch.actions)}; it "
             f"must be {jnp.shape(batch.log_probs)}, one joint log-probability for each "

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
+from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import MaskedObservation, Observation
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.networks import assemble, check_critic, check_policy
-from trpo_jax.training.rollout import RolloutState, Trajectory, init_rollout, rollout
+from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
     absorb,
@@ -26,8 +27,8 @@ from trpo_jax.training.views import (
     View,
     apply_once,
     evaluate_rollout,
-    forget_non_finite,
     init_params,
+    reset_nonfinite_memory,
     rows_at_once,
 )
 from trpo_jax.trust_region import (
@@ -229,12 +230,12 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         entropy_coefficient=scheduled.entropy_coefficient,
         cg_iterations=config.cg_iterations,
         cg_tolerance=config.cg_tolerance,
-        max_candidates=config.max_candidates,
-        shrink=config.shrink,
+        max_backtracks=config.max_backtracks,
+        backtrack_factor=config.backtrack_factor,
         line_search_width=config.line_search_width,
         fisher_stride=config.curvature_stride,
         micro_batch_size=rows_at_once(rows, config.batch_size, config.steps_at_once),
-        step_curvature_fn=_STEP_CURVATURES[config.step_length],
+        step_size_curvature_fn=_STEP_CURVATURES[config.step_size_curvature],
         precision=PRECISION,
     )
 
@@ -278,11 +279,11 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=critic_optimizer_state,
-        critic_memory=forget_non_finite(critic, critic_memory, config.num_envs),
+        critic_memory=reset_nonfinite_memory(critic, critic_memory, config.num_envs),
         observation_statistics=observation_statistics,
         return_statistics=return_statistics,
         rollout=rollout_state._replace(
-            memory=forget_non_finite(policy, rollout_state.memory, config.num_envs)
+            memory=reset_nonfinite_memory(policy, rollout_state.memory, config.num_envs)
         ),
         updates=updates,
         key=key,
@@ -316,7 +317,7 @@ def check_key(key: Key[Array, ""]) -> None:
     if not (
         isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     ):
-        raise TypeError(
+        raise UsageTypeError(
             f"key is of type {type(key).__name__}"
             + (f", {key.dtype}" if hasattr(key, "dtype") else "")
             + "; write a typed key, jax.random.key(0), or "
@@ -327,7 +328,7 @@ def check_key(key: Key[Array, ""]) -> None:
 def check_state(state: TrainState) -> None:
     """Raise TypeError if `state` is no `TrainState`, as when a result was passed."""
     if not isinstance(state, TrainState):
-        raise TypeError(
+        raise UsageTypeError(
             f"state is of type {type(state).__name__}; write the TrainState that init "
             "and step return, or that train's result has as result.state."
         )
@@ -336,10 +337,10 @@ def check_state(state: TrainState) -> None:
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters with their schedules' factors at this update."""
     base = state.hyperparameters
-    learning_rate_factor = config.learning_rate_factor(state.updates)
+    critic_learning_rate_factor = config.critic_learning_rate_factor(state.updates)
     return base._replace(
-        max_kl=base.max_kl * config.kl_factor(state.updates),
-        critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
+        max_kl=base.max_kl * config.max_kl_factor(state.updates),
+        critic_learning_rate=base.critic_learning_rate * critic_learning_rate_factor,
     )
 
 

@@ -11,7 +11,7 @@ from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.step import Metrics, TrainState, check_key, init, step
+from trpo_jax.training.iteration import Metrics, TrainState, check_key, init, step
 
 
 class TrainResult(NamedTuple):
@@ -64,12 +64,16 @@ def train(
         hyperparameters = config.hyperparameters
     check_hyperparameters(hyperparameters)
     hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
-    program = dataclasses.replace(config, seed=0, hyperparameters=Hyperparameters())
+    program = dataclasses.replace(config, seed=0, **_ANY_FLOATS)
     run = jit_with_options(
         _train, (key, hyperparameters), env_steps=config.all_env_steps
     )
     state, metrics = run(program, key, hyperparameters)
     return TrainResult(state, metrics, config)
+
+
+# Configs that differ in these alone share one program: they come in as arguments.
+_ANY_FLOATS = {name: getattr(TRPOConfig, name) for name in Hyperparameters._fields}
 
 
 def _train(

@@ -10,7 +10,7 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax import CGStatus, conjugate_gradient
+from trpo_jax.trust_region import CGStatus, conjugate_gradient
 
 SIZE = 6
 

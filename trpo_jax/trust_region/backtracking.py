@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.checks import check_positive
 
 
@@ -48,11 +49,11 @@ def line_search(
     *,
     surrogate_old: Float[Array, ""],
     max_kl: Float[Array, ""] | float,
-    max_candidates: int = 10,
-    shrink: float = 0.5,
+    max_backtracks: int = 10,
+    backtrack_factor: float = 0.5,
     width: int = 1,
 ) -> LineSearchResult:
-    """Find the largest fraction 1, shrink, shrink², … whose candidate is acceptable.
+    """Return the largest fraction 1, c, c², … whose candidate is acceptable.
 
     Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite.
 
@@ -60,28 +61,32 @@ def line_search(
         evaluate_fn: fraction ↦ `Candidate`.
         surrogate_old: L(θ_old), scalar.
         max_kl: δ, in nats.
-        max_candidates: How many fractions to try at most.
-        shrink: Ratio of one fraction to the one before, in (0, 1).
+        max_backtracks: How many fractions to try at most.
+        backtrack_factor: Ratio of one fraction to the one before, in (0, 1).
         width: How many candidates one evaluation takes, by `vmap`. 1 pays for no
-            candidate that nobody needs; `max_candidates` evaluates all at once.
+            candidate that nobody needs; `max_backtracks` evaluates all at once.
 
     Returns:
         A `LineSearchResult`. But for `evaluations`, it does not depend on `width`.
 
     Raises:
-        ValueError: If a count is not positive, or `shrink` not in (0, 1).
+        ValueError: If a count is not positive, or `backtrack_factor` not in (0, 1).
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
-    check_positive(max_candidates=max_candidates, width=width, shrink=shrink)
-    if not shrink < 1:
-        raise ValueError(f"shrink={shrink} never shrinks; write less than 1, as 0.5.")
-    width = min(width, max_candidates)
+    check_positive(
+        max_backtracks=max_backtracks, width=width, backtrack_factor=backtrack_factor
+    )
+    if not backtrack_factor < 1:
+        raise UsageError(
+            f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
+        )
+    width = min(width, max_backtracks)
 
     @functools.partial(jax.jit, inline=True)  # the loop's shapes and body, traced once
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
-        index = jnp.minimum(first + jnp.arange(width), max_candidates - 1)
-        fractions = jnp.asarray(shrink, surrogate_old.dtype) ** index
+        index = jnp.minimum(first + jnp.arange(width), max_backtracks - 1)
+        fractions = jnp.asarray(backtrack_factor, surrogate_old.dtype) ** index
         candidates = jax.vmap(evaluate_fn)(fractions)
         acceptable = _is_acceptable(candidates, surrogate_old, max_kl)
         accepted = jnp.any(acceptable)
@@ -90,11 +95,11 @@ def line_search(
             accepted=accepted,
             fraction=jnp.where(accepted, fractions[chosen], 0),
             candidate=jax.tree.map(lambda leaf: leaf[chosen], candidates),
-            evaluations=jnp.minimum(first + width, max_candidates),
+            evaluations=jnp.minimum(first + width, max_backtracks),
         )
 
     def proceed(result: LineSearchResult) -> Bool[Array, ""]:
-        return ~result.accepted & (result.evaluations < max_candidates)
+        return ~result.accepted & (result.evaluations < max_backtracks)
 
     shapes = jax.eval_shape(evaluate_from, jnp.int32(0))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -1,6 +1,5 @@
 import functools
 import re
-import sys
 
 import chex
 import jax
@@ -20,21 +19,21 @@ from probes import (
 )
 
 from trpo_jax import (
-    Categorical,
-    CategoricalHead,
-    DiagonalGaussian,
-    GaussianHead,
-    Hyperparameters,
-    MultiCategorical,
-    MultiCategoricalHead,
-    NetworkFns,
     TRPOConfig,
     UpdateStatus,
     init,
-    make_environment,
     step,
 )
+from trpo_jax.environments import make_environment
+from trpo_jax.networks import (
+    CategoricalHead,
+    GaussianHead,
+    MultiCategoricalHead,
+    NetworkFns,
+)
+from trpo_jax.training import iteration
 from trpo_jax.training.networks import make_networks
+from trpo_jax.trust_region import Categorical, DiagonalGaussian, MultiCategorical
 
 SMALL = {
     "num_envs": 4,
@@ -44,7 +43,8 @@ SMALL = {
     "critic_epochs": 2,
     "critic_minibatches": 2,
     "cg_iterations": 5,
-    "hyperparameters": Hyperparameters(discount=0.9, gae_lambda=0.8),
+    "discount": 0.9,
+    "gae_lambda": 0.8,
 }
 
 
@@ -56,7 +56,7 @@ def make_config(tables=CHAIN, **fields):
 def watched_step(config, state):
     """Return a step's results, and what its parts handed to one another."""
     # By this name, because trpo_jax.training.step is the function.
-    module = sys.modules["trpo_jax.training.step"]
+    module = iteration
     seen = {}
 
     def watch(name, pick):
@@ -337,7 +337,12 @@ def test_zero_rewards_are_harmless(start):
 @pytest.mark.parametrize(
     ("network", "output_fn", "error", "advice"),
     [
-        ("policy", lambda x: x, TypeError, "return trpo_jax.Categorical(logits)"),
+        (
+            "policy",
+            lambda x: x,
+            TypeError,
+            "return trpo_jax.trust_region.Categorical(logits)",
+        ),
         (
             "policy",
             lambda x: DiagonalGaussian(x, jnp.zeros(3)),
@@ -354,7 +359,7 @@ def test_zero_rewards_are_harmless(start):
             "policy",
             lambda x: Categorical(jnp.concatenate([x, x], axis=-1)),
             ValueError,
-            "write trpo_jax.CategoricalHead(2)",
+            "write trpo_jax.networks.CategoricalHead(2)",
         ),
         ("critic", lambda x: x[:, :1], ValueError, "Write value[..., 0]"),
         ("critic", lambda x: x, ValueError, "Write value[..., 0]"),
@@ -443,10 +448,10 @@ def test_every_setting_reaches_its_part():
         cg_iterations=3,
         cg_tolerance=1e-4,
         fisher_stride=3,
-        max_candidates=7,
-        shrink=0.7,
+        max_backtracks=7,
+        backtrack_factor=0.7,
         line_search_width=2,
-        step_length="damped",
+        step_size_curvature="damped",
         critic_epochs=3,
         critic_minibatches=8,
         micro_batch_size=5,
@@ -462,11 +467,11 @@ def test_every_setting_reaches_its_part():
     jax.eval_shape(record, before)
     assert passed["critic"] == {"epochs": 3, "num_minibatches": 8}
     update = passed["update"]
-    for name in ("cg_iterations", "cg_tolerance", "fisher_stride", "max_candidates"):
+    for name in ("cg_iterations", "cg_tolerance", "fisher_stride", "max_backtracks"):
         assert update[name] == getattr(config, name)
-    assert (update["shrink"], update["line_search_width"]) == (0.7, 2)
+    assert (update["backtrack_factor"], update["line_search_width"]) == (0.7, 2)
     assert update["micro_batch_size"] == 5
-    assert update["step_curvature_fn"].__name__ == "damped_curvature"
+    assert update["step_size_curvature_fn"].__name__ == "damped_curvature"
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])

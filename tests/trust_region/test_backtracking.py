@@ -10,29 +10,29 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax import Candidate, line_search
+from trpo_jax.trust_region import Candidate, line_search
 
 COUNT = 10
 WIDTHS = (1, 3, COUNT)
 MAX_KL = 0.01
 
 
-@partial(fast_jit, static_argnames=("shrink", "width"))
-def search(table, shrink, width):
+@partial(fast_jit, static_argnames=("backtrack_factor", "width"))
+def search(table, backtrack_factor, width):
     """Look the candidates of each search up in (surrogates, KLs, finite flags)."""
 
     @jax.vmap
     def search_one(surrogates, kls, finite):
         def evaluate(fraction):
-            index = jnp.round(jnp.log(fraction) / jnp.log(shrink)).astype(int)
+            index = jnp.round(jnp.log(fraction) / jnp.log(backtrack_factor)).astype(int)
             return Candidate(surrogates[index], kls[index], finite[index], index)
 
         return line_search(
             evaluate,
             surrogate_old=jnp.zeros_like(surrogates[0]),
             max_kl=MAX_KL,
-            max_candidates=COUNT,
-            shrink=shrink,
+            max_backtracks=COUNT,
+            backtrack_factor=backtrack_factor,
             width=width,
         )
 
@@ -67,19 +67,19 @@ def only(result):
 
 
 @pytest.mark.parametrize(
-    ("width", "shrink"), [(1, 0.5), (3, 0.5), (COUNT, 0.5), (3, 0.8)]
+    ("width", "backtrack_factor"), [(1, 0.5), (3, 0.5), (COUNT, 0.5), (3, 0.8)]
 )
-def test_is_the_references_loop_at_any_width(width, shrink, float64):
+def test_is_the_references_loop_at_any_width(width, backtrack_factor, float64):
     tables = random_tables()
-    result = jax.tree.map(np.asarray, search(tables, shrink, width))
+    result = jax.tree.map(np.asarray, search(tables, backtrack_factor, width))
     accepted = 0
     for n, rows in enumerate(zip(*tables, strict=True)):
 
         def evaluate(fraction, rows=rows):
-            index = int(np.round(np.log(fraction) / np.log(shrink)))
+            index = int(np.round(np.log(fraction) / np.log(backtrack_factor)))
             return tuple(row[index] for row in rows)
 
-        expected = reference.line_search(evaluate, 0.0, MAX_KL, COUNT, shrink)
+        expected = reference.line_search(evaluate, 0.0, MAX_KL, COUNT, backtrack_factor)
         accepted += expected.accepted
         assert result.accepted[n] == expected.accepted
         np.testing.assert_allclose(result.fraction[n], expected.fraction, rtol=1e-12)

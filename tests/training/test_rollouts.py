@@ -5,7 +5,9 @@ import pytest
 from compiling import fast_jit
 from probes import CHAIN, TABULAR
 
-from trpo_jax import Categorical, init_rollout, make_environment, rollout
+from trpo_jax.environments import make_environment
+from trpo_jax.training import init_rollout, rollout
+from trpo_jax.trust_region import Categorical
 
 NUM_ENVS, NUM_STEPS = 3, 7
 
