@@ -14,7 +14,8 @@ from jaxtyping import Array, Int, PyTree
 
 from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import Metrics, TrainState, check_key, init, step
+from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.keys import as_key
 
 # A chunk is to take about so long: the host wakes up seldom beside an update, the
 # program seldom asks the system for its memory anew (some 40 MB at 1024 × 128), and a
@@ -61,7 +62,7 @@ def run_keys(config: TRPOConfig, key: jax.Array | None = None) -> jax.Array:
     """Return the key that `train(config, key)` starts from, one for each seed."""
     if key is None:
         key = jax.random.key(config.seed)
-    check_key(key)
+    key = as_key(key)
     return jax.random.split(key, config.num_seeds) if config.num_seeds > 1 else key
 
 

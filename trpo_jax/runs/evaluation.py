@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.runs.acting import Actions, check_actions
@@ -16,7 +16,8 @@ from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState, check_key
+from trpo_jax.training.iteration import TrainState
+from trpo_jax.training.keys import KeyLike, as_key
 
 _MAX_STEPS = 10_000
 
@@ -24,7 +25,7 @@ _MAX_STEPS = 10_000
 def evaluate(
     config: TRPOConfig,
     state: TrainState,
-    key: Key[Array, ""],
+    key: KeyLike,
     num_episodes: int = 128,
     *,
     actions: Actions = "mode",
@@ -35,7 +36,7 @@ def evaluate(
     Args:
         config: The run.
         state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
-        key: A typed key; consumed.
+        key: Randomness; consumed.
         num_episodes: How many episodes, side by side.
         actions: The most probable action, or one drawn from the policy.
         max_steps: An episode that has not ended by then counts as NaN.
@@ -44,11 +45,11 @@ def evaluate(
         Returns float[num_episodes], or float[num_seeds, num_episodes].
 
     Raises:
-        TypeError: If `config` or `state` is something else, or `key` not a typed key.
+        TypeError: If `config` or `state` is something else, or `key` not a key.
         ValueError: If a count is not positive, `actions` neither of the two, or the
             state is of another number of seeds.
     """
-    check_key(key)
+    key = as_key(key)
     for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if count < 1:
             raise UsageError(f"{name}={count} is not positive; write at least 1.")
@@ -134,12 +135,12 @@ def _program(inputs: PyTree = ()) -> jax.stages.Wrapped:
 def _evaluate(
     config: TRPOConfig,
     state: TrainState,
-    key: Key[Array, ""],
+    key: KeyLike,
     num_episodes: int,
     actions: Actions,
     max_steps: int,
 ) -> Float[Array, "*seeds episodes"]:
-    def play(state: TrainState, key: Key[Array, ""]) -> Float[Array, " episodes"]:
+    def play(state: TrainState, key: KeyLike) -> Float[Array, " episodes"]:
         reset_key, key = jax.random.split(key)
 
         def proceed(episodes: Episodes) -> Array:

@@ -9,7 +9,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key, Num, PyTree
+from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
 from trpo_jax.errors import UsageError, UsageTypeError
@@ -20,7 +20,8 @@ from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.episodes import one_seed
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState, check_key
+from trpo_jax.training.iteration import TrainState
+from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.networks import assemble
 from trpo_jax.version import __version__
 
@@ -53,7 +54,7 @@ class LoadedPolicy:
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
 
-    def __call__(self, observation: Seen, key: Key[Array, ""]) -> Num[Array, "..."]:
+    def __call__(self, observation: Seen, key: KeyLike) -> Num[Array, "..."]:
         """Return the action for an observation; consumes `key` where it is drawn.
 
         Raises:
@@ -70,7 +71,7 @@ class LoadedPolicy:
         self,
         memory: PyTree,
         observation: Seen,
-        key: Key[Array, ""],
+        key: KeyLike,
         start: Bool[Array, ""] | bool = False,
     ) -> tuple[PyTree, Num[Array, "..."]]:
         """Return the memory after an observation, and the action for it.
@@ -78,14 +79,14 @@ class LoadedPolicy:
         Args:
             memory: From the step before.
             observation: As the environment gave it.
-            key: A typed key; consumed where actions are drawn.
+            key: Randomness; consumed where actions are drawn.
             start: Whether an episode begins here: then the memory is emptied.
 
         Raises:
-            TypeError: If `key` is not a typed key.
+            TypeError: If `key` is not a key.
             ValueError: If the observation is not one of the run's environment.
         """
-        check_key(key)
+        key = as_key(key)
         self._check_observation(observation)
         inputs: Any = (memory, observation, jnp.asarray(start))
         memory, seen, starts = jax.tree.map(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.environments import DRAWN_BY_GYMNAX, Drawable, Environment
 from trpo_jax.errors import UsageError
@@ -19,7 +19,8 @@ from trpo_jax.runs.episodes import (
 )
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState, check_key
+from trpo_jax.training.iteration import TrainState
+from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.networks import assemble
 
 
@@ -44,7 +45,7 @@ def render_episode(
     state: TrainState,
     path: str | os.PathLike[str],
     *,
-    key: Key[Array, ""],
+    key: KeyLike,
     max_steps: int = 1000,
     actions: Actions = "mode",
     seed_index: int = 0,
@@ -60,7 +61,7 @@ def render_episode(
         state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
         path: The file to write, and its folder if there is none. If the path has no
             suffix it gets the one of what is written, ".gif" or ".html".
-        key: A typed key; consumed.
+        key: Randomness; consumed.
         max_steps: How much of a longer episode to play.
         actions: The most probable action, or one drawn from the policy.
         seed_index: Which of the run's seeds.
@@ -69,13 +70,13 @@ def render_episode(
         The path, and what there is to see.
 
     Raises:
-        TypeError: If `key` is not a typed key.
+        TypeError: If `key` is not a key.
         ValueError: If the environment cannot be drawn (the message names those that
             can), or not into such a file; if `max_steps` is not positive, `actions`
             neither of the two, there is no such seed, the state is of another number
             of seeds, or what draws is not installed.
     """
-    check_key(key)
+    key = as_key(key)
     if max_steps < 1:
         raise UsageError(f"max_steps={max_steps} is not positive; write at least 1.")
     check_actions(actions)
@@ -121,7 +122,7 @@ def _check_drawable(environment: Environment, path: Path) -> tuple[Drawable, Pat
 def _play(
     config: TRPOConfig,
     state: TrainState,
-    key: Key[Array, ""],
+    key: KeyLike,
     actions: Actions,
     max_steps: int,
 ) -> tuple[Episodes, PyTree, Float[Array, " T"]]:

@@ -13,6 +13,7 @@ from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.hyperparameters import Hyperparameters
+from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.networks import assemble, check_critic, check_policy
 from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.statistics import (
@@ -109,24 +110,24 @@ class Metrics(NamedTuple):
     update: UpdateInfo
 
 
-def init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
+def init(config: TRPOConfig, key: KeyLike) -> TrainState:
     """Return the state before the first step; consumes `key`.
 
     Args:
         config: The run.
-        key: A typed key, `jax.random.key(0)`. Under `vmap` over keys: one run each.
+        key: `jax.random.key(0)`. Under `vmap` over keys: one run each.
 
     Returns:
         Fresh parameters and normalisers, and environments at the start of an episode.
 
     Raises:
-        TypeError: If `config` is something else, `key` not a typed key, or the policy
+        TypeError: If `config` is something else, `key` not a key, or the policy
             returns no distribution.
         ValueError: If the environment is unknown or not supported, or the networks do
             not fit it.
     """
     check_config(config)
-    check_key(key)
+    key = as_key(key)
     environment, policy, critic = assemble(config)
     rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
     rollout_state = init_rollout(
@@ -310,19 +311,6 @@ def _values_of(observations: Observation) -> Float[Array, "..."]:
     if isinstance(observations, MaskedObservation):
         return observations.values
     return observations
-
-
-def check_key(key: Key[Array, ""]) -> None:
-    """Raise TypeError unless `key` is a typed key."""
-    if not (
-        isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    ):
-        raise UsageTypeError(
-            f"key is of type {type(key).__name__}"
-            + (f", {key.dtype}" if hasattr(key, "dtype") else "")
-            + "; write a typed key, jax.random.key(0), or "
-            "jax.random.wrap_key_data(key) for a uint32 one."
-        )
 
 
 def check_state(state: TrainState) -> None:

@@ -11,7 +11,8 @@ from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.iteration import Metrics, TrainState, check_key, init, step
+from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.keys import KeyLike, as_key
 
 
 class TrainResult(NamedTuple):
@@ -32,7 +33,7 @@ class TrainResult(NamedTuple):
 
 def train(
     config: TRPOConfig,
-    key: Key[Array, ""] | None = None,
+    key: KeyLike | None = None,
     *,
     hyperparameters: Hyperparameters | None = None,
 ) -> TrainResult:
@@ -43,7 +44,7 @@ def train(
 
     Args:
         config: The run.
-        key: A typed key in place of `jax.random.key(config.seed)`; consumed.
+        key: In place of `jax.random.key(config.seed)`; consumed.
         hyperparameters: In place of `config.hyperparameters`. Leaves may be traced, so
             that `vmap` over them is a sweep.
 
@@ -51,14 +52,14 @@ def train(
         A `TrainResult`.
 
     Raises:
-        TypeError: If `config` is no `TRPOConfig`, or `key` not a typed key.
+        TypeError: If `config` is no `TRPOConfig`, or `key` not a key.
         ValueError: If the environment is unknown or not supported, or a hyperparameter
             that is known is out of range.
     """
     check_config(config)
     if key is None:
         key = jax.random.key(config.seed)
-    check_key(key)
+    key = as_key(key)
     make_environment(config.env)
     if hyperparameters is None:
         hyperparameters = config.hyperparameters
