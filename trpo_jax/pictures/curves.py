@@ -78,7 +78,9 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no run: it has no config.json. Write the folder that the "
             "run was given, not one above or inside it."
         )
-    config = _read_object(config_path.read_text("utf-8"), str(config_path))
+    config = _read_object(
+        config_path.read_text("utf-8"), str(config_path), "restore it from a copy"
+    )
     # After the last end of line there is nothing, or an incomplete line.
     lines = []
     if metrics_path.is_file():
@@ -91,7 +93,7 @@ def read_run(folder: Path) -> Run:
     updates = {}
     for number, text in enumerate(lines, start=1):
         where = f"{metrics_path}, line {number}"
-        line = _read_object(text, where)
+        line = _read_object(text, where, "remove the line")
         if not all(
             math.isfinite(_number(line.get(n))) for n in ("update", "env_steps")
         ):
@@ -188,15 +190,15 @@ def _quantile_of_mean(count: int) -> float:
     return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
 
 
-def _read_object(text: str, where: str) -> dict[str, Any]:
+def _read_object(text: str, where: str, advice: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"{where} cannot be read ({error}); fix or remove it."
+            f"{where} cannot be read ({error}); {advice}."
         ) from error
     if not isinstance(fields, dict):
-        raise UsageError(f"{where} is not a JSON object; fix or remove it.")
+        raise UsageError(f"{where} is not a JSON object; {advice}.")
     return fields
 
 

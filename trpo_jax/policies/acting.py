@@ -1,7 +1,7 @@
 """Acting with a trained policy, step by step and over whole episodes."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +210,7 @@ def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> Tra
     return jax.tree.map(lambda leaf: leaf[seed_index], state)
 
 
-def _described(observation: Observation, num_axes: int) -> str:
+def _described(observation: Any, num_axes: int) -> str:
     """Return the shape of one observation, as text, without the leading axes."""
     if isinstance(observation, MaskedObservation):
         values, mask = (leaf.shape[num_axes:] for leaf in observation)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 from trpo_jax.errors import UsageError
 from trpo_jax.policies.acting import (
@@ -61,13 +61,13 @@ def evaluate(
             raise UsageError(f"{name}={count} is not positive; write at least 1.")
     check_actions(actions)
     check_trained(config, state, "vmap evaluate over other axes")
-    play = _program((state, key))
+    play = _program(config)
     returns, ended = play(config, state, key, num_episodes, actions, max_steps)
     if isinstance(returns, jax.core.Tracer):
         return jnp.where(ended, returns, jnp.nan)
     # By NumPy: a NaN that leaves a compiled program is an error to `jax_debug_nans`,
     # with which people look for NaN of their own.
-    return jnp.asarray(np.where(ended, returns, np.nan))
+    return jax.device_put(np.where(ended, returns, np.nan))
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
         yield
         return
     key_type = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = _program().lower(
+    lowered = _program(config).lower(
         config, state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
     )
     pool = ThreadPoolExecutor(max_workers=1)
@@ -140,10 +140,10 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     return text
 
 
-def _program(inputs: PyTree = ()) -> jax.stages.Wrapped:
+def _program(config: TRPOConfig) -> jax.stages.Wrapped:
     """Return `_evaluate`, jitted with the options for a short run."""
     static = (3, 4, 5)  # num_episodes, actions, max_steps
-    return jit_with_options(_evaluate, inputs, env_steps=1, static_argnums=static)
+    return jit_with_options(_evaluate, config, env_steps=1, static_argnums=static)
 
 
 def _evaluate(

@@ -96,6 +96,8 @@ class LoadedPolicy:
             UsageError: If the observation is not one of the run's environment.
         """
         key = as_key(key)
+        if not isinstance(observation, MaskedObservation):
+            observation = jnp.asarray(observation)
         self._check_observation(observation)
         inputs: Any = (memory, observation, jnp.asarray(start))
         memory, seen, starts = jax.tree.map(
@@ -114,7 +116,7 @@ class LoadedPolicy:
             )
         if isinstance(observation, MaskedObservation):
             observation = observation.values
-        shape = np.shape(observation)
+        shape = observation.shape
         expected = self._environment.observation_shape
         if shape == expected:
             return

@@ -301,7 +301,7 @@ def delete_partial(folder: pathlib.Path) -> None:
 
 def _score(path: pathlib.Path) -> tuple[bool, float]:
     """Return whether a checkpoint has a score, and its score, to sort by."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         score = json.loads((path / _MANIFEST).read_text("utf-8"))["score"]
         if isinstance(score, int | float):
             return True, score

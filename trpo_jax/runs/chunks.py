@@ -65,14 +65,14 @@ def compile_programs(config: TRPOConfig) -> Programs:
     programs: tuple[tuple[jax.stages.Wrapped, tuple], ...] = (
         # Each runs once or seldom: quick to compile is better than quick.
         (
-            jit_with_options(init_seeds, (), env_steps=0),
+            jit_with_options(init_seeds, config, env_steps=0),
             (config, jax.eval_shape(lambda: run_keys(config))),
         ),
         (
             _jit_donating(tuple(options.items())),
             (config, like, jax.ShapeDtypeStruct((), jnp.int32)),
         ),
-        (jit_with_options(_copy, (), env_steps=0), (config, like)),
+        (jit_with_options(_copy, config, env_steps=0), (config, like)),
     )
     # JAX keeps each executable with its lowered program, where the first call of the
     # same jitted function finds it. So there is no cache here that would have to know

@@ -3,6 +3,7 @@
 import jax
 from jaxtyping import PyTree
 
+from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import TrainState, init
 from trpo_jax.training.keys import KeyLike, as_key
@@ -32,7 +33,5 @@ def state_type(config: TRPOConfig) -> PyTree:
     keys = jax.eval_shape(lambda: run_keys(config))
     # Through `jit` for its cache of traces, which also knows JAX's own settings (x64,
     # key implementation): under others, the types are others.
-    return jax.eval_shape(_init_seeds, config, keys)
-
-
-_init_seeds = jax.jit(init_seeds)
+    jitted = jit_with_options(init_seeds, config, env_steps=0)
+    return jax.eval_shape(jitted, config, keys)
