@@ -14,9 +14,7 @@ from trpo_jax.trust_region import (
     GSDEGaussian,
     MultiCategorical,
     TanhGaussian,
-    fisher_vector_product,
     mask_logits,
-    mean_kl,
 )
 
 FEATURES, HIDDEN = 3, 4
@@ -119,11 +117,3 @@ def make_batch(kind, rng, params, size, dtype=np.float64):
     log_probs = log_prob(kind, params, observations, actions)
     advantages = jnp.asarray(rng.normal(size=size), dtype)
     return Batch(observations, actions, log_probs, advantages)
-
-
-def hessian_operator(policy_fn, params, observations, *, num_products):
-    """`jvp` over `grad`, as an update takes an operator."""
-    old = jax.lax.stop_gradient(policy_fn(params, observations))
-    return fisher_vector_product(
-        lambda new: mean_kl(old, policy_fn(new, observations)), params
-    )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from trpo_jax.networks import Network, Observation, RecurrentNetwork
-from trpo_jax.trust_region import micro_batched
+from trpo_jax.trust_region import cut, mean_over
 
 
 class StepView(NamedTuple):
@@ -162,13 +162,9 @@ def evaluate_rollout(
         steps_at_once: About how many steps to take at a time, None for all.
     """
     rows = view.rows(memory, observations, starts)
-    _, results = micro_batched(
-        lambda rows: ((), view.apply(params, rows)),
-        rows,
-        num_rows=num_rows(rows),
-        size=rows_at_once(rows, starts.size, steps_at_once),
-    )
-    return view.by_time(results, starts.shape[0])
+    size = rows_at_once(rows, starts.size, steps_at_once)
+    _, results = mean_over(lambda rows: ((), view.apply(params, rows)), cut(rows, size))
+    return view.by_time(results.join(), starts.shape[0])
 
 
 def reset_nonfinite_memory(view: View, memory: PyTree, num_envs: int) -> PyTree:

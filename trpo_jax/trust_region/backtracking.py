@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,9 @@ def line_search(
 
     Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite.
 
+    Differentiable in what `evaluate_fn` closes over: the candidate's derivatives are
+    those at the chosen fraction, which is a constant.
+
     Args:
         evaluate_fn: fraction ↦ `Candidate`.
         surrogate_old: L(θ_old), scalar.
@@ -81,31 +84,68 @@ def line_search(
         raise UsageError(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
         )
+    dtype = surrogate_old.dtype
+    fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
+    # What `evaluate_fn` closes over becomes an argument, to be differentiated in.
+    evaluate_fn, closed_over = jax.closure_convert(evaluate_fn, fractions[0])
+    bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
     width = min(width, max_backtracks)
+    return _search(evaluate_fn, width, closed_over, fractions, bounds)
 
-    @functools.partial(jax.jit, inline=True)  # the loop's shapes and body, traced once
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _search(
+    evaluate_fn: Callable[..., Candidate],
+    width: int,
+    closed_over: list[Any],
+    fractions: Float[Array, " K"],
+    bounds: tuple[Float[Array, ""], Float[Array, ""]],
+) -> LineSearchResult:
+    """Evaluate `width` candidates at a time until one is acceptable."""
+    last = fractions.size - 1
+
+    @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and the loop
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
-        index = jnp.minimum(first + jnp.arange(width), max_backtracks - 1)
-        fractions = jnp.asarray(backtrack_factor, surrogate_old.dtype) ** index
-        candidates = jax.vmap(evaluate_fn)(fractions)
-        acceptable = _is_acceptable(candidates, surrogate_old, max_kl)
+        tried = fractions[jnp.minimum(first + jnp.arange(width), last)]
+        candidates = jax.vmap(lambda one: evaluate_fn(one, *closed_over))(tried)
+        acceptable = _is_acceptable(candidates, *bounds)
         accepted = jnp.any(acceptable)
         chosen = jnp.where(accepted, jnp.argmax(acceptable), width - 1)
         return LineSearchResult(
             accepted=accepted,
-            fraction=jnp.where(accepted, fractions[chosen], 0),
+            fraction=jnp.where(accepted, tried[chosen], 0),
             candidate=jax.tree.map(lambda leaf: leaf[chosen], candidates),
-            evaluations=jnp.minimum(first + width, max_backtracks),
+            evaluations=jnp.minimum(first + width, last + 1),
         )
 
     def proceed(result: LineSearchResult) -> Bool[Array, ""]:
-        return ~result.accepted & (result.evaluations < max_backtracks)
+        return ~result.accepted & (result.evaluations <= last)
 
     shapes = jax.eval_shape(evaluate_from, jnp.int32(0))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.while_loop(
         proceed, lambda result: evaluate_from(result.evaluations), nothing
     )
+
+
+@_search.defjvp
+def _search_jvp(
+    evaluate_fn: Callable[..., Candidate], width: int, primals: tuple, tangents: tuple
+) -> tuple[LineSearchResult, LineSearchResult]:
+    """Differentiate the chosen candidate; which one is chosen is a constant.
+
+    `lax.while_loop` has no reverse mode, and a fraction that jumps has no derivative.
+    """
+    result = _search(evaluate_fn, width, *primals)
+    closed_over, fractions, _ = primals
+    fraction = jnp.where(result.accepted, result.fraction, fractions[-1])
+    _, change = jax.jvp(
+        lambda *closed_over: evaluate_fn(fraction, *closed_over),
+        closed_over,
+        tangents[0],
+    )
+    constant = jax.custom_derivatives.zero_from_primal(result)
+    return result, constant._replace(candidate=change)
 
 
 def _is_acceptable(
