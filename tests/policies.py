@@ -105,6 +105,8 @@ def make_params(kind, rng, dtype=np.float64):
 def make_actions(kind, rng, size, dtype=np.float64):
     if kind == "categorical":
         return jnp.asarray(rng.integers(0, 3, size))
+    if kind == "masked":
+        return jnp.ones(size, int)  # which is always allowed
     if kind == "multi_categorical":
         return jnp.asarray(rng.integers(0, [2, 3], (size, 2)))
     return jnp.asarray(rng.normal(scale=2, size=(size, 2)), dtype)

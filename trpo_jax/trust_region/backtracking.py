@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.errors import UsageError
@@ -86,11 +87,10 @@ def line_search(
         )
     dtype = surrogate_old.dtype
     fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
-    # What `evaluate_fn` closes over becomes an argument, to be differentiated in.
-    evaluate_fn, closed_over = jax.closure_convert(evaluate_fn, fractions[0])
+    converted, closed_over = _with_closure_as_argument(evaluate_fn, fractions[0])
     bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
     width = min(width, max_backtracks)
-    return _search(evaluate_fn, width, closed_over, fractions, bounds)
+    return _search(converted, width, closed_over, fractions, bounds)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -107,7 +107,7 @@ def _search(
     @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and the loop
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
         tried = fractions[jnp.minimum(first + jnp.arange(width), last)]
-        candidates = jax.vmap(lambda one: evaluate_fn(one, *closed_over))(tried)
+        candidates = jax.vmap(evaluate_fn, (0, None))(tried, closed_over)
         acceptable = _is_acceptable(candidates, *bounds)
         accepted = jnp.any(acceptable)
         chosen = jnp.where(accepted, jnp.argmax(acceptable), width - 1)
@@ -140,12 +140,29 @@ def _search_jvp(
     closed_over, fractions, _ = primals
     fraction = jnp.where(result.accepted, result.fraction, fractions[-1])
     _, change = jax.jvp(
-        lambda *closed_over: evaluate_fn(fraction, *closed_over),
-        closed_over,
-        tangents[0],
+        functools.partial(evaluate_fn, fraction), (closed_over,), tangents[:1]
     )
     constant = jax.custom_derivatives.zero_from_primal(result)
     return result, constant._replace(candidate=change)
+
+
+def _with_closure_as_argument(
+    fn: Callable[[Array], PyTree], example: Array
+) -> tuple[Callable[[Array, list[Any]], PyTree], list[Any]]:
+    """Return (x, closed over) ↦ fn(x), and what `fn` closes over.
+
+    A function with a derivative of its own must not close over traced values: its
+    derivative is taken when the trace is over. `jax.closure_convert` would hoist the
+    floating ones only, not the actions of a batch.
+    """
+    program, result = jax.make_jaxpr(fn, return_shape=True)(example)
+    structure = jax.tree.structure(result)
+
+    def converted(x: Array, closed_over: list[Any]) -> PyTree:
+        closed = core.ClosedJaxpr(program.jaxpr, closed_over)
+        return jax.tree.unflatten(structure, core.jaxpr_as_fun(closed)(x))
+
+    return converted, program.consts
 
 
 def _is_acceptable(
