@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Key, Num, PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
+from trpo_jax.training.batching import BoundNetwork
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import PRECISION, TrainState, observe
-from trpo_jax.training.networks import assemble
-from trpo_jax.training.views import apply_once
+from trpo_jax.training.state import PRECISION, TrainState, observe
 from trpo_jax.trust_region import Distribution
 
 Actions = Literal["mode", "sample"]
@@ -19,7 +19,7 @@ Actions = Literal["mode", "sample"]
 
 def initial_memory(config: TRPOConfig, num_envs: int) -> PyTree:
     """Return what the policy remembers before an episode, [B, …]; () if nothing."""
-    return assemble(config)[1].initial_memory(num_envs)
+    return make_components(config).policy.initial_memory(num_envs)
 
 
 def act(
@@ -44,19 +44,19 @@ def act(
         actions: The most probable action, or one drawn from the policy.
 
     Returns:
-        The memory after the step, and the policy's own actions, [B, …]. The run's
-        environment, `assemble(config)[0]`, takes them as they are; any other one has
+        The memory after the step, and the policy's own actions, [B, …]. The
+        environment in `make_components(config)` takes them as they are; any other has
         to clip them to its bounds or, where `config.action_distribution` is
         "tanh_gaussian", to squash them (`SquashedActions`).
     """
-    _, policy, _ = assemble(config)
+    policy = BoundNetwork(make_components(config).policy, state.params)
 
     def choose(distribution: Distribution) -> Array:
         return distribution.sample(key) if actions == "sample" else distribution.mode()
 
     seen = observe(state, observations)
     with jax.default_matmul_precision(PRECISION):
-        return apply_once(policy, state.params, memory, seen, starts, choose)
+        return policy.step(memory, seen, starts, choose)
 
 
 def check_actions(actions: str) -> None:

@@ -14,8 +14,9 @@ from jaxtyping import Array, Int, PyTree
 
 from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.keys import as_key
+from trpo_jax.training.state import TrainState, init
 
 # A chunk is to take about so long: the host wakes up seldom beside an update, the
 # program seldom asks the system for its memory anew (some 40 MB at 1024 × 128), and a
@@ -221,6 +222,9 @@ def by_update(metrics: Metrics) -> list[dict[str, np.ndarray]]:
     """
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
+    del flat["episode_return_sum"], flat["episode_length_sum"]
+    flat["episode_return"] = metrics.episode_return
+    flat["episode_length"] = metrics.episode_length
     count = len(metrics.env_steps)
     return [
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)

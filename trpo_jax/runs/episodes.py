@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.runs.acting import Actions, act, initial_memory
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.iteration import TrainState, check_state
-from trpo_jax.training.networks import assemble
+from trpo_jax.training.state import TrainState, check_state
 
 
 class Episodes(NamedTuple):
@@ -38,7 +38,7 @@ def start_episodes(
     config: TRPOConfig, key: Key[Array, ""], num_episodes: int
 ) -> Episodes:
     """Return B episodes before their first step; consumes `key`."""
-    environment, _, _ = assemble(config)
+    environment = make_components(config).environment
     keys = jax.random.split(key, num_episodes)
     env_state, observation = jax.vmap(environment.reset)(keys)
     return Episodes(
@@ -59,7 +59,7 @@ def advance(
     actions: Actions,
 ) -> Episodes:
     """Take one step in each; the same `key` serves all steps of the episodes."""
-    environment, _, _ = assemble(config)
+    environment = make_components(config).environment
     num_episodes = len(episodes.ended)
     action_key, env_key = jax.random.split(jax.random.fold_in(key, episodes.steps))
     starts = jnp.broadcast_to(episodes.steps == 0, num_episodes)

@@ -16,8 +16,8 @@ from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.state import TrainState
 
 _MAX_STEPS = 10_000
 

@@ -19,10 +19,10 @@ from trpo_jax.runs.chunks import state_type
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.episodes import one_seed
 from trpo_jax.runs.folder import RunFolder
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.networks import assemble
+from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
 
 # NumPy's arrays as well: what is used after training need not come from JAX.
@@ -49,7 +49,7 @@ class LoadedPolicy:
         self.config = config
         self._state = state
         self._actions = actions
-        self._environment = assemble(config)[0]
+        self._environment = make_components(config).environment
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
@@ -244,7 +244,9 @@ def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:
     def batched(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
 
-    _, observation = jax.eval_shape(assemble(policy.config)[0].reset, jax.random.key(0))
+    _, observation = jax.eval_shape(
+        make_components(policy.config).environment.reset, jax.random.key(0)
+    )
     if isinstance(observation, MaskedObservation):
         observation = tuple(observation)
     memory = [batched(leaf) for leaf in jax.tree.leaves(policy.initial_memory)]

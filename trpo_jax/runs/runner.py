@@ -39,7 +39,7 @@ from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.signals import Interruption, interruptible
 from trpo_jax.runs.watch import Watcher, watching
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.iteration import TrainState
+from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
 
 

@@ -5,10 +5,11 @@ from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.hyperparameters import Hyperparameters
-from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.loop import TrainResult, train
 from trpo_jax.training.presets import PRESETS, preset
 from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, rollout
+from trpo_jax.training.state import TrainState, init
 from trpo_jax.training.statistics import (
     RunningStatistics,
     absorb,

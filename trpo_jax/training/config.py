@@ -11,33 +11,19 @@ from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, RecurrentNetwork
 from trpo_jax.training.config_checks import (
+    COUNTS,
     check_counts,
     check_fractions,
     check_functions,
-    coprime,
+    plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.schedules import SCHEDULES, Schedule
+from trpo_jax.training.schedules import Schedule, make_schedule
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
 
 # Optimisers to which a vector is the same as the tree that it was made from.
 _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
-
-# The paper takes a tenth of the states (appendix C). Two hundred of a thousand ended
-# as well as all of them on CartPole, Acrobot and Pendulum, over 16 seeds.
-_MAX_STRIDE = 10
-_MIN_FISHER_STATES = 200
-
-# The fastest of 1,024 … 16,384 at 64 × 64 units: so the gradient of 131,072 rows takes
-# half the time that it takes all at once.
-_CPU_MICRO_BATCH = 8192
-
-# On CartPole and Acrobot ten passes learn faster than four from 1,024 transitions, and
-# no faster from 8,192.
-_CRITIC_PASSES = (4, 10)
-_CRITIC_ROWS = 20_480
-_MINIBATCHES = 8
 
 
 @jax.tree_util.register_static
@@ -52,7 +38,8 @@ class TRPOConfig:
     """Gymnax id, one of another suite such as "brax/ant", a gymnax (environment,
     params) pair, or an `Environment`."""
     total_timesteps: int = 102_400
-    """Environment steps to train for, a multiple of num_envs × rollout_length."""
+    """Environment steps to train for, rounded up to whole rollouts of num_envs ×
+    rollout_length: the field has the true number."""
     num_envs: int = 8
     """Environments stepped side by side."""
     rollout_length: int = 128
@@ -97,6 +84,9 @@ class TRPOConfig:
     entropy_coefficient: float = 0.0
     """Weight of the policy's mean entropy beside the surrogate of standardised
     advantages: more than 0 keeps a policy from settling early."""
+    fisher_operator: Literal["gauss_newton", "kl_hessian"] = "gauss_newton"
+    """Product with the Fisher information: JᵀMJ, or `jvp` over `grad` of the mean KL.
+    They are equal; the first is faster."""
     cg_iterations: int = 10
     """Fisher-vector products in one update, at most."""
     cg_tolerance: float = 1e-5
@@ -144,15 +134,19 @@ class TRPOConfig:
         """Raise ValueError or TypeError for what could only fail later."""
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", make_environment(self.env))
+        for name in COUNTS:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         check_counts(self)
         check_fractions(self)
         check_functions(self)
         check_hyperparameters(self.hyperparameters)
         # Python's own, so that equal configs are the same program, and the same file.
         for field in dataclasses.fields(self):
-            if field.type == "float" or field.type is float:
+            if isinstance(field.default, float):
                 value = float(getattr(self, field.name))
                 object.__setattr__(self, field.name, value)
+        whole = -(-self.total_timesteps // self.batch_size) * self.batch_size
+        object.__setattr__(self, "total_timesteps", whole)
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -163,16 +157,13 @@ class TRPOConfig:
 
     @property
     def max_kl_factor(self) -> Schedule:
-        """What multiplies max_kl, as a function of the update."""
-        return self._schedule(self.max_kl_schedule)
+        """Factor of max_kl, as a function of the update."""
+        return make_schedule(self.max_kl_schedule, self.num_updates)
 
     @property
     def critic_learning_rate_factor(self) -> Schedule:
-        """What multiplies critic_learning_rate, as a function of the update."""
-        return self._schedule(self.critic_learning_rate_schedule)
-
-    def _schedule(self, value: Any) -> Schedule:
-        return SCHEDULES[value](self.num_updates) if isinstance(value, str) else value
+        """Factor of critic_learning_rate, as a function of the update."""
+        return make_schedule(self.critic_learning_rate_schedule, self.num_updates)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -185,39 +176,6 @@ class TRPOConfig:
             return named
         # As one vector: a tenth less time in small minibatches, and a smaller program.
         return lambda learning_rate: optax.flatten(named(learning_rate))
-
-    @property
-    def curvature_stride(self) -> int:
-        """The stride that `fisher_stride` stands for."""
-        if self.fisher_stride is not None:
-            return self.fisher_stride
-        if self.policy_has_memory:
-            return 1
-        most = max(1, min(_MAX_STRIDE, self.batch_size // _MIN_FISHER_STATES))
-        return coprime(most, self.num_envs)
-
-    @property
-    def steps_at_once(self) -> int | None:
-        """What `micro_batch_size` stands for, None being all transitions."""
-        if self.micro_batch_size is None and jax.default_backend() == "cpu":
-            return _CPU_MICRO_BATCH
-        return self.micro_batch_size
-
-    @property
-    def critic_passes(self) -> int:
-        """What `critic_epochs` stands for."""
-        if self.critic_epochs is not None:
-            return self.critic_epochs
-        fewest, most = _CRITIC_PASSES
-        return min(max(_CRITIC_ROWS // self.batch_size, fewest), most)
-
-    @property
-    def critic_steps(self) -> int:
-        """What `critic_minibatches` stands for: the gradient steps in one pass."""
-        if self.critic_minibatches is not None:
-            return self.critic_minibatches
-        rows = self.critic_rows
-        return next(n for n in range(_MINIBATCHES, 0, -1) if rows % n == 0)
 
     @property
     def critic_rows(self) -> int:

@@ -109,5 +109,11 @@ def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
 def explained_variance(
     values: Float[Array, "*N"], returns: Float[Array, "*N"]
 ) -> Float[Array, ""]:
-    """Return 1 − Var(returns − values) / Var(returns), at most 1; NaN if it is 0/0."""
-    return 1 - jnp.var(returns - values) / jnp.var(returns)
+    """Return 1 − Var(returns − values) / Var(returns), at most 1.
+
+    0 where all returns are equal: there is no variance to explain.
+    """
+    variance = jnp.var(returns)
+    varies = variance > 0
+    left = jnp.var(returns - values) / jnp.where(varies, variance, 1)
+    return jnp.where(varies, 1 - left, 0)

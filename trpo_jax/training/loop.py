@@ -11,8 +11,9 @@ from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.state import Origin, TrainState, init
 
 
 class TrainResult(NamedTuple):
@@ -70,6 +71,7 @@ def train(
         _train, (key, hyperparameters), env_steps=config.all_env_steps
     )
     state, metrics = run(program, key, hyperparameters)
+    state = state._replace(origin=Origin.of(config))
     return TrainResult(state, metrics, config)
 
 

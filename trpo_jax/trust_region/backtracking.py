@@ -156,11 +156,11 @@ def _with_closure_as_argument(
     floating ones only, not the actions of a batch.
     """
     program, result = jax.make_jaxpr(fn, return_shape=True)(example)
-    structure = jax.tree.structure(result)
+    jaxpr, structure = program.jaxpr, jax.tree.structure(result)
 
     def converted(x: Array, closed_over: list[Any]) -> PyTree:
-        closed = core.ClosedJaxpr(program.jaxpr, closed_over)
-        return jax.tree.unflatten(structure, core.jaxpr_as_fun(closed)(x))
+        outputs = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, closed_over))(x)
+        return jax.tree.unflatten(structure, outputs)
 
     return converted, program.consts
 
