@@ -63,7 +63,7 @@ def test_fields_that_no_state_depends_on_may_change(start):
 
 def test_other_floats_are_taken_over_as_the_advice_says(start):
     config = dataclasses.replace(CONFIG, max_kl=0.5)
-    with pytest.raises(ValueError, match="state.with_hyperparameters_of"):
+    with pytest.raises(ValueError, match=r"state\.with_hyperparameters_of"):
         step(config, start)
     _, metrics = jax.jit(step)(config, start.with_hyperparameters_of(config))
     assert metrics.max_kl == 0.5

@@ -13,10 +13,10 @@ from compiling import fast_jit
 from trpo_jax import UpdateStatus
 from trpo_jax.trust_region import (
     DiagonalGaussian,
-    cut,
     fisher_vector_product,
     gauss_newton_vector_product,
-    mean_over,
+    mean_over_rows,
+    split_rows,
     trust_region_update,
 )
 
@@ -34,7 +34,7 @@ def moments(x):
 def test_every_size_gives_the_means_and_the_results_of_the_whole(size):
     x = jax.random.normal(jax.random.key(0), (12, 3))
     expected = moments(x)
-    means, results = mean_over(moments, cut(x, size))
+    means, results = mean_over_rows(moments, split_rows(x, size))
     chex.assert_trees_all_close((means, results.join()), expected, rtol=1e-5)
 
 
@@ -50,14 +50,14 @@ def test_results_are_cut_like_the_rows_that_they_came_from(size):
         assert distribution.log_std.shape == (2,)  # which has no rows, and needs none
         return jnp.mean((distribution.mean - mean) ** 2), ()
 
-    rows = cut(x, size)
-    _, results = mean_over(distribution, rows)
-    assert mean_over(difference, rows, results)[0] == 0
+    rows = split_rows(x, size)
+    _, results = mean_over_rows(distribution, rows)
+    assert mean_over_rows(difference, rows, results)[0] == 0
 
 
 def test_a_size_below_one_is_refused():
     with pytest.raises(ValueError, match="size=0 is not positive"):
-        cut(jnp.zeros((4, 2)), 0)
+        split_rows(jnp.zeros((4, 2)), 0)
 
 
 @pytest.mark.parametrize("kind", policies.KINDS)

@@ -1,4 +1,4 @@
-"""Whole runs: configuration, rollout, advantages, critic, and the loop around them."""
+"""Training: configuration, rollout, advantages, critic and the loop around them."""
 
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.compilation import compiler_options
@@ -12,10 +12,10 @@ from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, r
 from trpo_jax.training.state import TrainState, init
 from trpo_jax.training.statistics import (
     RunningStatistics,
-    absorb,
     denormalize,
     init_statistics,
     normalize,
+    update_statistics,
 )
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "TrainResult",
     "TrainState",
     "Trajectory",
-    "absorb",
     "compiler_options",
     "denormalize",
     "explained_variance",
@@ -43,4 +42,5 @@ __all__ = [
     "standardize",
     "step",
     "train",
+    "update_statistics",
 ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, PyTree
 
 from trpo_jax.networks import Network, Observation, RecurrentNetwork
-from trpo_jax.trust_region import cut, mean_over
+from trpo_jax.trust_region import mean_over_rows, split_rows
 
 
 class FlatNetwork(NamedTuple):
@@ -165,9 +165,9 @@ class BoundNetwork(NamedTuple):
             The memory after each step, [T, B, …], and the outputs, arrays [T, B, …].
         """
         rows = self.network.rows(memory, observations, starts)
-        _, results = mean_over(
+        _, results = mean_over_rows(
             lambda rows: ((), self.network.apply(self.params, rows)),
-            cut(rows, rows_per_micro_batch(rows, starts.size, micro_batch_size)),
+            split_rows(rows, rows_per_micro_batch(rows, starts.size, micro_batch_size)),
         )
         return self.network.from_rows(results.join(), starts.shape[0])
 

@@ -1,4 +1,4 @@
-"""Whether policy and critic fit their environment, from shapes alone."""
+"""Checks that policy and critic fit their environment, from shapes alone."""
 
 import jax
 import jax.numpy as jnp

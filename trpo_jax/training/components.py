@@ -42,7 +42,7 @@ _GAUSSIAN_HEADS = {
 
 
 class Components(NamedTuple):
-    """What a config names: environment, policy and critic."""
+    """Environment, policy and critic of a run."""
 
     environment: Environment
     policy: BatchedNetwork

@@ -1,7 +1,6 @@
-"""What is wrong with a configuration, said before anything compiles.
+"""Checks of a configuration, before anything compiles.
 
-Each check takes a `TRPOConfig`, or what one is to be made from, and raises TypeError or
-ValueError with what to write.
+Each raises UsageError or UsageTypeError, with what to write instead.
 """
 
 import math
@@ -54,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def check_counts(config: Any) -> None:
-    """Check what is counted, and that the counts fit one another."""
+    """Check whole numbers, and that they fit one another."""
     for name in COUNTS:
         if name in _SIZES or (name in _OR_NONE and getattr(config, name) is None):
             continue
@@ -167,7 +166,7 @@ def check_functions(config: Any) -> None:
     """Check networks, schedules and the optimiser."""
     for name in ("policy", "critic"):
         network = getattr(config, name)
-        # Whatever has a recurrent network's methods has a network's, too.
+        # A recurrent network has the members of a network, too.
         if network is not None and not isinstance(network, Network):
             raise UsageTypeError(
                 f"{name} is a {type(network).__name__}; write a Flax module, or "
@@ -194,5 +193,5 @@ def check_functions(config: Any) -> None:
 
 
 def largest_coprime(most: int, other: int) -> int:
-    """Return the largest number up to `most` without a common divisor with `other`."""
+    """Return the largest number up to `most` that is coprime with `other`."""
     return next(n for n in range(most, 0, -1) if math.gcd(n, other) == 1)

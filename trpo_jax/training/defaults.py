@@ -1,4 +1,4 @@
-"""What the None of a config stands for."""
+"""Defaults that depend on the batch and the device, for fields that are None."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from trpo_jax.training.config_checks import largest_coprime
 _MAX_STRIDE = 10
 _MIN_FISHER_STATES = 200
 
-# The fastest of 1,024 … 16,384 at 64 × 64 units: so the gradient of 131,072 rows takes
-# half the time that it takes all at once.
+# The fastest of 1,024 … 16,384 with 64 × 64 units: the gradient of 131,072 rows takes
+# half the time that it takes all at once, because a micro-batch fits into the cache.
 _CPU_MICRO_BATCH = 8192
 
 # On CartPole and Acrobot ten epochs learn faster than four from 1,024 transitions, and
@@ -24,9 +24,9 @@ _MINIBATCHES = 8
 
 
 class Sizes(NamedTuple):
-    """Four fields of a config by their own names, with numbers in the place of None.
+    """Four fields of a config, by their own names, with None resolved.
 
-    Only `micro_batch_size` may stay None, on an accelerator: there it means all rows.
+    Only `micro_batch_size` may stay None, on an accelerator, where it means all rows.
     """
 
     fisher_stride: int
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
 
 
 def resolve_sizes(config: TRPOConfig) -> Sizes:
-    """Return what the config says, or defaults that fit its batch and the device."""
+    """Return the sizes in the config, or defaults that fit its batch and the device."""
     stride, micro_batch_size = config.fisher_stride, config.micro_batch_size
     epochs, minibatches = config.critic_epochs, config.critic_minibatches
     if stride is None and config.policy_has_memory:

@@ -25,7 +25,7 @@ from trpo_jax.training.state import (
     observe,
     values_of,
 )
-from trpo_jax.training.statistics import absorb, normalize
+from trpo_jax.training.statistics import normalize, update_statistics
 from trpo_jax.training.values import values_and_next
 from trpo_jax.trust_region import (
     Batch,
@@ -187,7 +187,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     return_statistics = state.return_statistics
     targets = returns
     if return_statistics is not None:
-        return_statistics = absorb(return_statistics, returns.ravel())
+        return_statistics = update_statistics(return_statistics, returns.ravel())
         targets = normalize(return_statistics, returns)
     critic_params, critic_optimizer_state, critic_loss = fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
@@ -205,7 +205,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     observation_statistics = state.observation_statistics
     if observation_statistics is not None:
         seen = values_of(trajectory.observation)
-        observation_statistics = absorb(
+        observation_statistics = update_statistics(
             observation_statistics, seen.reshape(-1, *seen.shape[2:])
         )
 

@@ -1,4 +1,4 @@
-"""Whole runs, in one compiled program."""
+"""Training as one compiled program."""
 
 import dataclasses
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class TrainResult(NamedTuple):
             [num_seeds].
         metrics: The `Metrics` of every step, leaves [num_updates], or
             [num_seeds, num_updates] with several seeds.
-        config: What was run.
+        config: Its configuration.
     """
 
     state: TrainState
@@ -38,13 +38,13 @@ def train(
     *,
     hyperparameters: Hyperparameters | None = None,
 ) -> TrainResult:
-    """Train a policy: `config.num_updates` steps, for `num_seeds` runs side by side.
+    """Train a policy: `config.num_updates` steps, for `num_seeds` runs in parallel.
 
     Pure and compiled as one program: `jit` it, or `vmap` it over keys and
     hyperparameters. Runs that differ only in these, or in the seed, share the program.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         key: In place of `jax.random.key(config.seed)`; consumed.
         hyperparameters: In place of `config.hyperparameters`. Leaves may be traced, so
             that `vmap` over them is a sweep.
@@ -53,8 +53,8 @@ def train(
         A `TrainResult`.
 
     Raises:
-        TypeError: If `config` is no `TRPOConfig`, or `key` not a key.
-        ValueError: If the environment is unknown or not supported, or a hyperparameter
+        UsageTypeError: If `config` is no `TRPOConfig`, or `key` not a key.
+        UsageError: If the environment is unknown or not supported, or a hyperparameter
             that is known is out of range.
     """
     check_config(config)
@@ -75,7 +75,7 @@ def train(
     return TrainResult(state, metrics, config)
 
 
-# Configs that differ in these alone share one program: they come in as arguments.
+# Configs that differ only in these share one program, which takes them as arguments.
 _ANY_FLOATS = {name: getattr(TRPOConfig, name) for name in Hyperparameters._fields}
 
 

@@ -20,8 +20,8 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 def make_schedule(schedule: str | Schedule, num_updates: int) -> Schedule:
     """Return a schedule that holds its last value once the run's updates are made.
 
-    Whoever goes on after the last update with a linear schedule would else have a
-    trust region of no size, in which every update is refused.
+    Past its end a linear schedule is 0. A run that continues there would have a trust
+    region of no size, in which every update is rejected.
 
     Args:
         schedule: A name in `SCHEDULES`, or updates made ↦ factor.

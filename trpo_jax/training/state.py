@@ -1,4 +1,4 @@
-"""The state of the training loop, and the functions that act and judge with it."""
+"""State of the training loop, and the policy and value functions bound to it."""
 
 import dataclasses
 import functools
@@ -39,8 +39,8 @@ would not be 1.
 # reference implementations that Engstrom et al. 2020 (arXiv 2005.12729) examine.
 _OBSERVATION_CLIP = 10.0
 
-# What a state holds, or was made for. Objects (a policy, an optimiser) are left out:
-# two that are written alike need not be equal. Their shapes are compared instead.
+# Fields that the content of a state depends on. Objects (a policy, an optimiser) are
+# left out: two that are built alike need not be equal. Their shapes are compared.
 _FIELDS_OF_A_STATE = (
     "num_envs",
     "hidden_sizes",
@@ -58,10 +58,10 @@ _FIELDS_OF_A_STATE = (
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The config fields that a state was made from.
+    """Config fields that a state was made from.
 
-    Static: `step` compares them with its config while it is traced, when the state's
-    own numbers are not known.
+    Static, so that `step` can compare them with its config under `jit`, where the
+    state's own numbers are unknown.
     """
 
     values: tuple[Any, ...]
@@ -112,19 +112,19 @@ class TrainState(NamedTuple):
 
 
 def init(config: TRPOConfig, key: KeyLike) -> TrainState:
-    """Return the state before the first step; consumes `key`.
+    """Return the initial state; consumes `key`.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         key: `jax.random.key(0)`. Under `vmap` over keys: one run each.
 
     Returns:
         Fresh parameters and normalisers, and environments at the start of an episode.
 
     Raises:
-        TypeError: If `config` is something else, `key` not a key, or the policy
+        UsageTypeError: If `config` is something else, `key` not a key, or the policy
             returns no distribution.
-        ValueError: If the environment is unknown or not supported, or the networks do
+        UsageError: If the environment is unknown or not supported, or the networks do
             not fit it.
     """
     check_config(config)
@@ -199,7 +199,7 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
 
 
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
-    """Describe what the state's arrays say of environment, optimiser and networks."""
+    """Name shapes that do not fit environment, optimiser or networks of the config."""
     environment, policy, critic = make_components(config)
     observation = state.rollout.observation
     shape = values_of(observation).shape[1:]
@@ -229,7 +229,7 @@ def _types(tree: PyTree) -> str:
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:
-    """Return observations as the networks of `state` see them: normalised or not."""
+    """Return observations as the networks see them, normalised or not."""
     if state.observation_statistics is None:
         return observations
     values = normalize(

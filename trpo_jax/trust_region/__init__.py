@@ -24,7 +24,7 @@ from trpo_jax.trust_region.fisher import (
     gauss_newton_vector_product,
     hessian_vector_product,
 )
-from trpo_jax.trust_region.micro_batches import MicroBatches, cut, mean_over
+from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 from trpo_jax.trust_region.objective import (
     improvement_bound,
     mean_kl,
@@ -62,7 +62,6 @@ __all__ = [
     "UpdateInfo",
     "UpdateStatus",
     "conjugate_gradient",
-    "cut",
     "damped",
     "damped_curvature",
     "fisher_vector_product",
@@ -73,7 +72,8 @@ __all__ = [
     "mask_logits",
     "mean_kl",
     "mean_kl_improvement_bound",
-    "mean_over",
+    "mean_over_rows",
+    "split_rows",
     "surrogate",
     "trust_region_step_size",
     "trust_region_update",

@@ -1,4 +1,4 @@
-"""Backtracking line search with its candidates evaluated side by side."""
+"""Backtracking line search, with several candidates evaluated at once."""
 
 import functools
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from trpo_jax.trust_region.checks import check_positive
 
 
 class Candidate(NamedTuple):
-    """What is known of one candidate policy θ_old + fraction · step.
+    """Evaluation of one candidate policy θ_old + fraction · step.
 
     Attributes:
         surrogate: L(θ), scalar.
         kl: mean KL(π_old ‖ π_θ), scalar, in nats.
         finite: Whether the parameters hold no NaN and no infinity, bool scalar.
-        evidence: Anything else worth knowing of the candidate, a pytree.
+        evidence: Any other results for the candidate, a pytree.
     """
 
     surrogate: Float[Array, ""]
@@ -36,7 +36,7 @@ class LineSearchResult(NamedTuple):
         accepted: Whether any candidate was acceptable, bool scalar.
         fraction: Its fraction of the full step, scalar; 0 if none was accepted.
         candidate: The `Candidate` accepted or, if none was, the smallest one tried.
-        evaluations: How many candidates were evaluated, int32 scalar.
+        evaluations: Number of candidates evaluated, int32 scalar.
     """
 
     accepted: Bool[Array, ""]
@@ -65,16 +65,16 @@ def line_search(
         evaluate_fn: fraction ↦ `Candidate`.
         surrogate_old: L(θ_old), scalar.
         max_kl: δ, in nats.
-        max_backtracks: How many fractions to try at most.
+        max_backtracks: The largest number of fractions to try.
         backtrack_factor: Ratio of one fraction to the one before, in (0, 1).
-        width: How many candidates one evaluation takes, by `vmap`. 1 pays for no
-            candidate that nobody needs; `max_backtracks` evaluates all at once.
+        width: Candidates per evaluation, by `vmap`. 1 evaluates no candidate that is
+            not needed; `max_backtracks` evaluates all of them at once.
 
     Returns:
-        A `LineSearchResult`. But for `evaluations`, it does not depend on `width`.
+        A `LineSearchResult`. Apart from `evaluations`, it does not depend on `width`.
 
     Raises:
-        ValueError: If a count is not positive, or `backtrack_factor` not in (0, 1).
+        UsageError: If a count is not positive, or `backtrack_factor` not in (0, 1).
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
@@ -170,7 +170,7 @@ def _is_acceptable(
     surrogate_old: Float[Array, ""],
     max_kl: Float[Array, ""] | float,
 ) -> Bool[Array, "*W"]:
-    """Every comparison with a NaN is false, so that a NaN is never acceptable."""
+    """Return which candidates are acceptable: never a NaN, which compares as false."""
     return (
         candidate.finite
         & jnp.isfinite(candidate.surrogate)

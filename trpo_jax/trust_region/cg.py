@@ -89,7 +89,7 @@ def conjugate_gradient(
         A `CGResult`. As x comes from zero, r is orthogonal to x and xᵀAx = bᵀx.
 
     Raises:
-        ValueError: If `max_iterations` or `tolerance` is negative.
+        UsageError: If `max_iterations` or `tolerance` is negative.
 
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithm B2.
     """

@@ -1,4 +1,4 @@
-"""Large batches in bounded memory: some rows at a time, the same result to rounding."""
+"""Micro-batches: large batches in bounded memory, the same result to rounding."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from trpo_jax.trust_region.checks import check_positive
 
 
 class MicroBatches(NamedTuple):
-    """N rows, cut once: `count` micro-batches of equal size, and what is left over.
+    """N rows, split into `count` micro-batches of equal size and a remainder.
 
-    What is computed from micro-batches comes back cut like them. So nothing has to know
-    which of its leaves have a row each and which, such as one σ for all states, have
-    not: of the latter every micro-batch has its own copy.
+    Results computed from micro-batches stay split in the same way. So nothing has to
+    know which leaves have one entry per row and which are shared by all rows, such as
+    one σ for all states: every micro-batch has its own copy of these.
 
     Attributes:
         equal: Leaves [count, size, …]; None if all rows are taken at once.
@@ -26,7 +26,7 @@ class MicroBatches(NamedTuple):
     rest: PyTree
 
     def join(self) -> PyTree:
-        """Return leaves [N, …] of results that have a row each, in the rows' order."""
+        """Return leaves [N, …], in the order of the rows; each leaf must have rows."""
         if self.equal is None:
             return self.rest
         equal = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.equal)
@@ -35,8 +35,8 @@ class MicroBatches(NamedTuple):
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), equal, self.rest)
 
 
-def cut(rows: PyTree, size: int | None) -> MicroBatches:
-    """Cut rows into micro-batches.
+def split_rows(rows: PyTree, size: int | None) -> MicroBatches:
+    """Split rows into micro-batches.
 
     Args:
         rows: A pytree of arrays [N, …].
@@ -60,7 +60,7 @@ def cut(rows: PyTree, size: int | None) -> MicroBatches:
     )
 
 
-def mean_over(
+def mean_over_rows(
     fn: Callable[..., tuple[PyTree, PyTree]], *batches: MicroBatches
 ) -> tuple[PyTree, MicroBatches]:
     """Return the mean of `fn` over all rows, from one micro-batch at a time.
@@ -70,11 +70,10 @@ def mean_over(
 
     Args:
         fn: (rows, …) ↦ (means over these rows, any other results).
-        *batches: Rows cut alike; each is one argument of `fn`.
+        *batches: Rows, split alike; each is one argument of `fn`.
 
     Returns:
-        The means over all N rows, and the other results as `fn` returned them for each
-        micro-batch.
+        The means over all N rows, and the other results, split like the rows.
     """
     equal, rest = (list(parts) for parts in zip(*batches, strict=True))
     if equal[0] is None:

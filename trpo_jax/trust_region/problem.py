@@ -1,9 +1,11 @@
-"""What an update asks of a policy and a batch: one problem, many updates.
+"""The optimisation problem of one policy update.
 
 max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
 
-Trust region policy optimisation, the natural gradient, constrained policies and a
-critic's trust region are a screen each on top of this piece.
+Every update evaluates the same three things on a policy and a batch: the objective and
+its gradient, Fisher-vector products, and candidates. TRPO, the natural gradient,
+constrained policy optimisation and a critic's trust region differ only in how they use
+them.
 """
 
 import functools
@@ -23,24 +25,24 @@ from trpo_jax.trust_region.fisher import (
     PolicyFn,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.micro_batches import MicroBatches, cut, mean_over
+from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 
-# (distribution of the policy at the batch's states, batch) ↦ a mean over the batch.
+# (distribution of the policy in the batch's states, batch) ↦ a mean over the batch.
 ObjectiveFn = Callable[[Any, Any], Float[Array, ""]]
 
 
 class Batch(NamedTuple):
-    """N transitions of the policy that is to be improved, or N sequences of T each.
+    """N transitions of the policy to be improved, or N sequences of T transitions.
 
-    A policy with a memory sees sequences whole. Wherever a mean over transitions is
-    taken, it is over all N·T of them.
+    A policy with a memory takes whole sequences. Means over transitions are then over
+    all N·T of them.
 
     Attributes:
-        observations: What the policy saw, [N, …] or a pytree of such arrays; for
-            sequences, all that it needs to go through them again.
-        actions: What it did, unclipped and unsquashed, [N] or [N, D]; for sequences
+        observations: Inputs of the policy, [N, …] or a pytree of such arrays; for
+            sequences, all that it needs to be applied to them again.
+        actions: Its actions, unclipped and unsquashed, [N] or [N, D]; for sequences
             [N, T] or [N, T, D].
-        log_probs: log π_old(a|s) when it acted, float[N]; [N, T] for sequences.
+        log_probs: log π_old(a|s), recorded when acting, float[N]; [N, T] for sequences.
         advantages: A(s, a), float[N] or [N, T]; standardised by convention.
     """
 
@@ -56,11 +58,10 @@ class OldPolicy(NamedTuple):
     Attributes:
         theta: θ_old.
         value: L(θ_old), scalar.
-        distributions: π_old(·|s) of all states, cut like the batch.
+        distributions: π_old(·|s) of all states, split like the batch.
         entropy: mean_s H(π_old(·|s)), scalar, in nats.
-        finite: Whether the batch beside its observations holds no NaN and no infinity,
-            bool scalar. A ratio to an infinite log-probability is a plain 0, and would
-            go unnoticed.
+        finite: Whether the batch, apart from observations, is finite, bool scalar. The
+            ratio to an infinite log-probability is 0, so that it would go unnoticed.
     """
 
     theta: PyTree
@@ -71,15 +72,15 @@ class OldPolicy(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A policy with parameters θ, and the batch that it is to be improved on.
+    """A policy with parameters θ, an objective, and a batch.
 
     Attributes:
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         objective_fn: (distribution of the policy, batch) ↦ L, a mean over the batch.
         batch: A `Batch`, or another named tuple of rows [N, …] with `observations`.
         params_of: θ ↦ params, linear: θ may be one vector, see `flatten`.
-        micro_batch_size: Rows that are taken at a time, None for all: bounds the
-            memory, and changes results to rounding only.
+        micro_batch_size: Rows processed at a time, None for all. It bounds the memory,
+            and changes results to rounding only.
     """
 
     policy_fn: PolicyFn
@@ -89,7 +90,7 @@ class Problem(NamedTuple):
     micro_batch_size: int | None = None
 
     def value_and_gradient(self, theta: PyTree) -> tuple[OldPolicy, PyTree]:
-        """Return what there is at θ_old, L among it, and g = ∇L there."""
+        """Return the old policy, with L(θ_old), and the gradient g = ∇L there."""
 
         def evaluate(theta: PyTree, batch: Any) -> tuple[Array, Distribution]:
             distribution = self._policy(theta, batch.observations)
@@ -100,7 +101,7 @@ class Problem(NamedTuple):
             (value, old), gradient = value_and_gradient(theta, batch)
             return (value, gradient, jnp.mean(old.entropy())), old
 
-        means, old = mean_over(differentiate, self._cut(self.batch))
+        means, old = mean_over_rows(differentiate, self._split(self.batch))
         value, gradient, entropy = means
         finite = jnp.isfinite(max_norm(self.batch._replace(observations=())))
         return OldPolicy(theta, value, old, entropy, finite), gradient
@@ -116,26 +117,27 @@ class Problem(NamedTuple):
 
         Args:
             theta: θ_old.
-            stride: The subsample is taken once: F is one matrix for a whole solve.
+            stride: Step of the subsample, which is taken once: F is the same matrix in
+                every product of a solve.
             operator_fn: See `OperatorFn`.
         """
         states = jax.tree.map(lambda leaf: leaf[::stride], self.batch.observations)
-        micro_batches = self._cut(states)
-        # An operator sees params as they are, whatever θ is: it may go by layers. The
-        # way back is the transpose of the linear θ ↦ params.
+        micro_batches = self._split(states)
+        # Operators get params, not θ, because their curvature may be structured by
+        # layers. The transpose of the linear map θ ↦ params leads back.
         params, to_theta = jax.vjp(self.params_of, theta)
         if micro_batches.equal is None:
             product_fn = operator_fn(self.policy_fn, params, states)
             return lambda vector: to_theta(product_fn(self.params_of(vector)))[0]
 
-        # Linearised anew in every product: what a linearisation stores is what
-        # micro-batches are there to avoid.
+        # Each product linearises again. A stored linearisation holds the activations
+        # of all rows, which is the memory that micro-batches are to save.
         def matvec(vector: PyTree) -> PyTree:
             def multiply(states: PyTree) -> tuple[PyTree, tuple]:
                 product_fn = operator_fn(self.policy_fn, params, states)
                 return product_fn(self.params_of(vector)), ()
 
-            product, _ = mean_over(multiply, micro_batches)
+            product, _ = mean_over_rows(multiply, micro_batches)
             return to_theta(product)[0]
 
         return matvec
@@ -149,11 +151,12 @@ class Problem(NamedTuple):
             value = self.objective_fn(new, batch)
             return (value, jnp.mean(kl), jnp.mean(new.entropy())), jnp.max(kl)
 
-        (value, kl, entropy), maxima = mean_over(
-            compare, self._cut(self.batch), old.distributions
+        (value, kl, entropy), maxima = mean_over_rows(
+            compare, self._split(self.batch), old.distributions
         )
         kl_max = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(maxima)))
-        # Two compilations of L may differ in the last bit: staying is no improvement.
+        # Two compilations of L may differ in the last bit, which must not count as an
+        # improvement where θ has not moved.
         distance = max_norm(optax.tree.sub(theta, old.theta))
         value = jnp.where(distance == 0, old.value, value)
         finite = jnp.isfinite(distance) & old.finite
@@ -162,8 +165,8 @@ class Problem(NamedTuple):
     def _policy(self, theta: PyTree, observations: PyTree) -> Distribution:
         return self.policy_fn(self.params_of(theta), observations)
 
-    def _cut(self, rows: PyTree) -> MicroBatches:
-        return cut(rows, self.micro_batch_size)
+    def _split(self, rows: PyTree) -> MicroBatches:
+        return split_rows(rows, self.micro_batch_size)
 
 
 def max_norm(tree: PyTree) -> Float[Array, ""]:

@@ -32,39 +32,40 @@ CurvatureFn = Callable[..., Float[Array, ""]]
 
 
 class UpdateStatus(enum.IntEnum):
-    """What became of an update, and why."""
+    """Outcome of an update, and its reason."""
 
     ACCEPTED = 0
     """The parameters moved."""
     ZERO_GRADIENT = 1
-    """∇L = 0: advantages all zero, or a single action. Nothing to improve on."""
+    """∇L = 0, as when all advantages are zero or there is only one action."""
     NON_FINITE = 2
-    """A NaN or an infinity in the batch, the gradient or every candidate."""
+    """A NaN or an infinity in the batch, in the gradient or in every candidate."""
     NON_POSITIVE_CURVATURE = 3
-    """xᵀFx ≤ 0 to rounding: the KL does not see the direction; no step length."""
+    """xᵀFx ≤ 0 to rounding: the KL does not depend on the direction, and there is no
+    step size."""
     KL_EXCEEDED = 4
-    """The smallest candidate still left the trust region, or δ leaves no room."""
+    """Even the smallest candidate was outside the trust region, or δ is 0."""
     NO_IMPROVEMENT = 5
-    """The smallest candidate did not raise the surrogate."""
+    """The smallest candidate did not increase the surrogate."""
 
 
 class UpdateInfo(NamedTuple):
-    """The evidence of one update; all of it describes the parameters that were kept.
+    """Evidence of one update. All of it describes the parameters that were kept.
 
-    L is what was maximised: the surrogate, plus c · mean_s H(π(·|s)) if the update was
+    L is the objective: the surrogate, plus c · mean_s H(π(·|s)) if the update was
     given an entropy coefficient c.
 
     Attributes:
         status: An `UpdateStatus`, int32 scalar.
         surrogate_before: L(θ_old), scalar.
         surrogate_after: L at the parameters kept.
-        expected_improvement: fraction · gᵀ(βx), what the linear model promised.
+        expected_improvement: fraction · gᵀ(βx), the prediction of the linear model.
         kl: mean_s KL(π_old ‖ π), nats; 0 if the update was rejected.
         kl_max: max_s KL(π_old ‖ π), nats.
-        kl_predicted: ½ (fraction · β)² xᵀFx, what the quadratic model promised.
+        kl_predicted: ½ (fraction · β)² xᵀFx, the prediction of the quadratic model.
         step_size: β, the length of the full step along x.
         accepted_fraction: The line search's fraction; 0 if the update was rejected.
-        evaluations: Candidates that the line search evaluated, int32 scalar.
+        evaluations: Number of candidates evaluated, int32 scalar.
         cg_status: A `CGStatus`, int32 scalar.
         cg_iterations: int32 scalar.
         cg_relative_residual: ‖g − (F + λI) x‖ / ‖g‖.
@@ -120,7 +121,7 @@ def trust_region_update(
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
             [N], or [N, T] for sequences.
-        params: θ_old, a pytree of floating arrays, every one of them optimised.
+        params: θ_old, a pytree of floating arrays, all of which are optimised.
         batch: The transitions, see `Batch`.
         max_kl: δ, the radius of the trust region, in nats.
         damping: λ ≥ 0, added to the Fisher information's diagonal.
@@ -130,28 +131,28 @@ def trust_region_update(
         max_backtracks: The largest number of fractions that the line search tries.
         backtrack_factor: Ratio of each fraction to the one before.
         line_search_width: Candidates evaluated at once; changes the cost only.
-        fisher_stride: The Fisher information is taken over every `fisher_stride`-th
-            row of the batch; gradient, KL and line search see them all. Choose a stride
+        fisher_stride: The Fisher information is computed over every `fisher_stride`-th
+            row of the batch; gradient, KL and line search use all rows. Choose a stride
             that does not follow a pattern in the batch.
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
-            take at a time, None for all: bounds the memory, and changes the result to
-            rounding only.
+            process at a time, None for all. It bounds the memory, and changes the
+            result to rounding only.
         operator_fn: (policy_fn, params, states) ↦ (v ↦ F v), v and F v pytrees like
             params: `gauss_newton_vector_product`, or `fisher_vector_product`.
-        step_size_curvature_fn: (g, x, damping) ↦ the quadratic form under the step
-            length, g and x one vector each or, of large params, pytrees: write it by
-            `optax.tree.vdot`. `undamped_curvature`, or `damped_curvature` as in most
-            implementations.
+        step_size_curvature_fn: (g, x, damping) ↦ the quadratic form in the step size:
+            `undamped_curvature`, or `damped_curvature` as in most implementations. For
+            large params g and x are pytrees: use `optax.tree.vdot`.
         precision: Precision of matrix products on accelerators, as in
             `jax.default_matmul_precision`. TF32 loses conjugacy.
 
     Returns:
-        The new parameters and their `UpdateInfo`. If no candidate is acceptable these
-        are the old parameters, bit for bit.
+        The new parameters and their `UpdateInfo`. If no candidate is acceptable, the
+        parameters are the old ones, bit for bit.
 
     Raises:
-        TypeError: If `policy_fn` returns no distribution, or params are not floating.
-        ValueError: If the batch's shapes do not agree, or a number is out of range.
+        UsageTypeError: If `policy_fn` does not return a distribution, or params are not
+            floating.
+        UsageError: If the batch's shapes do not agree, or a number is out of range.
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
@@ -183,7 +184,7 @@ def trust_region_update(
             tolerance=cg_tolerance,
         )
 
-        # 4. The length β at which the quadratic model of the KL reaches δ.
+        # 4. The step size β at which the quadratic model of the KL reaches δ.
         curvature = step_size_curvature_fn(gradient, cg.x, damping)
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
         step = optax.tree.scale(step_size, cg.x)
@@ -198,7 +199,7 @@ def trust_region_update(
             width=line_search_width,
         )
 
-    # 6. Move there, or stay.
+    # 6. Move there, or keep the old parameters: decided in one place.
     theta = select(search.accepted, move(theta_old, search.fraction, step), theta_old)
     info = _evidence(old, gradient, cg, step_size, search, damping, max_kl)
     return params_of(theta), info
@@ -224,8 +225,8 @@ def move(theta: PyTree, fraction: Float[Array, ""], step: PyTree) -> PyTree:
 
     def add(old: Array, change: Array) -> Array:
         new = old + (fraction * change).astype(old.dtype)
-        # XLA may keep more digits than a half precision has: a candidate would be
-        # judged at other parameters than those that are returned.
+        # XLA may keep a half-precision sum in float32: a candidate would then be judged
+        # at other parameters than those that are returned.
         dtype = jnp.finfo(old.dtype)
         return jax.lax.reduce_precision(new, dtype.nexp, dtype.nmant)
 
@@ -283,7 +284,7 @@ def _status(
     search: LineSearchResult,
     max_kl: Float[Array, ""] | float,
 ) -> Int[Array, ""]:
-    """Name the first thing that went wrong, in the order of the algorithm."""
+    """Return the first reason for a rejection, in the order of the algorithm."""
     candidate, largest = search.candidate, max_norm(gradient)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
