@@ -14,9 +14,7 @@ from trpo_jax.trust_region import (
     GSDEGaussian,
     MultiCategorical,
     TanhGaussian,
-    fisher_vector_product,
     mask_logits,
-    mean_kl,
 )
 
 FEATURES, HIDDEN = 3, 4
@@ -107,6 +105,8 @@ def make_params(kind, rng, dtype=np.float64):
 def make_actions(kind, rng, size, dtype=np.float64):
     if kind == "categorical":
         return jnp.asarray(rng.integers(0, 3, size))
+    if kind == "masked":
+        return jnp.ones(size, int)  # which is always allowed
     if kind == "multi_categorical":
         return jnp.asarray(rng.integers(0, [2, 3], (size, 2)))
     return jnp.asarray(rng.normal(scale=2, size=(size, 2)), dtype)
@@ -119,11 +119,3 @@ def make_batch(kind, rng, params, size, dtype=np.float64):
     log_probs = log_prob(kind, params, observations, actions)
     advantages = jnp.asarray(rng.normal(size=size), dtype)
     return Batch(observations, actions, log_probs, advantages)
-
-
-def hessian_operator(policy_fn, params, observations, *, num_products):
-    """`jvp` over `grad`, as an update takes an operator."""
-    old = jax.lax.stop_gradient(policy_fn(params, observations))
-    return fisher_vector_product(
-        lambda new: mean_kl(old, policy_fn(new, observations)), params
-    )

@@ -30,6 +30,7 @@ from trpo_jax.networks import (
     RecurrentValue,
     TanhGaussianHead,
 )
+from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.trust_region import Categorical
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
@@ -40,21 +41,19 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
 @pytest.mark.parametrize(
     ("field", "value", "error", "advice"),
     [
-        ("total_timesteps", 50, ValueError, "write 48 or 72"),
-        ("total_timesteps", 23, ValueError, "write 24."),
-        ("total_timesteps", 2**31, ValueError, "below 2³¹; write 2147483640"),
-        ("num_seeds", 1.0, TypeError, "write a whole number"),
+        ("total_timesteps", 2**31, ValueError, "write at most 2147483640"),
+        ("total_timesteps", "1M", TypeError, "write a whole number"),
+        ("num_envs", 2**31, ValueError, "too many for one update"),
+        ("num_seeds", 1.5, TypeError, "write a whole number"),
         ("num_envs", True, TypeError, "write a whole number"),
         ("seed", 0.5, TypeError, "write a whole number"),
-        ("hidden_sizes", [64, 64], TypeError, "write a tuple of ints, as (64, 64)"),
-        ("hidden_sizes", 64, TypeError, "write a tuple of ints, as (64, 64)"),
-        ("hidden_sizes", (8.0,), TypeError, "write a tuple of ints, as (64, 64)"),
+        ("hidden_sizes", 64, TypeError, "write whole numbers, as (64, 64)"),
+        ("hidden_sizes", (8.5,), TypeError, "write whole numbers, as (64, 64)"),
         ("hidden_sizes", (8, 0), ValueError, "layer without units"),
         ("critic_minibatches", 5, ValueError, "does not divide the 24 transitions"),
-        ("channels", [16], TypeError, "write a tuple of ints"),
         ("channels", (0,), ValueError, "layer without units"),
-        ("memory_size", -1, ValueError, "write a number of units, or 0"),
-        ("memory_size", 8.0, ValueError, "write a number of units, or 0"),
+        ("memory_size", -1, ValueError, "write at least 0"),
+        ("memory_size", 8.5, TypeError, "write a whole number"),
         ("action_distribution", "laplace", ValueError, "write one of gaussian, state_"),
         (
             "fisher_stride",
@@ -110,7 +109,7 @@ def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
     ],
 )
 def test_a_count_below_one_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field}={value} .*write at least 1"):
+    with pytest.raises(ValueError, match=f"{field}={value} .*write at least [01]"):
         TRPOConfig(**{**SMALL, field: value})
 
 
@@ -293,6 +292,65 @@ def test_networks_of_ones_own_are_accepted(network):
     assert config.critic is network
 
 
+@pytest.mark.parametrize(("asked", "whole"), [(1, 24), (24, 24), (50, 72), (1e3, 1008)])
+def test_steps_are_rounded_up_to_whole_rollouts(asked, whole, no_shape_checks):
+    config = TRPOConfig(**{**SMALL, "total_timesteps": asked})
+    assert config.total_timesteps == config.num_updates * config.batch_size == whole
+
+
+def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
+    config = TRPOConfig(
+        num_envs=np.int64(4),
+        rollout_length=6.0,
+        total_timesteps=np.float32(1e6),
+        hidden_sizes=[np.int32(8), 16],
+        memory_size=0.0,
+        seed=np.uint8(3),
+    )
+    assert config == TRPOConfig(
+        num_envs=4,
+        rollout_length=6,
+        total_timesteps=1_000_000,
+        hidden_sizes=(8, 16),
+        seed=3,
+    )
+    counts = (config.num_envs, config.rollout_length, config.total_timesteps)
+    assert {type(value) for value in (*counts, *config.hidden_sizes)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice", "values"),
+    [
+        ({"total_timesteps": 2**31}, "write at most 2147483640", [2147483640]),
+        (
+            {"total_timesteps": 2**31, "num_envs": 1024, "rollout_length": 1024},
+            "write at most 2146435072",
+            [2146435072],
+        ),
+        ({"critic_minibatches": 5}, "write 4 or 6", [4, 6]),
+        ({"critic_minibatches": 100}, "write 24 or 12", [24, 12]),
+        ({"fisher_stride": 6}, "as 5, or None", [5, None]),
+        ({"fisher_stride": 1000}, "as 23, or None", [23, None]),
+        ({"cg_iterations": 0}, "write at least 1", [1]),
+        ({"memory_size": -1}, "write at least 0", [0]),
+        ({"backtrack_factor": 1.0}, "write 0.5", [0.5]),
+        ({"cg_tolerance": 2.0}, "write 1e-5", [1e-5]),
+        ({"initial_log_std": float("inf")}, "write 0.0", [0.0]),
+        ({"max_kl": -1.0}, "as 0.01", [0.01]),
+        ({"discount": 2.0}, "in [0, 1], as 0.99", [0, 1, 0.99]),
+        ({"damping": -1.0}, "zero or more, as 0.1", [0, 0.1]),
+        ({"max_kl_schedule": "exp"}, "constant, linear, cosine", ["linear", "cosine"]),
+        ({"critic_optimizer": "x"}, "as 'adam' or 'rmsprop'", ["adam", "rmsprop"]),
+    ],
+)
+def test_advice_that_is_followed_is_accepted(fields, advice, values, no_shape_checks):
+    name = next(iter(fields))
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        TRPOConfig(**{**SMALL, **fields})
+    for value in values:
+        TRPOConfig(**{**SMALL, **fields, name: value})
+
+
 @pytest.mark.parametrize(
     ("num_envs", "rollout_length", "stride", "epochs"),
     [
@@ -313,10 +371,12 @@ def test_stride_and_passes_follow_the_batch(num_envs, rollout_length, stride, ep
         total_timesteps=batch,
         critic_minibatches=1,
     )
-    assert (config.curvature_stride, config.critic_passes) == (stride, epochs)
-    assert math.gcd(config.curvature_stride, num_envs) == 1
+    sizes = resolve_sizes(config)
+    assert (sizes.fisher_stride, sizes.critic_epochs) == (stride, epochs)
+    assert math.gcd(stride, num_envs) == 1
     set_by_hand = dataclasses.replace(config, fisher_stride=1, critic_epochs=7)
-    assert (set_by_hand.curvature_stride, set_by_hand.critic_passes) == (1, 7)
+    sizes = resolve_sizes(set_by_hand)
+    assert (sizes.fisher_stride, sizes.critic_epochs) == (1, 7)
 
 
 def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
@@ -324,11 +384,12 @@ def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
 ):
     config = TRPOConfig()
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert config.steps_at_once == 8192
-    assert dataclasses.replace(config, micro_batch_size=64).steps_at_once == 64
+    set_by_hand = dataclasses.replace(config, micro_batch_size=64)
+    assert resolve_sizes(config).micro_batch_size == 8192
+    assert resolve_sizes(set_by_hand).micro_batch_size == 64
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert config.steps_at_once is None
-    assert dataclasses.replace(config, micro_batch_size=64).steps_at_once == 64
+    assert resolve_sizes(config).micro_batch_size is None
+    assert resolve_sizes(set_by_hand).micro_batch_size == 64
 
 
 @pytest.mark.parametrize(
@@ -340,7 +401,7 @@ def test_minibatches_divide_the_rollout(num_envs, rollout_length, steps):
         rollout_length=rollout_length,
         total_timesteps=num_envs * rollout_length,
     )
-    assert config.critic_steps == steps
+    assert resolve_sizes(config).critic_minibatches == steps
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
@@ -373,8 +434,8 @@ def test_sequences_are_not_cut_into_minibatches(critic):
     memory_size = 3 if critic is None else 0
     config = TRPOConfig(**SMALL, memory_size=memory_size, critic=critic)
     assert config.critic_rows == 4
-    assert config.critic_steps == 4
-    with pytest.raises(ValueError, match="its sequences"):
+    assert resolve_sizes(config).critic_minibatches == 4
+    with pytest.raises(ValueError, match=r"its sequences .* write 2 or 4"):
         dataclasses.replace(config, critic_minibatches=3)
     assert TRPOConfig(**SMALL).critic_rows == 24
 
@@ -382,7 +443,7 @@ def test_sequences_are_not_cut_into_minibatches(critic):
 def test_rollouts_of_one_step_are_no_sequences():
     """As many transitions as environments; the stride is still checked as theirs."""
     config = TRPOConfig(num_envs=4000, rollout_length=1, total_timesteps=4000)
-    assert config.curvature_stride == 9
+    assert resolve_sizes(config).fisher_stride == 9
     with pytest.raises(ValueError, match="some of the environments only"):
         dataclasses.replace(config, fisher_stride=2)
 
@@ -470,7 +531,8 @@ def test_the_stride_of_a_memory_counts_sequences():
     config = TRPOConfig(
         num_envs=8, rollout_length=1250, total_timesteps=10_000, memory_size=4
     )
-    assert config.curvature_stride == 1
-    assert dataclasses.replace(config, fisher_stride=2).curvature_stride == 2
+    assert resolve_sizes(config).fisher_stride == 1
+    by_hand = dataclasses.replace(config, fisher_stride=2)
+    assert resolve_sizes(by_hand).fisher_stride == 2
     with pytest.raises(ValueError, match="above the 8 sequences"):
         dataclasses.replace(config, fisher_stride=9)

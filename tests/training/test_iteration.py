@@ -32,7 +32,7 @@ from trpo_jax.networks import (
     NetworkFns,
 )
 from trpo_jax.training import iteration
-from trpo_jax.training.networks import make_networks
+from trpo_jax.training.components import make_networks
 from trpo_jax.trust_region import Categorical, DiagonalGaussian, MultiCategorical
 
 SMALL = {
@@ -210,7 +210,7 @@ def test_env_steps_are_exact(steps):
 
 def test_metrics_are_scalars_of_fixed_types(steps):
     integers = {"env_steps", "episode_count", "status", "evaluations"}
-    integers |= {"cg_status", "cg_iterations"}
+    integers |= {"episode_length_sum", "cg_status", "cg_iterations"}
     for path, leaf in jax.tree.leaves_with_path(steps[0][2]):
         assert leaf.shape == (), path
         assert leaf.dtype == (jnp.int32 if path[-1].name in integers else jnp.float32)

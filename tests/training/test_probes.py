@@ -18,7 +18,7 @@ from trpo_jax import (
     init,
     step,
 )
-from trpo_jax.training.networks import make_networks
+from trpo_jax.training.components import make_networks
 
 DISCOUNT = 0.8
 PROBES = {

@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trpo_jax.training import absorb, denormalize, init_statistics, normalize
+from trpo_jax.training import denormalize, init_statistics, normalize, update_statistics
 
 
 def absorb_all(batches, shape=(3,)):
     statistics = init_statistics(shape)
     for batch in batches:
-        statistics = absorb(statistics, jnp.asarray(batch, jnp.float32))
+        statistics = update_statistics(statistics, jnp.asarray(batch, jnp.float32))
     return statistics
 
 

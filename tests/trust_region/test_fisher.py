@@ -20,7 +20,7 @@ from trpo_jax.trust_region import (
     TanhGaussian,
     fisher_vector_product,
     gauss_newton_vector_product,
-    layers,
+    hessian_vector_product,
     mean_kl,
 )
 
@@ -44,37 +44,18 @@ def on_flat(operator, unravel):
     return lambda vector: ravel_pytree(operator(unravel(vector)))[0]
 
 
-def dense_fisher_vector_product(problem, at):
+def dense_hessian_vector_product(problem, at):
     old = problem.policy_fn(problem.params, problem.observations)
-    operator = fisher_vector_product(
+    operator = hessian_vector_product(
         lambda params: mean_kl(old, problem.policy_fn(params, problem.observations)),
         problem.unravel(at),
     )
     return dense(on_flat(operator, problem.unravel), at.size)
 
 
-def dense_gauss_newton(problem, at, **settings):
-    operator = gauss_newton_vector_product(
-        problem.policy_fn, problem.unravel(at), problem.observations, **settings
-    )
+def dense_operator(operator_fn, problem, at):
+    operator = operator_fn(problem.policy_fn, problem.unravel(at), problem.observations)
     return dense(on_flat(operator, problem.unravel), at.size)
-
-
-def dense_by_layers(problem, at):
-    """The same from what is stored of each layer, worth it for so few units or not."""
-    plans, plan = [], layers._plan
-
-    def spy(*args):
-        plans.append(plan(*args))
-        return plans[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "_STORED_COST", 0)
-        patch.setattr(layers, "_plan", spy)
-        matrix = dense_gauss_newton(problem, at, num_products=1000)
-    operands, _ = plans[0]
-    assert any(operands)
-    return matrix
 
 
 def dense_hessian(problem, at):
@@ -144,9 +125,9 @@ def matrices(problem):
     @fast_jit
     def routes(at):
         return {
-            "fisher_vector_product": dense_fisher_vector_product(problem, at),
-            "gauss_newton": dense_gauss_newton(problem, at),
-            "by_layers": dense_by_layers(problem, at),
+            "fisher": dense_operator(fisher_vector_product, problem, at),
+            "gauss_newton": dense_operator(gauss_newton_vector_product, problem, at),
+            "hessian_vector_product": dense_hessian_vector_product(problem, at),
             "hessian": dense_hessian(problem, at),
         }
 
@@ -177,12 +158,9 @@ def test_away_from_the_old_policy_only_one_is_the_hessian(matrices):
     """There the KL has a slope, and the network's own curvature comes in."""
     _, elsewhere = matrices
     np.testing.assert_allclose(
-        elsewhere["fisher_vector_product"], elsewhere["hessian"], atol=1e-12
+        elsewhere["hessian_vector_product"], elsewhere["hessian"], atol=1e-12
     )
     assert not np.allclose(elsewhere["gauss_newton"], elsewhere["hessian"], atol=1e-3)
-    np.testing.assert_allclose(
-        elsewhere["by_layers"], elsewhere["gauss_newton"], atol=1e-12
-    )
 
 
 @pytest.mark.parametrize(
@@ -230,8 +208,7 @@ def test_the_policy_is_passed_through_once_whatever_the_number_of_products():
         return Categorical(jnp.tanh(states * params))
 
     params, states = jnp.array([0.1, 0.2, 0.3]), jnp.ones((2, 1))
-    old = policy_fn(params, states)
-    by_kl = fisher_vector_product(lambda p: mean_kl(old, policy_fn(p, states)), params)
+    by_kl = fisher_vector_product(policy_fn, params, states)
     by_factors = gauss_newton_vector_product(policy_fn, params, states)
     before = len(calls)
     for _ in range(3):
@@ -258,15 +235,12 @@ def test_parameters_that_the_policy_ignores_have_no_curvature():
 STATES = jnp.arange(6.0).reshape(2, 3)
 
 
-def sines(params, states=STATES):
+def sines(params, states):
     return Categorical(jnp.sin(states * params))
 
 
 def by_kl(params, vector):
-    old = sines(jnp.array([0.1, 0.5, -0.4]))
-    return fisher_vector_product(lambda params: mean_kl(old, sines(params)), params)(
-        vector
-    )
+    return fisher_vector_product(sines, params, STATES)(vector)
 
 
 def by_factors(params, vector):

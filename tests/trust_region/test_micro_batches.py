@@ -13,50 +13,51 @@ from compiling import fast_jit
 from trpo_jax import UpdateStatus
 from trpo_jax.trust_region import (
     DiagonalGaussian,
+    fisher_vector_product,
     gauss_newton_vector_product,
-    micro_batched,
+    mean_over_rows,
+    split_rows,
     trust_region_update,
 )
 
 NUM_ROWS = 12
 
 
-OPERATORS = [gauss_newton_vector_product, policies.hessian_operator]
+OPERATORS = [gauss_newton_vector_product, fisher_vector_product]
 
 
-def moments(rows):
-    x, shift = rows
-    shifted = x + shift
-    means = {"mean": jnp.mean(shifted), "product": shifted.T @ shifted / len(x)}
-    return means, (shifted**2, shift)
+def moments(x):
+    return {"mean": jnp.mean(x), "product": x.T @ x / len(x)}, x**2
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 11, 12, 100, None])
 def test_every_size_gives_the_means_and_the_results_of_the_whole(size):
     x = jax.random.normal(jax.random.key(0), (12, 3))
-    rows = (x, jnp.array([1.0, -2.0, 0.5]))
-    expected = moments(rows)
-    actual = micro_batched(moments, rows, num_rows=12, size=size, is_row=(True, False))
-    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected
-    )
+    expected = moments(x)
+    means, results = mean_over_rows(moments, split_rows(x, size))
+    chex.assert_trees_all_close((means, results.join()), expected, rtol=1e-5)
 
 
-def test_results_may_be_distributions_whose_spread_does_not_depend_on_the_row():
-    mean = jax.random.normal(jax.random.key(0), (7, 2))
+@pytest.mark.parametrize("size", [3, 5, 7, None])
+def test_results_are_cut_like_the_rows_that_they_came_from(size):
+    x = jax.random.normal(jax.random.key(0), (7, 2))
 
-    def fn(mean):
+    def distribution(mean):
         return (), DiagonalGaussian(mean, jnp.zeros(2))
 
-    _, actual = micro_batched(fn, mean, num_rows=7, size=3)
-    assert actual.log_std.shape == (2,)
-    np.testing.assert_array_equal(actual.mean, mean)
+    def difference(mean, distribution):
+        assert distribution.mean.shape == mean.shape
+        assert distribution.log_std.shape == (2,)  # which has no rows, and needs none
+        return jnp.mean((distribution.mean - mean) ** 2), ()
+
+    rows = split_rows(x, size)
+    _, results = mean_over_rows(distribution, rows)
+    assert mean_over_rows(difference, rows, results)[0] == 0
 
 
 def test_a_size_below_one_is_refused():
     with pytest.raises(ValueError, match="size=0 is not positive"):
-        micro_batched(moments, jnp.zeros((4, 2)), num_rows=4, size=0)
+        split_rows(jnp.zeros((4, 2)), 0)
 
 
 @pytest.mark.parametrize("kind", policies.KINDS)

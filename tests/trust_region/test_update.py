@@ -20,6 +20,7 @@ from trpo_jax.trust_region import (
     CGStatus,
     DiagonalGaussian,
     damped_curvature,
+    fisher_vector_product,
     flat,
     gauss_newton_vector_product,
     mean_kl,
@@ -217,8 +218,8 @@ def means_after_update(transform, flat, natural):
         mean = jnp.tanh(observations @ weights[:4].reshape(2, 2)) * weights[4:6]
         return DiagonalGaussian(mean, weights[6:])
 
-    def operator_fn(*problem, num_products):
-        fisher = gauss_newton_vector_product(*problem, num_products=num_products)
+    def operator_fn(*problem):
+        fisher = gauss_newton_vector_product(*problem)
         return lambda vector: jnp.where(natural, fisher(vector), vector)
 
     theta = jnp.linalg.solve(transform, flat)
@@ -264,7 +265,7 @@ def test_either_curvature_operator_serves(float64):
             policies.multi_categorical,
             params,
             batch,
-            operator_fn=policies.hessian_operator,
+            operator_fn=fisher_vector_product,
         )
     )(params, batch)
     chex.assert_trees_all_close(info, gauss_newton, rtol=1e-8)
@@ -285,15 +286,15 @@ def test_the_stride_thins_the_states_that_the_operator_sees():
     params, batch = make_problem("categorical", dtype=np.float32)
     seen = []
 
-    def spy(policy_fn, params, states, *, num_products):
-        seen.append((policy_fn(params, states).logits.shape, num_products))
+    def spy(policy_fn, params, states):
+        seen.append(policy_fn(params, states).logits.shape)
         return gauss_newton_vector_product(policy_fn, params, states)
 
     improve = partial(
         trust_region_update, policies.categorical, fisher_stride=5, operator_fn=spy
     )
     jax.eval_shape(improve, params, batch)
-    assert seen == [((3, 3), 10)]
+    assert seen == [(3, 3)]
 
 
 def test_observations_may_be_a_pytree_and_unused_parameters_stay(float64):
@@ -341,7 +342,7 @@ def test_an_operator_sees_parameters_as_they_are(large, monkeypatch):
     monkeypatch.setattr(flat, "_LARGE", large)
     params, batch = make_problem("gaussian", dtype=np.float32)
 
-    def operator_fn(policy_fn, seen, states, *, num_products):
+    def operator_fn(policy_fn, seen, states):
         chex.assert_trees_all_equal_shapes_and_dtypes(seen, params)
 
         def matvec(vector):
@@ -511,7 +512,7 @@ def update_with_multiple_of_identity(problem, advantages, multiple):
         batch._replace(advantages=advantages),
         damping=0.0,
         line_search_width=10,
-        operator_fn=lambda *problem, num_products: partial(optax.tree.scale, multiple),
+        operator_fn=lambda *problem: partial(optax.tree.scale, multiple),
     )
 
 

@@ -35,8 +35,8 @@ VARIANTS = [
 
 def _update(kind, params, batch, knobs):
     def one(params, batch, knobs):
-        def operator_fn(*problem, num_products):
-            product = gauss_newton_vector_product(*problem, num_products=num_products)
+        def operator_fn(*problem):
+            product = gauss_newton_vector_product(*problem)
             return lambda vector: optax.tree.scale(knobs["curvature"], product(vector))
 
         return trust_region_update(

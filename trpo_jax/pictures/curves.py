@@ -194,9 +194,7 @@ def _read_object(text: str, where: str, advice: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(
-            f"{where} cannot be read ({error}); {advice}."
-        ) from error
+        raise UsageError(f"{where} cannot be read ({error}); {advice}.") from error
     if not isinstance(fields, dict):
         raise UsageError(f"{where} is not a JSON object; {advice}.")
     return fields

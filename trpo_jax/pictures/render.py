@@ -19,10 +19,10 @@ from trpo_jax.policies.acting import (
     step_episodes,
 )
 from trpo_jax.training.compilation import jit_with_options
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.networks import assemble
+from trpo_jax.training.state import TrainState
 
 
 class RenderedEpisode(NamedTuple):
@@ -83,7 +83,7 @@ def render_episode(
     if max_steps < 1:
         raise UsageError(f"max_steps={max_steps} is not positive; write at least 1.")
     check_actions(actions)
-    environment, _, _ = assemble(config)
+    environment = make_components(config).environment
     drawable, path = _check_drawable(environment, Path(path))
     played = state_of_seed(config, state, seed_index)
     if config.num_seeds > 1:

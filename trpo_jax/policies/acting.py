@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 from trpo_jax.environments import MaskedObservation
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
+from trpo_jax.training.batching import BoundNetwork
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.iteration import PRECISION, TrainState, check_state, observe
-from trpo_jax.training.networks import assemble
 from trpo_jax.training.seeds import state_type
-from trpo_jax.training.views import apply_once
+from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
 from trpo_jax.trust_region import Distribution
 
 Actions = Literal["mode", "sample"]
@@ -23,7 +23,7 @@ Actions = Literal["mode", "sample"]
 
 def initial_memory(config: TRPOConfig, num_envs: int) -> PyTree:
     """Return the policy's memory before an episode, [B, …]; () if it has none."""
-    return assemble(config)[1].initial_memory(num_envs)
+    return make_components(config).policy.initial_memory(num_envs)
 
 
 def act(
@@ -48,19 +48,19 @@ def act(
         actions: The most probable action, or one sampled from the policy.
 
     Returns:
-        The memory after the step, and the policy's own actions, [B, …]. The run's
-        environment, `assemble(config)[0]`, takes them as they are; any other one has
+        The memory after the step, and the policy's own actions, [B, …]. The
+        environment in `make_components(config)` takes them as they are; any other has
         to clip them to its bounds or, where `config.action_distribution` is
         "tanh_gaussian", to squash them (`SquashedActions`).
     """
-    _, policy, _ = assemble(config)
+    policy = BoundNetwork(make_components(config).policy, state.params)
 
     def choose(distribution: Distribution) -> Array:
         return distribution.sample(key) if actions == "sample" else distribution.mode()
 
     seen = observe(state, observations)
     with jax.default_matmul_precision(PRECISION):
-        return apply_once(policy, state.params, memory, seen, starts, choose)
+        return policy.step(memory, seen, starts, choose)
 
 
 class Episodes(NamedTuple):
@@ -88,7 +88,7 @@ def start_episodes(
     config: TRPOConfig, key: Key[Array, ""], num_episodes: int
 ) -> Episodes:
     """Return B episodes before their first step; consumes `key`."""
-    environment, _, _ = assemble(config)
+    environment = make_components(config).environment
     keys = jax.random.split(key, num_episodes)
     env_state, observation = jax.vmap(environment.reset)(keys)
     return Episodes(
@@ -109,7 +109,7 @@ def step_episodes(
     actions: Actions,
 ) -> Episodes:
     """Take one step in each episode; the same `key` serves all their steps."""
-    environment, _, _ = assemble(config)
+    environment = make_components(config).environment
     num_episodes = len(episodes.ended)
     action_key, env_key = jax.random.split(jax.random.fold_in(key, episodes.steps))
     starts = jnp.broadcast_to(episodes.steps == 0, num_episodes)
@@ -165,7 +165,7 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
             "that the state was trained with."
         )
     expected = state_type(dataclasses.replace(config, num_seeds=1))
-    environment, _, _ = assemble(config)
+    environment = make_components(config).environment
     # State of the environments: [seeds, num_envs, …].
     there = _described(state.rollout.observation, len(seeds) + 1)
     here = _described(expected.rollout.observation, 1)

@@ -21,9 +21,9 @@ from trpo_jax.policies.acting import (
 )
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.seeds import state_type
+from trpo_jax.training.state import TrainState
 
 _MAX_STEPS = 10_000
 

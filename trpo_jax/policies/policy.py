@@ -20,10 +20,10 @@ from trpo_jax.policies.acting import (
     check_trained,
     initial_memory,
 )
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.networks import assemble
+from trpo_jax.training.state import TrainState
 
 # NumPy arrays as well: what a policy is used on after training need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
@@ -55,7 +55,7 @@ class LoadedPolicy:
         self.config = config
         self._state = state
         self._actions = actions
-        self._environment = assemble(config)[0]
+        self._environment = make_components(config).environment
         self._masked = isinstance(state.rollout.observation, MaskedObservation)
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
@@ -202,7 +202,8 @@ def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:
     def batched(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
 
-    _, observation = jax.eval_shape(assemble(policy.config)[0].reset, jax.random.key(0))
+    environment = make_components(policy.config).environment
+    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
     if isinstance(observation, MaskedObservation):
         observation = tuple(observation)
     memory = [batched(leaf) for leaf in jax.tree.leaves(policy.initial_memory)]

@@ -14,8 +14,9 @@ from jaxtyping import Array, Int
 
 from trpo_jax.training.compilation import compiler_options, jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import Metrics, TrainState, step
+from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.seeds import init_seeds, run_keys, state_type
+from trpo_jax.training.state import TrainState
 
 # Seconds that a chunk should take: long enough that the host is seldom awake beside an
 # update, and that the program seldom asks the system for its memory again (some 40 MB
@@ -212,6 +213,9 @@ def by_update(metrics: Metrics) -> list[dict[str, np.ndarray]]:
     """
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
+    del flat["episode_return_sum"], flat["episode_length_sum"]
+    flat["episode_return"] = metrics.episode_return
+    flat["episode_length"] = metrics.episode_length
     count = len(metrics.env_steps)
     return [
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)

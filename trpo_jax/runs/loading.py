@@ -12,8 +12,8 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.seeds import state_type
+from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
 
 CheckpointChoice = Literal["last", "best"]

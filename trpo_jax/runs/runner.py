@@ -29,8 +29,8 @@ from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.stopping import Interruption, NonFiniteUpdates, interruptible
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.iteration import TrainState
 from trpo_jax.training.seeds import run_keys, state_type
+from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
 
 

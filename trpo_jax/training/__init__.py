@@ -1,20 +1,21 @@
-"""Whole runs: configuration, rollout, advantages, critic, and the loop around them."""
+"""Training: configuration, rollout, advantages, critic and the loop around them."""
 
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import explained_variance, fit_critic
 from trpo_jax.training.hyperparameters import Hyperparameters
-from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.loop import TrainResult, train
 from trpo_jax.training.presets import PRESETS, preset
 from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, rollout
+from trpo_jax.training.state import TrainState, init
 from trpo_jax.training.statistics import (
     RunningStatistics,
-    absorb,
     denormalize,
     init_statistics,
     normalize,
+    update_statistics,
 )
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "TrainResult",
     "TrainState",
     "Trajectory",
-    "absorb",
     "compiler_options",
     "denormalize",
     "explained_variance",
@@ -42,4 +42,5 @@ __all__ = [
     "standardize",
     "step",
     "train",
+    "update_statistics",
 ]

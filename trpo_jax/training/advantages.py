@@ -23,16 +23,16 @@ def generalized_advantages(
     δₜ = rₜ + γ (1 − terminatedₜ) V(s′ₜ) − V(sₜ)
     Aₜ = δₜ + γλ (1 − doneₜ) Aₜ₊₁,  done = terminated or truncated,  A_T = 0
 
-    s′ₜ is the state that the action led to, before any reset. So a step bootstraps
-    from it when the episode was cut and when the rollout ends, and from 0 only when
-    the task ended; nothing leaks from one episode into the one before.
+    s′ₜ is the state that the action led to, before any reset. A step bootstraps from it
+    at truncation and at the end of the rollout, and from 0 only at termination. Nothing
+    leaks from one episode into the one before.
 
     Args:
         rewards: rₜ, float[T, B].
         values: V(sₜ), float[T, B].
         next_values: V(s′ₜ), float[T, B].
-        terminated: The task ended with this step, bool[T, B].
-        truncated: The episode was cut after this step, bool[T, B].
+        terminated: The episode terminated with this step, bool[T, B].
+        truncated: The episode was truncated after this step, bool[T, B].
         discount: γ in [0, 1].
         gae_lambda: λ in [0, 1]; 0 is the one-step TD error, 1 the discounted return
             less the value.
@@ -42,7 +42,7 @@ def generalized_advantages(
         λ-returns that a critic is fitted to.
 
     Raises:
-        ValueError: If the shapes differ, or γ or λ is not in [0, 1].
+        UsageError: If the shapes differ, or γ or λ is not in [0, 1].
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; Pardo et al. 2018
     (arXiv 1712.00378) for time limits.
@@ -67,7 +67,7 @@ def generalized_advantages(
         following: Float[Array, "*B"], step: tuple[Float[Array, "*B"], ...]
     ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
         error, decay = step
-        # Not by a product with 0, which would let a NaN of the next episode through.
+        # A product with 0 would let a NaN of the next episode through.
         advantage = error + jnp.where(decay > 0, decay * following, 0)
         return advantage, advantage
 
@@ -78,13 +78,13 @@ def generalized_advantages(
 
 
 def standardize(advantages: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """Return (A − mean A) / std A, which makes an update blind to the reward's scale.
+    """Return (A − mean A) / std A, so that updates do not depend on the reward's scale.
 
     Args:
         advantages: float[...], in units of return.
 
     Returns:
-        Advantages of mean 0 and standard deviation 1, or zeros where all are equal to
+        Advantages of mean 0 and standard deviation 1; zeros if all are equal to
         rounding, whatever their size.
     """
     least, most = jnp.min(advantages), jnp.max(advantages)

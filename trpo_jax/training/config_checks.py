@@ -1,77 +1,97 @@
-"""What is wrong with a configuration, said before anything compiles.
+"""Checks of a configuration, before anything compiles.
 
-Each check takes a `TRPOConfig`, or what one is to be made from, and raises TypeError or
-ValueError with what to write.
+Each raises UsageError or UsageTypeError, with what to write instead.
 """
 
 import math
 import numbers
 from typing import Any
 
+import numpy as np
 import optax
 
 from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.networks import ACTIVATIONS, Network, StateDependentGaussianHead
 from trpo_jax.training.schedules import SCHEDULES
 
+_SIZES = ("hidden_sizes", "channels")
+_OR_NONE = ("critic_epochs", "critic_minibatches", "fisher_stride", "micro_batch_size")
+COUNTS = (
+    "total_timesteps",
+    "num_envs",
+    "rollout_length",
+    "seed",
+    "num_seeds",
+    "convolution_stride",
+    "memory_size",
+    "noise_period",
+    "cg_iterations",
+    "max_backtracks",
+    "line_search_width",
+    *_SIZES,
+    *_OR_NONE,
+)
+"""Fields that are whole numbers, tuples of them, or None."""
+
+MAX_ENV_STEPS = 2**31 - 1
+"""The steps that an int32 counts."""
+
+
+def plain(value: Any) -> Any:
+    """Return whole numbers as Python's ints, and lists of them as tuples.
+
+    So equal configs are the same program and the same file, whether a count came as
+    `1e6`, from NumPy or from a JSON file.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    return value
+
 
 def check_counts(config: Any) -> None:
-    """Check what is counted, and that the counts fit one another."""
-    counts = [
-        "total_timesteps",
-        "num_envs",
-        "rollout_length",
-        "num_seeds",
-        "cg_iterations",
-        "max_backtracks",
-        "line_search_width",
-        "convolution_stride",
-        "noise_period",
-    ]
-    optional = [
-        "critic_epochs",
-        "critic_minibatches",
-        "fisher_stride",
-        "micro_batch_size",
-    ]
-    counts += [name for name in optional if getattr(config, name) is not None]
-    for name in counts:
+    """Check whole numbers, and that they fit one another."""
+    for name in COUNTS:
+        if name in _SIZES or (name in _OR_NONE and getattr(config, name) is None):
+            continue
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise UsageTypeError(
                 f"{name}={value!r} is not an int; write a whole number."
             )
-        if value < 1:
-            raise UsageError(f"{name}={value} is not positive; write at least 1.")
-    if not isinstance(config.seed, int):
-        raise UsageTypeError(
-            f"seed={config.seed!r} is not an int; write a whole number."
-        )
-    memory = config.memory_size
-    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
-        raise UsageError(f"memory_size={memory!r}; write a number of units, or 0.")
-    for name in ("hidden_sizes", "channels"):
+        least = {"seed": -math.inf, "memory_size": 0}.get(name, 1)
+        if value < least:
+            raise UsageError(f"{name}={value} is too small; write at least {least}.")
+    for name in _SIZES:
         sizes = getattr(config, name)
         if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
-            raise UsageTypeError(
-                f"{name}={sizes!r}; write a tuple of ints, as (64, 64)."
-            )
+            raise UsageTypeError(f"{name}={sizes!r}; write whole numbers, as (64, 64).")
         if any(size < 1 for size in sizes):
             raise UsageError(f"{name}={sizes} has a layer without units.")
     batch, total = config.batch_size, config.total_timesteps
-    if total % batch or total >= 2**31:
-        below = min(total, 2**31 - 1) // batch * batch
+    if batch > MAX_ENV_STEPS:
         raise UsageError(
-            f"total_timesteps={total} must be a multiple of num_envs × rollout_length "
-            f"= {config.num_envs} × {config.rollout_length} = {batch}, below 2³¹; "
-            f"write {f'{below} or ' if below else ''}{below + batch}."
+            f"num_envs × rollout_length = {config.num_envs} × {config.rollout_length} "
+            f"transitions are too many for one update; write at most {MAX_ENV_STEPS} "
+            "together."
         )
-    if config.critic_rows % config.critic_steps:
+    most = MAX_ENV_STEPS // batch * batch
+    if total > most:
         raise UsageError(
-            f"critic_minibatches={config.critic_minibatches} does not divide the "
-            f"{config.critic_rows} transitions of a rollout (num_envs × "
-            "rollout_length), or its sequences (num_envs) where the critic has a "
-            "memory; write a divisor."
+            f"total_timesteps={total} is above the {most} steps that a run can count "
+            f"(whole rollouts of {batch}, below 2³¹); write at most {most}."
+        )
+    rows, minibatches = config.critic_rows, config.critic_minibatches
+    if minibatches and rows % minibatches:
+        divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+        nearest = sorted(divisors, key=lambda n: abs(n - minibatches))[:2]
+        raise UsageError(
+            f"critic_minibatches={minibatches} does not divide the {rows} transitions "
+            "of a rollout (num_envs × rollout_length), or its sequences (num_envs) "
+            f"where the critic has a memory; write {' or '.join(map(str, nearest))}."
         )
     stride = config.fisher_stride
     if config.policy_has_memory:
@@ -85,7 +105,7 @@ def check_counts(config: Any) -> None:
             f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
             f"the environments only; write one of at most {batch} that shares no "
             f"divisor with {config.num_envs}, as "
-            f"{coprime(min(stride, batch), config.num_envs)}, or None."
+            f"{largest_coprime(min(stride, batch), config.num_envs)}, or None."
         )
 
 
@@ -118,6 +138,7 @@ def check_fractions(config: Any) -> None:
         )
     choices = {
         "step_size_curvature": ("undamped", "damped"),
+        "fisher_operator": ("gauss_newton", "kl_hessian"),
         "activation": tuple(ACTIVATIONS),
         "action_distribution": (
             "gaussian",
@@ -145,7 +166,7 @@ def check_functions(config: Any) -> None:
     """Check networks, schedules and the optimiser."""
     for name in ("policy", "critic"):
         network = getattr(config, name)
-        # Whatever has a recurrent network's methods has a network's, too.
+        # A recurrent network has the members of a network, too.
         if network is not None and not isinstance(network, Network):
             raise UsageTypeError(
                 f"{name} is a {type(network).__name__}; write a Flax module, or "
@@ -171,6 +192,6 @@ def check_functions(config: Any) -> None:
         )
 
 
-def coprime(most: int, other: int) -> int:
-    """Return the largest number up to `most` without a common divisor with `other`."""
+def largest_coprime(most: int, other: int) -> int:
+    """Return the largest number up to `most` that is coprime with `other`."""
     return next(n for n in range(most, 0, -1) if math.gcd(n, other) == 1)

@@ -1,4 +1,4 @@
-"""Regression of the value function on returns."""
+"""Regression of the value function on returns, by a first-order optimiser."""
 
 from collections.abc import Callable
 
@@ -27,15 +27,15 @@ def fit_critic(
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean (V(s) − target)² by minibatches of rows in a random order.
 
-    The rows are shuffled once, so that every minibatch is a slice: drawing a new order
-    and gathering by it in every epoch took half of the time.
+    Rows are shuffled once, so that every minibatch is a slice. A new order in every
+    epoch, with its gather, took half of the time of a fit.
 
-    A fit that ends in a NaN or an infinity is given up whole: parameters and optimiser
-    state come back as they were, and the loss says why.
+    A fit that ends in a NaN or an infinity is discarded: parameters and optimiser state
+    come back unchanged, and the loss shows why.
 
     Args:
         value_fn: (params, observations[N, …]) ↦ values float[N], or float[N, T] of a
-            critic that takes sequences whole.
+            critic that takes whole sequences.
         params: The critic's parameters.
         optimizer: An Optax optimiser.
         optimizer_state: Its state.
@@ -49,7 +49,7 @@ def fit_critic(
         New parameters, new optimiser state, and the mean loss over the last epoch.
 
     Raises:
-        ValueError: If `num_minibatches` does not divide N, or there is not one value
+        UsageError: If `num_minibatches` does not divide N, or there is not one value
             for each target.
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), section 5, with a first-order
@@ -84,13 +84,13 @@ def fit_critic(
     start = (params, optimizer_state)
     visits = jnp.arange(epochs * num_minibatches) % num_minibatches
     end, losses = jax.lax.scan(descend, start, visits)
-    # The optimiser's moments too: an infinite one would stop it for good.
+    # The optimiser's moments count, too: an infinite one would stop it for good.
     params, optimizer_state = jax.lax.cond(_all_finite(end), lambda: end, lambda: start)
     return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
 
 
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether no floating number in a pytree is a NaN or an infinity."""
+    """Return whether all floating numbers in a pytree are finite."""
     leaves = jax.tree.leaves(tree)
     floating = [leaf for leaf in leaves if jnp.isdtype(leaf.dtype, "real floating")]
     vector, _ = ravel_pytree(floating)
@@ -98,7 +98,7 @@ def _all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise ValueError unless there is one value for each observation."""
+    """Raise UsageError unless there is one value for each observation."""
     if shape != expected:
         raise UsageError(
             f"the critic returns values of shape {shape}; they must be {expected}, one "
@@ -109,5 +109,11 @@ def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
 def explained_variance(
     values: Float[Array, "*N"], returns: Float[Array, "*N"]
 ) -> Float[Array, ""]:
-    """Return 1 − Var(returns − values) / Var(returns), at most 1; NaN if it is 0/0."""
-    return 1 - jnp.var(returns - values) / jnp.var(returns)
+    """Return 1 − Var(returns − values) / Var(returns), at most 1.
+
+    0 where all returns are equal: there is no variance to explain.
+    """
+    variance = jnp.var(returns)
+    varies = variance > 0
+    left = jnp.var(returns - values) / jnp.where(varies, variance, 1)
+    return jnp.where(varies, 1 - left, 0)

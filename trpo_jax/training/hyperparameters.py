@@ -32,9 +32,9 @@ class Hyperparameters(NamedTuple):
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
-    """Raise TypeError or ValueError for what is no float, or out of range.
+    """Raise UsageTypeError for what is not a float, UsageError if it is out of range.
 
-    Traced values, as under `vmap`, pass: nothing is known of them but their shape.
+    Traced values pass: only their shape is known.
     """
     if not isinstance(hyperparameters, Hyperparameters):
         raise UsageTypeError(

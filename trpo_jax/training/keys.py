@@ -22,16 +22,13 @@ def as_key(key: Any) -> Key[Array, ""]:
     Raises:
         UsageTypeError: If it is neither, or several keys.
     """
-    if isinstance(key, np.ndarray):
-        key = jnp.asarray(key)
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            if key.shape == ():
-                return key
-        elif key.dtype == jnp.uint32:
-            data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-            if key.shape == data.shape:
-                return jax.random.wrap_key_data(key)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape == ():
+            return key
+    elif isinstance(key, jax.Array | np.ndarray) and key.dtype == jnp.uint32:
+        data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        if key.shape == data.shape:
+            return jax.random.wrap_key_data(jnp.asarray(key))
     found = type(key).__name__
     if hasattr(key, "dtype"):
         found = f"{key.dtype}{[*key.shape]}"

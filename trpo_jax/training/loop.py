@@ -1,4 +1,4 @@
-"""Whole runs, in one compiled program."""
+"""Training as one compiled program."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,8 +11,9 @@ from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.iteration import Metrics, TrainState, init, step
+from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.state import Origin, TrainState, init
 
 
 class TrainResult(NamedTuple):
@@ -23,7 +24,7 @@ class TrainResult(NamedTuple):
             [num_seeds].
         metrics: The `Metrics` of every step, leaves [num_updates], or
             [num_seeds, num_updates] with several seeds.
-        config: What was run.
+        config: Its configuration.
     """
 
     state: TrainState
@@ -37,13 +38,13 @@ def train(
     *,
     hyperparameters: Hyperparameters | None = None,
 ) -> TrainResult:
-    """Train a policy: `config.num_updates` steps, for `num_seeds` runs side by side.
+    """Train a policy: `config.num_updates` steps, for `num_seeds` runs in parallel.
 
     Pure and compiled as one program: `jit` it, or `vmap` it over keys and
     hyperparameters. Runs that differ only in these, or in the seed, share the program.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         key: In place of `jax.random.key(config.seed)`; consumed.
         hyperparameters: In place of `config.hyperparameters`. Leaves may be traced, so
             that `vmap` over them is a sweep.
@@ -52,8 +53,8 @@ def train(
         A `TrainResult`.
 
     Raises:
-        TypeError: If `config` is no `TRPOConfig`, or `key` not a key.
-        ValueError: If the environment is unknown or not supported, or a hyperparameter
+        UsageTypeError: If `config` is no `TRPOConfig`, or `key` not a key.
+        UsageError: If the environment is unknown or not supported, or a hyperparameter
             that is known is out of range.
     """
     check_config(config)
@@ -70,10 +71,11 @@ def train(
         _train, (key, hyperparameters), env_steps=config.all_env_steps
     )
     state, metrics = run(program, key, hyperparameters)
+    state = state._replace(origin=Origin.of(config))
     return TrainResult(state, metrics, config)
 
 
-# Configs that differ in these alone share one program: they come in as arguments.
+# Configs that differ only in these share one program, which takes them as arguments.
 _ANY_FLOATS = {name: getattr(TRPOConfig, name) for name in Hyperparameters._fields}
 
 

@@ -279,8 +279,8 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
         A `TRPOConfig`.
 
     Raises:
-        ValueError: If there is no preset for `env` (the message names the nearest).
-        TypeError: If an override is not a field.
+        UsageError: If there is no preset for `env` (the message names the nearest).
+        UsageTypeError: If an override is not a field.
 
     Example:
         `preset("CartPole-v1", num_seeds=16, max_kl=0.02)`

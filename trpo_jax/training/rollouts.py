@@ -1,4 +1,4 @@
-"""Acting in many environments at once: a scan over time, a vmap over environments."""
+"""Rollouts: a scan over time, a vmap over environments."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from trpo_jax.environments.protocol import Environment, Observation
 
 
 class RolloutState(NamedTuple):
-    """Where B environments stand between two rollouts.
+    """The state of B environments between two rollouts.
 
     Attributes:
         env_state: The environments' own states, a pytree with leading axis [B].
-        observation: What to act on next, [B, …].
-        memory: What the policy remembers of the episode so far, [B, …]; () if nothing.
+        observation: The next observation to act on, [B, …].
+        memory: The policy's memory of the episode so far, [B, …]; () if it has none.
         episode_return: Sum of rewards of the episode so far, undiscounted, float[B].
         episode_length: Steps of the episode so far, int32[B].
     """
@@ -32,13 +32,13 @@ class Trajectory(NamedTuple):
     """T steps in B environments, time first.
 
     Attributes:
-        observation: sₜ as the environment gave it, [T, B, …].
-        action: aₜ as the policy drew it, [T, B] or [T, B, D].
+        observation: sₜ as the environment returned it, [T, B, …].
+        action: aₜ as the policy sampled it, [T, B] or [T, B, D].
         log_prob: log π(aₜ|sₜ), float[T, B].
         reward: rₜ, float[T, B].
-        terminated: The task ended with this step, bool[T, B].
-        truncated: The episode was cut after this step, bool[T, B].
-        final_observation: What the action led to, before any reset, [T, B, …].
+        terminated: The episode terminated with this step, bool[T, B].
+        truncated: The episode was truncated after this step, bool[T, B].
+        final_observation: The one that the action led to, before any reset, [T, B, …].
         episode_return: Sum of rewards of the episode up to this step, float[T, B].
         episode_length: Steps of the episode up to this one, int32[T, B].
     """
@@ -85,7 +85,7 @@ def init_rollout(
         environment: The environment.
         key: A typed key; consumed.
         num_envs: B.
-        memory: The policy's before it sees anything, [B, …]; () if it has none.
+        memory: The policy's initial memory, [B, …]; () if it has none.
 
     Returns:
         The state of B environments at the start of an episode.
@@ -115,17 +115,17 @@ def rollout(
     Args:
         act_fn: (key, memory, observations, starts) ↦ (memory, actions, log-
             probabilities), for B environments at once; `starts` bool[B] says which
-            observations begin an episode. Whatever it closes over, parameters or a
-            normaliser, stays as it is for the rollout.
+            observations begin an episode. Parameters and normalisers that it closes
+            over stay fixed during the rollout.
         environment: The environment, which resets itself.
-        state: Where to go on from; episodes run on across rollouts.
+        state: The state to continue from; episodes continue across rollouts.
         key: Randomness for actions and environments.
         num_steps: T.
-        noise_period: For how many steps actions are drawn with the same key: the noise
-            of `GSDEGaussian` is one function of the state for so long.
+        noise_period: Steps for which actions are sampled with the same key: for as
+            long, the noise of `GSDEGaussian` is one function of the state.
 
     Returns:
-        Where the environments stand afterwards, and the `Trajectory` of [T, B] steps.
+        The state afterwards, and the `Trajectory` of [T, B] steps.
     """
 
     def advance(

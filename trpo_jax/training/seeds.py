@@ -5,8 +5,8 @@ from jaxtyping import PyTree
 
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import TrainState, init
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.state import TrainState, init
 
 
 def run_keys(config: TRPOConfig, key: KeyLike | None = None) -> jax.Array:

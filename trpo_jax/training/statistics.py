@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# A dimension that hardly varies is centred and not blown up: the root of the 1e-8 that
-# VecNormalize in Stable-Baselines adds to a variance.
+# A dimension that hardly varies is centred but not amplified. The value is the square
+# root of the 1e-8 that VecNormalize in Stable-Baselines3 adds to the variance.
 _SMALLEST_STD = 1e-4
 
 
 class RunningStatistics(NamedTuple):
-    """The moments of everything absorbed so far.
+    """Moments of all samples so far.
 
     Attributes:
-        num_samples: How many there were, float32 scalar.
+        num_samples: Their number, float32 scalar.
         mean: Their mean, float32[…].
         sum_sq: Σ (x − mean)², float32[…].
     """
@@ -33,17 +33,17 @@ class RunningStatistics(NamedTuple):
 
 
 def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
-    """Return the statistics of no samples: normalising by them changes nothing."""
+    """Return the statistics of no samples; normalising by them is the identity."""
     return RunningStatistics(jnp.float32(0), jnp.zeros(shape), jnp.zeros(shape))
 
 
-def absorb(
+def update_statistics(
     statistics: RunningStatistics, samples: Float[Array, "N *S"]
 ) -> RunningStatistics:
-    """Return the statistics with N more samples in them.
+    """Return the statistics with N more samples.
 
-    A batch with a NaN or an infinity is left out whole: one bad reward must not spoil
-    the statistics for the rest of a run.
+    A batch with a NaN or an infinity is skipped: one bad reward must not spoil the
+    statistics for the rest of a run.
 
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """

@@ -1,4 +1,4 @@
-"""What a critic says of a rollout: of its states, and of what each action led to."""
+"""Values of a rollout: of its states, and of the states that actions led to."""
 
 from collections.abc import Callable
 
@@ -22,21 +22,22 @@ def values_and_next(
     trajectory: Trajectory,
     observation: Observation,
 ) -> tuple[Float[Array, "T B"], Float[Array, "T B"], PyTree]:
-    """Return V(sₜ), V of what each action led to, and the critic's memory at the end.
+    """Return V(sₜ), V(s′ₜ) and the critic's memory at the end of a rollout.
 
-    What an action led to is the state acted in next, whose value is there already,
-    unless the episode was truncated: only then are the final observations valued, too.
+    s′ₜ, the state that an action led to, is the next state of the rollout, whose value
+    is known, unless the episode was truncated. Only then are final observations
+    evaluated as well.
 
     Args:
         value_fn: (memory, observations, starts) ↦ (memories, values), of T steps in B
             environments.
-        memory: The critic's before the first step, [B, …]; () if it has none.
+        memory: The critic's memory before the first step, [B, …]; () if it has none.
         trajectory: The rollout, [T, B, …].
-        observation: What is to be acted on after it, [B, …].
+        observation: The observation after its last step, [B, …].
 
     Returns:
-        Values float[T, B], next values float[T, B], which mean nothing where the
-        episode terminated, and the memory after the last step, [B, …].
+        Values float[T, B]; next values float[T, B], undefined where the episode
+        terminated; and the memory after the last step, [B, …].
     """
     memories, values = value_fn(memory, trajectory.observation, trajectory.start)
     memory = jax.tree.map(lambda leaf: leaf[-1], memories)
@@ -44,7 +45,7 @@ def values_and_next(
     following = jnp.concatenate([values[1:], last])
 
     def value_final_observations() -> Float[Array, "T B"]:
-        # Each is one more step from where its episode was: T·B sequences of one step.
+        # Each continues its own episode by one step: T·B sequences of length one.
         memory, observations = jax.tree.map(
             lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
             (memories, trajectory.final_observation),

@@ -22,23 +22,25 @@ from trpo_jax.trust_region.distributions import (
 from trpo_jax.trust_region.fisher import (
     fisher_vector_product,
     gauss_newton_vector_product,
+    hessian_vector_product,
 )
-from trpo_jax.trust_region.micro_batches import micro_batched
+from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 from trpo_jax.trust_region.objective import (
     improvement_bound,
     mean_kl,
     mean_kl_improvement_bound,
     surrogate,
 )
+from trpo_jax.trust_region.problem import Batch, OldPolicy, Problem
 from trpo_jax.trust_region.step_size import (
     damped_curvature,
     trust_region_step_size,
     undamped_curvature,
 )
 from trpo_jax.trust_region.update import (
-    Batch,
     UpdateInfo,
     UpdateStatus,
+    damped,
     trust_region_update,
 )
 
@@ -52,20 +54,26 @@ __all__ = [
     "Distribution",
     "GSDEGaussian",
     "LineSearchResult",
+    "MicroBatches",
     "MultiCategorical",
+    "OldPolicy",
+    "Problem",
     "TanhGaussian",
     "UpdateInfo",
     "UpdateStatus",
     "conjugate_gradient",
+    "damped",
     "damped_curvature",
     "fisher_vector_product",
     "gauss_newton_vector_product",
+    "hessian_vector_product",
     "improvement_bound",
     "line_search",
     "mask_logits",
     "mean_kl",
     "mean_kl_improvement_bound",
-    "micro_batched",
+    "mean_over_rows",
+    "split_rows",
     "surrogate",
     "trust_region_step_size",
     "trust_region_update",

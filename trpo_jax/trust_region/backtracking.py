@@ -1,11 +1,12 @@
-"""Backtracking line search with its candidates evaluated side by side."""
+"""Backtracking line search, with several candidates evaluated at once."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.errors import UsageError
@@ -13,13 +14,13 @@ from trpo_jax.trust_region.checks import check_positive
 
 
 class Candidate(NamedTuple):
-    """What is known of one candidate policy θ_old + fraction · step.
+    """Evaluation of one candidate policy θ_old + fraction · step.
 
     Attributes:
         surrogate: L(θ), scalar.
         kl: mean KL(π_old ‖ π_θ), scalar, in nats.
         finite: Whether the parameters hold no NaN and no infinity, bool scalar.
-        evidence: Anything else worth knowing of the candidate, a pytree.
+        evidence: Any other results for the candidate, a pytree.
     """
 
     surrogate: Float[Array, ""]
@@ -35,7 +36,7 @@ class LineSearchResult(NamedTuple):
         accepted: Whether any candidate was acceptable, bool scalar.
         fraction: Its fraction of the full step, scalar; 0 if none was accepted.
         candidate: The `Candidate` accepted or, if none was, the smallest one tried.
-        evaluations: How many candidates were evaluated, int32 scalar.
+        evaluations: Number of candidates evaluated, int32 scalar.
     """
 
     accepted: Bool[Array, ""]
@@ -57,20 +58,23 @@ def line_search(
 
     Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite.
 
+    Differentiable in what `evaluate_fn` closes over: the candidate's derivatives are
+    those at the chosen fraction, which is a constant.
+
     Args:
         evaluate_fn: fraction ↦ `Candidate`.
         surrogate_old: L(θ_old), scalar.
         max_kl: δ, in nats.
-        max_backtracks: How many fractions to try at most.
+        max_backtracks: The largest number of fractions to try.
         backtrack_factor: Ratio of one fraction to the one before, in (0, 1).
-        width: How many candidates one evaluation takes, by `vmap`. 1 pays for no
-            candidate that nobody needs; `max_backtracks` evaluates all at once.
+        width: Candidates per evaluation, by `vmap`. 1 evaluates no candidate that is
+            not needed; `max_backtracks` evaluates all of them at once.
 
     Returns:
-        A `LineSearchResult`. But for `evaluations`, it does not depend on `width`.
+        A `LineSearchResult`. Apart from `evaluations`, it does not depend on `width`.
 
     Raises:
-        ValueError: If a count is not positive, or `backtrack_factor` not in (0, 1).
+        UsageError: If a count is not positive, or `backtrack_factor` not in (0, 1).
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
@@ -81,25 +85,41 @@ def line_search(
         raise UsageError(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
         )
+    dtype = surrogate_old.dtype
+    fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
+    converted, closed_over = _with_closure_as_argument(evaluate_fn, fractions[0])
+    bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
     width = min(width, max_backtracks)
+    return _search(converted, width, closed_over, fractions, bounds)
 
-    @functools.partial(jax.jit, inline=True)  # the loop's shapes and body, traced once
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _search(
+    evaluate_fn: Callable[..., Candidate],
+    width: int,
+    closed_over: list[Any],
+    fractions: Float[Array, " K"],
+    bounds: tuple[Float[Array, ""], Float[Array, ""]],
+) -> LineSearchResult:
+    """Evaluate `width` candidates at a time until one is acceptable."""
+    last = fractions.size - 1
+
+    @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and the loop
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
-        index = jnp.minimum(first + jnp.arange(width), max_backtracks - 1)
-        fractions = jnp.asarray(backtrack_factor, surrogate_old.dtype) ** index
-        candidates = jax.vmap(evaluate_fn)(fractions)
-        acceptable = _is_acceptable(candidates, surrogate_old, max_kl)
+        tried = fractions[jnp.minimum(first + jnp.arange(width), last)]
+        candidates = jax.vmap(evaluate_fn, (0, None))(tried, closed_over)
+        acceptable = _is_acceptable(candidates, *bounds)
         accepted = jnp.any(acceptable)
         chosen = jnp.where(accepted, jnp.argmax(acceptable), width - 1)
         return LineSearchResult(
             accepted=accepted,
-            fraction=jnp.where(accepted, fractions[chosen], 0),
+            fraction=jnp.where(accepted, tried[chosen], 0),
             candidate=jax.tree.map(lambda leaf: leaf[chosen], candidates),
-            evaluations=jnp.minimum(first + width, max_backtracks),
+            evaluations=jnp.minimum(first + width, last + 1),
         )
 
     def proceed(result: LineSearchResult) -> Bool[Array, ""]:
-        return ~result.accepted & (result.evaluations < max_backtracks)
+        return ~result.accepted & (result.evaluations <= last)
 
     shapes = jax.eval_shape(evaluate_from, jnp.int32(0))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -108,12 +128,49 @@ def line_search(
     )
 
 
+@_search.defjvp
+def _search_jvp(
+    evaluate_fn: Callable[..., Candidate], width: int, primals: tuple, tangents: tuple
+) -> tuple[LineSearchResult, LineSearchResult]:
+    """Differentiate the chosen candidate; which one is chosen is a constant.
+
+    `lax.while_loop` has no reverse mode, and a fraction that jumps has no derivative.
+    """
+    result = _search(evaluate_fn, width, *primals)
+    closed_over, fractions, _ = primals
+    fraction = jnp.where(result.accepted, result.fraction, fractions[-1])
+    _, change = jax.jvp(
+        functools.partial(evaluate_fn, fraction), (closed_over,), tangents[:1]
+    )
+    constant = jax.custom_derivatives.zero_from_primal(result)
+    return result, constant._replace(candidate=change)
+
+
+def _with_closure_as_argument(
+    fn: Callable[[Array], PyTree], example: Array
+) -> tuple[Callable[[Array, list[Any]], PyTree], list[Any]]:
+    """Return (x, closed over) ↦ fn(x), and what `fn` closes over.
+
+    A function with a derivative of its own must not close over traced values: its
+    derivative is taken when the trace is over. `jax.closure_convert` would hoist the
+    floating ones only, not the actions of a batch.
+    """
+    program, result = jax.make_jaxpr(fn, return_shape=True)(example)
+    jaxpr, structure = program.jaxpr, jax.tree.structure(result)
+
+    def converted(x: Array, closed_over: list[Any]) -> PyTree:
+        outputs = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, closed_over))(x)
+        return jax.tree.unflatten(structure, outputs)
+
+    return converted, program.consts
+
+
 def _is_acceptable(
     candidate: Candidate,
     surrogate_old: Float[Array, ""],
     max_kl: Float[Array, ""] | float,
 ) -> Bool[Array, "*W"]:
-    """Every comparison with a NaN is false, so that a NaN is never acceptable."""
+    """Return which candidates are acceptable: never a NaN, which compares as false."""
     return (
         candidate.finite
         & jnp.isfinite(candidate.surrogate)

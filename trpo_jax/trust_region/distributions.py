@@ -20,7 +20,7 @@ from trpo_jax.errors import UsageError
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What `trust_region_update` asks of the distributions a policy returns."""
+    """The methods that `trust_region_update` needs of a policy's distributions."""
 
     def sample(self, key: Key[Array, ""]) -> Num[Array, "..."]:
         """Draw one action for each element of the batch; consumes `key`."""
@@ -42,8 +42,8 @@ class Categorical(NamedTuple):
     """A choice among K actions, π(k) ∝ exp(logits[k]).
 
     Attributes:
-        logits: Unnormalised log-probabilities, float[..., K], finite: forbid an action
-            by `mask_logits`, and not by −∞.
+        logits: Unnormalised log-probabilities, float[..., K], finite: to forbid an
+            action, use `mask_logits` instead of −∞.
     """
 
     logits: Float[Array, "*N K"]
@@ -53,12 +53,12 @@ class Categorical(NamedTuple):
         return jax.nn.log_softmax(self.logits)
 
     def sample(self, key: Key[Array, ""]) -> Int[Array, "*N"]:
-        """Draw actions int[...] in 0 … K−1; consumes `key`."""
-        return jax.random.categorical(key, self.logits)
+        """Draw actions int32[...] in 0 … K−1; consumes `key`."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def mode(self) -> Int[Array, "*N"]:
-        """Return argmax_k π(k), int[...]."""
-        return jnp.argmax(self.logits, axis=-1)
+        """Return argmax_k π(k), int32[...]."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, actions: Int[Array, "*N"]) -> Float[Array, "*N"]:
         """Return log π(a) for actions int[...]; −∞ for those outside 0 … K−1.
@@ -83,8 +83,8 @@ class Categorical(NamedTuple):
         return jnp.sum(jnp.exp(log_probs) * difference, axis=-1)
 
 
-# exp of it is exactly 0, and sums and differences of a few stay finite: an action so
-# forbidden adds 0 · finite to a divergence, and not 0 · ∞.
+# Its exponential is exactly 0, and sums of a few such logits stay finite: a forbidden
+# action adds 0 · finite to a divergence, not 0 · ∞.
 _FORBIDDEN = -1e9
 
 
@@ -93,20 +93,20 @@ def mask_logits(
 ) -> Float[Array, "*N K"]:
     """Return logits under which forbidden actions have probability 0, exactly.
 
-    Their derivatives are 0 too, so that the KL and its curvature are those of a choice
-    among the allowed actions alone.
+    Their derivatives are 0 as well: the KL and its curvature are those of a choice
+    among the allowed actions only.
 
     Args:
         logits: Unnormalised log-probabilities, float[..., K].
         action_mask: True where an action is allowed, bool[..., K].
 
     Returns:
-        Logits float[..., K]; NaN where no action is allowed, which nothing can be
-        computed from: an update on such a state is rejected as NON_FINITE.
+        Logits float[..., K]; NaN where no action is allowed: an update on such a state
+        is rejected as NON_FINITE.
 
     Raises:
-        ValueError: If the shapes differ, or if a mask that is known now (that is, not
-            under `jit`) forbids every action.
+        UsageError: If the shapes differ, or a mask that is known (not traced) forbids
+            every action.
 
     Source: Huang & Ontañón 2020 (arXiv 2006.14171).
     """
@@ -180,9 +180,9 @@ class DiagonalGaussian(NamedTuple):
 class TanhGaussian(NamedTuple):
     """Actions a = tanh(u) in (−1, 1) with u_d ~ N(μ_d, σ_d²), handled as u.
 
-    What is drawn, stored and asked for is u, which loses no digits near ±1; densities
-    and entropies are those of a. The map is one to one, so that ratios of densities and
-    divergences are those of the Gaussian underneath.
+    Samples and arguments are u, which loses no digits near ±1; densities and entropies
+    are those of a. The map is one to one, so that ratios of densities and divergences
+    are those of the Gaussian underneath.
 
     Attributes:
         mean: μ, float[..., D].
@@ -220,7 +220,7 @@ class TanhGaussian(NamedTuple):
         return self.base.entropy() + jnp.sum(expected, axis=-1)
 
     def kl_divergence(self, other: "TanhGaussian") -> Float[Array, "*N"]:
-        """Return that of the Gaussians of u."""
+        """Return the divergence of the Gaussians of u."""
         return self.base.kl_divergence(other.base)
 
 
@@ -234,18 +234,18 @@ def _log_tanh_slope(u: Float[Array, "*N"]) -> Float[Array, "*N"]:
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
-# Added to the variance: where all features are 0 there would be no density. The value
-# is that of Stable-Baselines3.
+# Added to the variance: without it there is no density where all features are 0. The
+# value is that of Stable-Baselines3.
 _GSDE_VARIANCE = 1e-6
 
 
 class GSDEGaussian(NamedTuple):
     """Generalised state-dependent exploration: a = μ(s) + Eᵀφ(s), E_fd ~ N(0, σ_fd²).
 
-    The noise is a random linear function of the features φ: drawn with the same key at
-    several states it is one function of the state, and exploration is smooth. Each
-    action by itself is Gaussian with the variance Σ_f φ_f² σ_fd² + 10⁻⁶, and log-
-    probabilities and divergences are those.
+    The noise is a random linear function of the features φ. Sampled with the same key
+    in several states it is one function of the state, and exploration is smooth. The
+    marginal of each action is Gaussian with the variance Σ_f φ_f² σ_fd² + 10⁻⁶;
+    log-probabilities and divergences are those of the marginals.
 
     Attributes:
         mean: μ, float[..., D].
@@ -261,7 +261,7 @@ class GSDEGaussian(NamedTuple):
 
     @property
     def marginal(self) -> DiagonalGaussian:
-        """The distribution of each action by itself."""
+        """The marginal distribution of each action."""
         variance = self.features**2 @ jnp.exp(2 * self.log_std) + _GSDE_VARIANCE
         return DiagonalGaussian(self.mean, 0.5 * jnp.log(variance))
 
@@ -281,15 +281,15 @@ class GSDEGaussian(NamedTuple):
         return self.mean
 
     def log_prob(self, actions: Float[Array, "*N D"]) -> Float[Array, "*N"]:
-        """Return the log-density of each action by itself."""
+        """Return the log-density of each action's marginal."""
         return self.marginal.log_prob(actions)
 
     def entropy(self) -> Float[Array, "*N"]:
-        """Return the entropy of each action by itself."""
+        """Return the entropy of each action's marginal."""
         return self.marginal.entropy()
 
     def kl_divergence(self, other: "GSDEGaussian") -> Float[Array, "*N"]:
-        """Return the divergence of each action by itself."""
+        """Return the divergence of each action's marginal."""
         return self.marginal.kl_divergence(other.marginal)
 
 

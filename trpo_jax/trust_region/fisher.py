@@ -1,49 +1,54 @@
 """The curvature of the mean KL, as products with vectors: F is never formed.
 
-Both operators are linearised once, so that the pass through the policy that does not
-depend on the vector is not repeated in every iteration of a solver.
+Both operators are linearised once: the pass through the policy that does not depend on
+the vector is not repeated in every iteration of a solver.
 """
 
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
-from trpo_jax.trust_region.checks import check_positive
 from trpo_jax.trust_region.distributions import Distribution
-from trpo_jax.trust_region.layers import linearize_policy
 from trpo_jax.trust_region.objective import mean_kl
 
 MatVec = Callable[[PyTree], PyTree]
+PolicyFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Distribution]
+
+
+# (policy_fn, params, observations) ↦ (v ↦ F v), v and F v pytrees like params.
+OperatorFn = Callable[[PolicyFn, PyTree, PyTree], MatVec]
 
 
 def fisher_vector_product(
-    mean_kl_fn: Callable[[PyTree], Float[Array, ""]], params: PyTree
+    policy_fn: PolicyFn, params: PyTree, observations: PyTree
 ) -> MatVec:
-    """Return v ↦ F v with F = ∇² mean_kl_fn(params), by `jvp` over `grad`.
+    """Return v ↦ F v with F = ∇² mean_s KL(π_old ‖ π_θ) at θ_old, by `jvp` over `grad`.
+
+    There, F equals the Fisher information E[∇log π ∇log πᵀ].
 
     Args:
-        mean_kl_fn: θ ↦ mean_s KL(π_old(·|s) ‖ π_θ(·|s)), a scalar, with π_old fixed.
-        params: θ_old, where F equals the Fisher information E[∇log π ∇log πᵀ].
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
+        params: θ_old.
+        observations: The N states, a pytree of arrays [N, …].
 
     Returns:
-        A linear function on pytrees like `params`.
+        A linear function on pytrees like `params`; symmetric, positive semi-definite.
 
-    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C; Pearlmutter 1994,
-    "Fast exact multiplication by the Hessian".
+    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
-    _, matvec = jax.linearize(jax.grad(mean_kl_fn), params)
-    return matvec
+    # Not `stop_gradient`: π_old is outside of what is differentiated here, and whoever
+    # differentiates the whole update needs its derivative.
+    old = policy_fn(params, observations)
+    return hessian_vector_product(
+        lambda theta: mean_kl(old, policy_fn(theta, observations)), params
+    )
 
 
 def gauss_newton_vector_product(
-    policy_fn: Callable[[PyTree, PyTree], Distribution],
-    params: PyTree,
-    observations: PyTree,
-    *,
-    num_products: int = 10,
+    policy_fn: PolicyFn, params: PyTree, observations: PyTree
 ) -> MatVec:
-    """Return v ↦ Jᵀ M J v, equal to the Fisher-vector product at `params`, cheaper.
+    """Return v ↦ Jᵀ M J v, equal to `fisher_vector_product` at `params`, and cheaper.
 
     J is the Jacobian of the distributions' own parameters (logits, means, …) in θ, and
     M the Hessian of the mean KL in those. The term that the full Hessian has beyond
@@ -53,29 +58,37 @@ def gauss_newton_vector_product(
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         params: θ_old.
         observations: The N states, a pytree of arrays [N, …].
-        num_products: About how many products will be asked for. Where that is worth it,
-            what they have in common is stored: for each layer as many arrays like its
-            input as there are logits or means. Time and memory depend on it, the
-            result to rounding.
 
     Returns:
         A linear function on pytrees like `params`; symmetric, positive semi-definite.
 
-    Raises:
-        ValueError: If `num_products` is not positive.
-
     Source: Schraudolph 2002, "Fast curvature matrix-vector products"; Martens 2014
     (arXiv 1412.1193), section 9.
     """
-    check_positive(num_products=num_products)
-    old, jacobian = linearize_policy(
-        policy_fn, params, observations, num_products=num_products
-    )
+    old, jacobian = jax.linearize(lambda theta: policy_fn(theta, observations), params)
     jacobian_transpose = jax.linear_transpose(jacobian, params)
-    metric = fisher_vector_product(lambda new: mean_kl(old, new), old)
+    metric = hessian_vector_product(lambda new: mean_kl(old, new), old)
 
     def matvec(vector: PyTree) -> PyTree:
         (product,) = jacobian_transpose(metric(jacobian(vector)))
         return product
 
+    return matvec
+
+
+def hessian_vector_product(
+    fn: Callable[[PyTree], Float[Array, ""]], primal: PyTree
+) -> MatVec:
+    """Return v ↦ ∇²fn(x) v, by `jvp` over `grad`.
+
+    Args:
+        fn: x ↦ scalar, such as θ ↦ mean_s KL(π_old ‖ π_θ) with π_old fixed.
+        primal: x, a pytree of floating arrays.
+
+    Returns:
+        A linear function on pytrees like `primal`; symmetric.
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    """
+    _, matvec = jax.linearize(jax.grad(fn), primal)
     return matvec

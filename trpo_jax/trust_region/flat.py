@@ -1,4 +1,4 @@
-"""The paper's vector θ: one array, or many where these are large."""
+"""The vector θ of the paper: one array, or a pytree if it is large."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,13 @@ _LARGE = 2**16
 def flatten(
     params: PyTree,
 ) -> tuple[Float[Array, " P"] | PyTree, Callable[[PyTree], PyTree]]:
-    """Return θ, and θ ↦ params: a vector, or from 2¹⁶ numbers on the arrays themselves.
+    """Return θ, and θ ↦ params: one vector, or params themselves from 2¹⁶ numbers on.
 
-    The algebra of small arrays costs their number, that of large ones their size. And
-    XLA on a CPU sums what goes into a bias's gradient once more for each element of a
-    vector that it is put into. Arrays of several dtypes are one vector, of the widest.
+    The cost of vector algebra is in the number of arrays while they are small, and in
+    their size when they are large. And where a large gradient is put into one vector,
+    XLA fuses the sums over the batch behind each bias into the copy, and on a CPU
+    computes them again for each element. Arrays of several dtypes become one vector of
+    the widest.
     """
     params = jax.tree.map(jnp.asarray, params)
     leaves = jax.tree.leaves(params)

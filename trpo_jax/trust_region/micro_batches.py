@@ -1,83 +1,100 @@
-"""Large batches in bounded memory: some rows at a time, the same result to rounding."""
+"""Micro-batches: large batches in bounded memory, the same result to rounding."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from trpo_jax.trust_region.checks import check_positive
 
 
-def micro_batched(
-    fn: Callable[[PyTree], tuple[PyTree, PyTree]],
-    rows: PyTree,
-    *,
-    num_rows: int,
-    size: int | None,
-    is_row: PyTree | None = None,
-) -> tuple[PyTree, PyTree]:
-    """Return fn(rows), computed from `size` of the N rows at a time.
+class MicroBatches(NamedTuple):
+    """N rows, split into `count` micro-batches of equal size and a remainder.
 
-    Only one micro-batch's intermediate results are alive at once. Where these fit into
-    a cache that those of the whole batch overflow, it is the faster way too.
+    Results computed from micro-batches stay split in the same way. So nothing has to
+    know which leaves have one entry per row and which are shared by all rows, such as
+    one σ for all states: every micro-batch has its own copy of these.
+
+    Attributes:
+        equal: Leaves [count, size, …]; None if all rows are taken at once.
+        rest: Leaves [rest, …]; None if the size divides N.
+    """
+
+    equal: PyTree
+    rest: PyTree
+
+    def join(self) -> PyTree:
+        """Return leaves [N, …], in the order of the rows; each leaf must have rows."""
+        if self.equal is None:
+            return self.rest
+        equal = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.equal)
+        if self.rest is None:
+            return equal
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), equal, self.rest)
+
+
+def split_rows(rows: PyTree, size: int | None) -> MicroBatches:
+    """Split rows into micro-batches.
 
     Args:
-        fn: rows ↦ (means over these rows, results for each of these rows).
         rows: A pytree of arrays [N, …].
-        num_rows: N.
-        size: Rows at a time; None for all at once.
-        is_row: A pytree like `rows` of bools; False for a leaf that belongs to all
-            rows, such as a standard deviation that does not depend on the state: every
-            micro-batch is given it whole. None: all are True.
-
-    Returns:
-        The means over N rows, and the results [N, …] in the order of the rows; of a
-        result without that leading axis, the one value that all rows share.
+        size: Rows of a micro-batch; None for all N.
 
     Raises:
-        ValueError: If `size` is not positive.
+        UsageError: If `size` is not positive.
     """
     if size is not None:
         check_positive(size=size)
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
     if size is None or size >= num_rows:
-        return fn(rows)
+        return MicroBatches(None, rows)
     count, rest = divmod(num_rows, size)
-    if is_row is None:
-        is_row = jax.tree.map(lambda leaf: True, rows)
+    return MicroBatches(
+        jax.tree.map(
+            lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]),
+            rows,
+        ),
+        jax.tree.map(lambda leaf: leaf[count * size :], rows) if rest else None,
+    )
 
-    def take(start: Int[Array, ""] | int, length: int) -> PyTree:
-        def cut(leaf: Array, of_a_row: bool) -> Array:
-            if not of_a_row:
-                return leaf
-            return jax.lax.dynamic_slice_in_dim(leaf, start, length)
 
-        return jax.tree.map(cut, rows, is_row)
+def mean_over_rows(
+    fn: Callable[..., tuple[PyTree, PyTree]], *batches: MicroBatches
+) -> tuple[PyTree, MicroBatches]:
+    """Return the mean of `fn` over all rows, from one micro-batch at a time.
 
-    def accumulate(total: PyTree, index: Int[Array, ""]) -> tuple[PyTree, PyTree]:
-        means, results = fn(take(index * size, size))
+    Only one micro-batch's intermediate results are alive at once. Where these fit into
+    a cache that those of the whole batch overflow, this is faster as well.
+
+    Args:
+        fn: (rows, …) ↦ (means over these rows, any other results).
+        *batches: Rows, split alike; each is one argument of `fn`.
+
+    Returns:
+        The means over all N rows, and the other results, split like the rows.
+    """
+    equal, rest = (list(parts) for parts in zip(*batches, strict=True))
+    if equal[0] is None:
+        means, results = fn(*rest)
+        return means, MicroBatches(None, results)
+    count, size = jax.tree.leaves(equal)[0].shape[:2]
+    num_left = 0 if rest[0] is None else jax.tree.leaves(rest)[0].shape[0]
+    num_rows = count * size + num_left
+
+    def accumulate(total: PyTree, rows: list[Any]) -> tuple[PyTree, PyTree]:
+        means, results = fn(*rows)
         return jax.tree.map(jnp.add, total, means), results
 
-    shapes, part = jax.eval_shape(fn, take(0, size))
-    _, whole = jax.eval_shape(fn, rows)
-    of_rows = jax.tree.map(lambda few, all_: few.shape != all_.shape, part, whole)
+    shapes, _ = jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], equal))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, results = jax.lax.scan(accumulate, zeros, jnp.arange(count))
+    total, results = jax.lax.scan(accumulate, zeros, equal)
     means = jax.tree.map(lambda leaf: leaf * (size / num_rows), total)
-    results = jax.tree.map(
-        lambda leaf, cut: leaf.reshape(-1, *leaf.shape[2:]) if cut else leaf[0],
-        results,
-        of_rows,
+    if not num_left:
+        return means, MicroBatches(results, None)
+    last_means, last = fn(*rest)
+    means = jax.tree.map(
+        lambda leaf, more: leaf + more * (num_left / num_rows), means, last_means
     )
-    if rest:
-        last_means, last = fn(take(count * size, rest))
-        means = jax.tree.map(
-            lambda leaf, more: leaf + more * (rest / num_rows), means, last_means
-        )
-        results = jax.tree.map(
-            lambda leaf, more, cut: jnp.concatenate([leaf, more]) if cut else leaf,
-            results,
-            last,
-            of_rows,
-        )
-    return means, results
+    return means, MicroBatches(results, last)

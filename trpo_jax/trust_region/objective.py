@@ -1,4 +1,4 @@
-"""What one update maximises, what it is constrained by, and what that guarantees."""
+"""The surrogate objective, the mean KL, and the bounds on improvement they give."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def surrogate(
         L(θ), a scalar in the units of the advantages.
 
     Raises:
-        ValueError: If the shapes differ.
+        UsageError: If the shapes differ.
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), equation 14.
     """
@@ -83,7 +83,7 @@ def improvement_bound(
         The bound, a scalar in units of discounted return. It is 0 at π = π_old.
 
     Raises:
-        ValueError: If `discount` is not in [0, 1).
+        UsageError: If `discount` is not in [0, 1).
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), theorem 1.
     """
@@ -113,7 +113,7 @@ def mean_kl_improvement_bound(
         The bound, a scalar in units of discounted return. It is 0 at π = π_old.
 
     Raises:
-        ValueError: If `discount` is not in [0, 1).
+        UsageError: If `discount` is not in [0, 1).
 
     Source: Achiam et al. 2017 (arXiv 1705.10528), corollaries 2 and 3, with the total
     variation bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); Pinsker's

@@ -1,4 +1,4 @@
-"""How far to go along the natural direction before the quadratic model reaches δ."""
+"""Step size along the natural direction, at which the quadratic model reaches δ."""
 
 import jax.numpy as jnp
 import optax
@@ -30,12 +30,12 @@ def undamped_curvature(
 def damped_curvature(
     gradient: PyTree, x: PyTree, damping: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """Return xᵀ(F + λI)x = gᵀx, as most implementations use: the step falls short of δ.
+    """Return xᵀ(F + λI)x = gᵀx, as in most implementations: the step undershoots δ.
 
     Args:
         gradient: g, a pytree.
         x: The solution, or any iterate, a pytree like `gradient`.
-        damping: λ, part of gᵀx already; here so that both are called alike.
+        damping: λ, ignored: gᵀx includes it. Here so that both have one signature.
 
     Returns:
         A scalar, at least `undamped_curvature`.

@@ -1,6 +1,5 @@
-"""The networks of a run, and whether they fit its environment."""
+"""Checks that policy and critic fit their environment, from shapes alone."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -11,96 +10,19 @@ from trpo_jax.environments import (
     Environment,
     MultiDiscrete,
     SquashedActions,
-    make_environment,
-    squash_actions,
 )
 from trpo_jax.errors import UsageError, UsageTypeError
-from trpo_jax.networks import (
-    ACTIVATIONS,
-    CNN,
-    MLP,
-    CategoricalHead,
-    GaussianHead,
-    GSDEHead,
-    MultiCategoricalHead,
-    Network,
-    Policy,
-    RecurrentNetwork,
-    RecurrentPolicy,
-    RecurrentValue,
-    StateDependentGaussianHead,
-    TanhGaussianHead,
-    Value,
-)
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.batching import BatchedNetwork, BoundNetwork
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollouts import RolloutState
-from trpo_jax.training.views import View, apply_once, view_of
 from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
-
-_GAUSSIAN_HEADS = {
-    "gaussian": GaussianHead,
-    "state_dependent_gaussian": StateDependentGaussianHead,
-    "gsde": GSDEHead,
-    "tanh_gaussian": TanhGaussianHead,
-}
-
-
-def assemble(config: TRPOConfig) -> tuple[Environment, View, View]:
-    """Return the environment of a run, and the views of its policy and critic."""
-    environment = make_environment(config.env)
-    if config.action_distribution == "tanh_gaussian":
-        environment = squash_actions(environment)
-    policy, critic = make_networks(config, environment)
-    return environment, view_of(policy), view_of(critic)
-
-
-def make_networks(
-    config: TRPOConfig, environment: Environment
-) -> tuple[Network | RecurrentNetwork, Network | RecurrentNetwork]:
-    """Return policy and critic: the config's own, or such as fit the environment.
-
-    Raises:
-        ValueError: If the config asks for a Gaussian and actions are discrete.
-    """
-    policy, critic = config.policy, config.critic
-    torso, size = _torso(config), config.memory_size
-    if policy is None:
-        head = _head(config, environment)
-        policy = RecurrentPolicy(torso, head, size) if size else Policy(torso, head)
-    if critic is None:
-        critic = RecurrentValue(torso, size) if size else Value(torso)
-    return policy, critic
-
-
-def _torso(config: TRPOConfig) -> nn.Module:
-    sizes, activation = config.hidden_sizes, ACTIVATIONS[config.activation]
-    if config.channels:
-        stride = config.convolution_stride
-        return CNN(config.channels, 3, stride, sizes, activation)
-    return MLP(sizes, activation)
-
-
-def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
-    space = environment.action_space
-    if config.action_distribution != "gaussian" and not isinstance(space, Box):
-        raise UsageError(
-            f"action_distribution={config.action_distribution!r} is for continuous "
-            f"actions, but the environment takes {space}; leave it out."
-        )
-    match space:
-        case Discrete(num_actions):
-            return CategoricalHead(num_actions)
-        case MultiDiscrete(num_actions):
-            return MultiCategoricalHead(num_actions)
-        case Box(size):
-            return _GAUSSIAN_HEADS[config.action_distribution](
-                size, config.initial_log_std
-            )
 
 
 def check_policy(
-    policy: View, params: PyTree, environment: Environment, state: RolloutState
+    policy: BatchedNetwork,
+    params: PyTree,
+    environment: Environment,
+    state: RolloutState,
 ) -> None:
     """Raise unless the policy's actions are what the environment takes."""
 
@@ -132,7 +54,7 @@ def check_policy(
     def sample(params: PyTree, state: RolloutState) -> Array:
         starts = state.episode_length == 0
         seen = (state.memory, state.observation, starts)
-        return apply_once(policy, params, *seen, draw)[1]
+        return BoundNetwork(policy, params).step(*seen, draw)[1]
 
     space = environment.action_space
     check_memory("policy", policy, params, state.memory, state)
@@ -154,14 +76,14 @@ def check_policy(
 
 
 def check_critic(
-    critic: View, params: PyTree, memory: PyTree, state: RolloutState
+    critic: BatchedNetwork, params: PyTree, memory: PyTree, state: RolloutState
 ) -> None:
     """Raise unless the critic returns one value for each observation."""
 
     def evaluate(params: PyTree, state: RolloutState) -> Array:
         starts = state.episode_length == 0
         seen = (memory, state.observation, starts)
-        return apply_once(critic, params, *seen, lambda values: values)[1]
+        return BoundNetwork(critic, params).step(*seen, lambda values: values)[1]
 
     check_memory("critic", critic, params, memory, state)
     values = jax.eval_shape(evaluate, params, state)
@@ -169,13 +91,17 @@ def check_critic(
 
 
 def check_memory(
-    name: str, view: View, params: PyTree, memory: PyTree, state: RolloutState
+    name: str,
+    network: BatchedNetwork,
+    params: PyTree,
+    memory: PyTree,
+    state: RolloutState,
 ) -> None:
     """Raise unless the network returns its memory after each step, [B, T, …]."""
     one_step = jax.tree.map(
         lambda leaf: leaf[None], (state.observation, state.episode_length == 0)
     )
-    memories, _ = jax.eval_shape(view.apply, params, view.rows(memory, *one_step))
+    memories, _ = jax.eval_shape(network.apply, params, network.rows(memory, *one_step))
     expected = jax.tree.map(lambda leaf: leaf[:, None], memory)
 
     def types(tree: PyTree) -> PyTree:

@@ -1,7 +1,6 @@
 """Networks with a memory and without, seen through one face, in a whole step."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -22,16 +21,16 @@ from trpo_jax import (
 from trpo_jax.environments import MaskedObservation, make_environment
 from trpo_jax.networks import RecurrentNetworkFns
 from trpo_jax.training import rollout
-from trpo_jax.training.iteration import _act, _value, observe
-from trpo_jax.training.networks import assemble, make_networks
-from trpo_jax.training.values import values_and_next
-from trpo_jax.training.views import (
-    StepView,
-    evaluate_rollout,
+from trpo_jax.training.batching import (
+    BoundNetwork,
+    FlatNetwork,
+    batched,
     reset_nonfinite_memory,
-    rows_at_once,
-    view_of,
+    rows_per_micro_batch,
 )
+from trpo_jax.training.components import make_components, make_networks
+from trpo_jax.training.state import make_act_fn, make_value_fn, observe
+from trpo_jax.training.values import values_and_next
 from trpo_jax.trust_region import Categorical
 
 B, T = 4, 9
@@ -56,17 +55,17 @@ def run():
         first, _ = step(CONFIG, init(CONFIG, key))
         second, metrics = step(CONFIG, first)
         # The same rollout as in the second step, to look at.
-        environment, policy, critic = assemble(CONFIG)
+        components = make_components(CONFIG)
         _, rollout_key, _ = jax.random.split(first.key, 3)
         rollout_state, trajectory = rollout(
-            lambda *seen: _act(policy, first, *seen),
-            environment,
+            make_act_fn(components, first),
+            components.environment,
             first.rollout,
             rollout_key,
             num_steps=T,
         )
         judged = values_and_next(
-            functools.partial(_value, CONFIG, critic, first),
+            make_value_fn(components, first),
             first.critic_memory,
             trajectory,
             rollout_state.observation,
@@ -94,14 +93,14 @@ def remembered(network, params, memory, state, trajectory):
 def test_the_policy_that_is_updated_is_the_one_that_acted(run):
     """The log-probabilities of whole sequences are those of the steps as taken."""
     first, _, _, trajectory, _ = run
-    _, policy, _ = assemble(CONFIG)
+    policy = make_components(CONFIG).policy
     rows = policy.rows(
         first.rollout.memory, observe(first, trajectory.observation), trajectory.start
     )
     _, distribution = policy.apply(first.params, rows)
-    log_probs = distribution.log_prob(policy.by_row(trajectory.action))
+    log_probs = distribution.log_prob(policy.to_rows(trajectory.action))
     np.testing.assert_allclose(
-        policy.by_time(log_probs, T), trajectory.log_prob, rtol=1e-5, atol=1e-6
+        policy.from_rows(log_probs, T), trajectory.log_prob, rtol=1e-5, atol=1e-6
     )
     assert trajectory.start.any()
     assert np.any(first.rollout.memory != 0)
@@ -149,16 +148,14 @@ def test_values_and_those_of_what_followed_know_the_episode(run):
 
 def test_some_sequences_at_a_time_are_all_of_them(run):
     first, _, _, trajectory, _ = run
-    _, _, critic = assemble(CONFIG)
+    critic = BoundNetwork(make_components(CONFIG).critic, first.critic_params)
 
-    def judge(steps_at_once):
-        return evaluate_rollout(
-            critic,
-            first.critic_params,
+    def judge(micro_batch_size):
+        return critic.unroll(
             first.critic_memory,
             observe(first, trajectory.observation),
             trajectory.start,
-            steps_at_once=steps_at_once,
+            micro_batch_size=micro_batch_size,
         )
 
     chex.assert_trees_all_close(judge(3 * T), judge(None), rtol=1e-5, atol=1e-6)
@@ -166,15 +163,15 @@ def test_some_sequences_at_a_time_are_all_of_them(run):
 
 @pytest.mark.parametrize(("asked", "rows"), [(None, None), (30, 3), (3, 1), (400, 40)])
 def test_rows_at_once_counts_steps(asked, rows):
-    assert rows_at_once(jnp.zeros((4, 10)), 40, asked) == rows
+    assert rows_per_micro_batch(jnp.zeros((4, 10)), 40, asked) == rows
 
 
 def test_rows_of_steps_are_flat_and_come_back():
-    view = view_of(make_networks(TRPOConfig(), make_environment("CartPole-v1"))[0])
-    assert isinstance(view, StepView)
+    network = batched(make_networks(TRPOConfig(), make_environment("CartPole-v1"))[0])
+    assert isinstance(network, FlatNetwork)
     leaf = jnp.arange(24).reshape(2, 3, 4)
-    np.testing.assert_array_equal(view.by_row(leaf)[4], leaf[1, 1])
-    np.testing.assert_array_equal(view.by_time(view.by_row(leaf), 2), leaf)
+    np.testing.assert_array_equal(network.to_rows(leaf)[4], leaf[1, 1])
+    np.testing.assert_array_equal(network.from_rows(network.to_rows(leaf), 2), leaf)
 
 
 def alternate(params, memory, observations, starts):
@@ -265,10 +262,10 @@ def test_forbidden_actions_are_never_taken(memory_size):
     @fast_jit
     def play(key):
         state, metrics = step(config, init(config, key))
-        environment, policy, _ = assemble(config)
+        components = make_components(config)
         _, trajectory = rollout(
-            lambda *seen: _act(policy, state, *seen),
-            environment,
+            make_act_fn(components, state),
+            components.environment,
             state.rollout,
             jax.random.key(1),
             num_steps=20,
@@ -306,7 +303,7 @@ def test_a_state_without_an_allowed_action_stops_no_run():
 
 
 def test_a_memory_with_a_nan_is_forgotten_and_the_others_kept():
-    _, policy, _ = assemble(CONFIG)
+    policy = make_components(CONFIG).policy
     memory = jnp.arange(12.0).reshape(B, 3).at[1, 2].set(jnp.nan)
     kept = reset_nonfinite_memory(policy, memory, B)
     np.testing.assert_array_equal(kept[1], 0)

@@ -1,0 +1,103 @@
+"""Derivatives through whole steps, and what meta-gradients are for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import policies
+import pytest
+from compiling import fast_jit
+from probes import CHAIN, TABULAR
+
+from trpo_jax import TRPOConfig, init, step
+from trpo_jax.training import Hyperparameters
+from trpo_jax.trust_region import surrogate, trust_region_update
+
+CONFIG = TRPOConfig(
+    env=(TABULAR, CHAIN),
+    num_envs=4,
+    rollout_length=6,
+    total_timesteps=48,
+    hidden_sizes=(3,),
+    fisher_stride=1,
+    cg_iterations=50,
+    cg_tolerance=1e-12,
+    critic_epochs=2,
+    critic_minibatches=2,
+    normalize_observations=True,
+    normalize_returns=True,
+)
+
+
+@pytest.mark.parametrize("memory_size", [0, 2])
+def test_two_steps_are_differentiated_as_finite_differences_say(memory_size, float64):
+    """In all six floats at once; what is drawn in the second rollout stays the same."""
+    config = dataclasses.replace(CONFIG, memory_size=memory_size)
+    state = jax.tree.map(
+        lambda leaf: leaf.astype(float) if leaf.dtype == jnp.float32 else leaf,
+        fast_jit(init)(config, jax.random.key(0)),
+    )
+
+    def outcome(hyperparameters):
+        after = state._replace(hyperparameters=hyperparameters)
+        for _ in range(2):
+            after, metrics = step(config, after)
+        leaves = jax.tree.leaves((after.params, after.critic_params))
+        weights = sum(jnp.sum(jnp.sin(leaf)) for leaf in leaves)
+        return weights + metrics.critic_loss + metrics.update.surrogate_after
+
+    point = Hyperparameters(
+        max_kl=0.01,
+        damping=0.1,
+        discount=0.9,
+        gae_lambda=0.8,
+        critic_learning_rate=1e-2,
+        entropy_coefficient=0.05,
+    )
+    point = jax.tree.map(jnp.asarray, point)
+    scales = jax.tree.map(lambda value: 0.1 * value, point)
+
+    @fast_jit
+    def slopes(point):
+        forward = jax.jvp(outcome, (point,), (scales,))[1]
+        return forward, jax.grad(outcome)(point)
+
+    forward, gradient = slopes(point)
+    value, width = fast_jit(outcome), 1e-5
+    ahead, behind = (
+        value(optax.tree.add_scale(point, sign * width, scales)) for sign in (1, -1)
+    )
+    np.testing.assert_allclose(forward, (ahead - behind) / (2 * width), rtol=1e-4)
+    np.testing.assert_allclose(optax.tree.vdot(gradient, scales), forward, rtol=1e-8)
+    assert all(slope != 0 for slope in gradient)
+
+
+def test_a_meta_gradient_finds_a_better_damping(float64):
+    """Ascend, in log λ, what an update gains on transitions that it has not seen."""
+    rng = np.random.default_rng(0)
+    params = policies.make_params("categorical", rng)
+    seen, unseen = (policies.make_batch("categorical", rng, params, 40) for _ in "ab")
+
+    def gain(log_damping):
+        new, _ = trust_region_update(
+            policies.categorical,
+            params,
+            seen,
+            damping=jnp.exp(log_damping),
+            cg_iterations=30,
+        )
+        log_probs = policies.categorical(new, unseen.observations).log_prob(
+            unseen.actions
+        )
+        return surrogate(log_probs, unseen.log_probs, unseen.advantages)
+
+    value_and_slope = fast_jit(jax.value_and_grad(gain))
+    log_damping, gains = jnp.log(1e-3), []
+    for _ in range(30):
+        value, slope = value_and_slope(log_damping)
+        gains.append(value)
+        log_damping += 0.5 * jnp.sign(slope)
+    print(gains[0], max(gains), gains[-1], log_damping)
+    assert max(gains) > gains[0] + 0.01

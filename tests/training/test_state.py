@@ -1,0 +1,116 @@
+"""A state and the config that it is stepped with are of one run."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compiling import fast_jit
+from probes import CHAIN, TABULAR
+
+from trpo_jax import TRPOConfig, init, step, train
+from trpo_jax.networks import MLP, Value
+
+CONFIG = TRPOConfig(
+    env=(TABULAR, CHAIN),
+    num_envs=4,
+    rollout_length=6,
+    total_timesteps=48,
+    hidden_sizes=(4,),
+)
+
+
+@pytest.fixture(scope="module")
+def start():
+    return fast_jit(init)(CONFIG, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "difference"),
+    [
+        ({"num_envs": 8}, "num_envs: 4 and 8"),
+        ({"max_kl": 0.5}, "max_kl: 0.01 and 0.5"),
+        ({"discount": 0.5, "damping": 0.2}, "damping: 0.1 and 0.2; discount: 0.99 and"),
+        ({"hidden_sizes": (4, 4)}, "hidden_sizes: (4,) and (4, 4)"),
+        ({"activation": "relu"}, "activation: 'tanh' and 'relu'"),
+        ({"memory_size": 3}, "memory_size: 0 and 3"),
+        ({"normalize_observations": True}, "normalize_observations: False and True"),
+        ({"normalize_returns": True}, "normalize_returns: False and True"),
+        ({"critic_optimizer": "rmsprop"}, "critic_optimizer_state: "),
+        ({"critic_optimizer": optax.sgd}, "critic_optimizer_state: "),
+        ({"critic": Value(MLP((3,)))}, "critic_params: "),
+        ({"env": "CartPole-v1"}, "shape of an observation: (3,) and (4,)"),
+    ],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_state_of_another_config_is_refused_and_what_differs_is_named(
+    start, fields, difference, jit
+):
+    config = dataclasses.replace(CONFIG, **fields)
+    with pytest.raises(ValueError, match=re.escape(difference)):
+        (jax.jit(step) if jit else step)(config, start)
+
+
+def test_fields_that_no_state_depends_on_may_change(start):
+    config = dataclasses.replace(
+        CONFIG, rollout_length=4, cg_iterations=3, seed=7, num_seeds=2, critic_epochs=1
+    )
+    jax.eval_shape(step, config, start)
+
+
+def test_other_floats_are_taken_over_as_the_advice_says(start):
+    config = dataclasses.replace(CONFIG, max_kl=0.5)
+    with pytest.raises(ValueError, match=r"state\.with_hyperparameters_of"):
+        step(config, start)
+    _, metrics = jax.jit(step)(config, start.with_hyperparameters_of(config))
+    assert metrics.max_kl == 0.5
+
+
+def test_the_state_of_a_whole_run_goes_on_with_its_own_config():
+    """`train` shares a program between configs of other floats; the state is theirs."""
+    config = dataclasses.replace(CONFIG, max_kl=0.02)
+    state = train(config).state
+    _, metrics = jax.jit(step)(config, state)
+    assert metrics.max_kl == np.float32(0.02)
+    with pytest.raises(ValueError, match=r"max_kl: 0.02 and 0.01"):
+        step(CONFIG, state)
+
+
+def test_hyperparameters_replaced_in_a_state_are_what_counts(start):
+    """A sweep replaces them by traced ones, which no config knows."""
+
+    def max_kl(value):
+        floats = start.hyperparameters._replace(max_kl=value)
+        return step(CONFIG, start._replace(hyperparameters=floats))[1].max_kl
+
+    values = jnp.array([0.1, 0.2])
+    np.testing.assert_array_equal(fast_jit(jax.vmap(max_kl))(values), values)
+
+
+def test_counted_steps_end_where_an_int32_does_and_never_wrap(start):
+    last = (2**31 - 1) // CONFIG.batch_size
+    state = start._replace(updates=jnp.int32(last - 1))
+    after, metrics = fast_jit(step)(CONFIG, state)
+    assert metrics.env_steps == last * CONFIG.batch_size < 2**31
+    _, metrics = fast_jit(step)(CONFIG, after)
+    assert metrics.env_steps == last * CONFIG.batch_size
+    with pytest.raises(ValueError, match=r"89478485 updates, .* start a run from its"):
+        step(CONFIG, after)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["linear", "cosine", optax.linear_schedule(1, 0, 2)]
+)
+def test_a_schedule_holds_its_last_value_after_the_last_update(schedule):
+    config = dataclasses.replace(
+        CONFIG, max_kl_schedule=schedule, critic_learning_rate_schedule=schedule
+    )
+    assert config.num_updates == 2
+    for factor_fn in (config.max_kl_factor, config.critic_learning_rate_factor):
+        assert factor_fn(0) == 1
+        last = factor_fn(1)
+        assert 0 < last < 1
+        assert factor_fn(2) == factor_fn(10**6) == last

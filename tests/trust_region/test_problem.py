@@ -1,0 +1,185 @@
+"""What an update asks of a policy and a batch, and a relative of TRPO built on it."""
+
+import functools
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import policies
+import pytest
+from compiling import fast_jit
+from jax.flatten_util import ravel_pytree
+
+from trpo_jax.trust_region import (
+    DiagonalGaussian,
+    Problem,
+    conjugate_gradient,
+    damped,
+    fisher_vector_product,
+    gauss_newton_vector_product,
+    mean_kl,
+    surrogate,
+    trust_region_step_size,
+    trust_region_update,
+    undamped_curvature,
+)
+
+NUM_ROWS = 12
+OPERATORS = [gauss_newton_vector_product, fisher_vector_product]
+
+
+def surrogate_of(policy, batch):
+    log_probs = policy.log_prob(batch.actions)
+    return surrogate(log_probs, batch.log_probs, batch.advantages)
+
+
+def make_problem(kind, size=None, num_rows=NUM_ROWS):
+    rng = np.random.default_rng(0)
+    params = policies.make_params(kind, rng)
+    batch = policies.make_batch(kind, rng, params, num_rows)
+    problem = Problem(
+        policies.POLICIES[kind], surrogate_of, batch, micro_batch_size=size
+    )
+    return problem, params
+
+
+@pytest.mark.parametrize("size", [None, 5])
+@pytest.mark.parametrize("kind", policies.ALL_KINDS)
+def test_each_answer_is_the_formula_over_the_whole_batch(kind, size, float64):
+    problem, params = make_problem(kind, size)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(leaf), params)
+    policy_fn, batch = problem.policy_fn, problem.batch
+
+    @fast_jit
+    def answers(params, moved):
+        old, gradient = problem.value_and_gradient(params)
+        products = [
+            problem.fisher(params, stride=2, operator_fn=operator_fn)(moved)
+            for operator_fn in OPERATORS
+        ]
+        return old, gradient, products, problem.candidate(moved, old)
+
+    @fast_jit
+    def formulas(params, moved):
+        def value(params):
+            return surrogate_of(policy_fn(params, batch.observations), batch)
+
+        old, new = (policy_fn(p, batch.observations) for p in (params, moved))
+        states = batch.observations[::2]
+        thinned = policy_fn(params, states)
+        gradient_of_kl = jax.grad(lambda p: mean_kl(thinned, policy_fn(p, states)))
+        product = jax.jvp(gradient_of_kl, (params,), (moved,))[1]
+        kl = old.kl_divergence(new)
+        return {
+            "at_old": (value(params), jnp.mean(old.entropy()), jax.grad(value)(params)),
+            "product": product,
+            "at_new": (value(moved), jnp.mean(kl), jnp.max(kl), new.entropy().mean()),
+        }
+
+    old, gradient, products, candidate = answers(params, moved)
+    expected = formulas(params, moved)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-12)
+    close((old.value, old.entropy, gradient), expected["at_old"])
+    for product in products:
+        close(product, expected["product"])
+    actual = (candidate.surrogate, candidate.kl, *candidate.evidence)
+    close(actual, expected["at_new"])
+    assert candidate.finite
+
+
+def test_theta_may_be_a_vector_that_params_are_linear_in(float64):
+    problem, params = make_problem("gaussian")
+    theta, params_of = ravel_pytree(params)
+    by_vector = problem._replace(params_of=params_of)
+    old, gradient = problem.value_and_gradient(params)
+    old_of_vector, gradient_of_vector = by_vector.value_and_gradient(theta)
+    chex.assert_trees_all_close(params_of(gradient_of_vector), gradient, rtol=1e-12)
+    product = by_vector.fisher(theta)(gradient_of_vector)
+    chex.assert_trees_all_close(
+        params_of(product), problem.fisher(params)(gradient), rtol=1e-12
+    )
+    chex.assert_trees_all_close(
+        by_vector.candidate(theta + 0.1, old_of_vector),
+        problem.candidate(jax.tree.map(lambda leaf: leaf + 0.1, params), old),
+        rtol=1e-12,
+    )
+
+
+def test_staying_is_no_improvement_and_a_bad_batch_is_not_finite(float64):
+    problem, params = make_problem("categorical")
+    old, _ = problem.value_and_gradient(params)
+    same = problem.candidate(params, old)
+    assert same.surrogate == old.value
+    assert abs(same.kl) < 1e-15
+    for field in ("log_probs", "advantages"):
+        spoiled = getattr(problem.batch, field).at[3].set(-jnp.inf)
+        bad = problem._replace(batch=problem.batch._replace(**{field: spoiled}))
+        old, _ = bad.value_and_gradient(params)
+        assert not bad.candidate(params, old).finite
+
+
+# Relatives --------------------------------------------------------------------------
+
+
+def truncated_natural_gradient(policy_fn, params, batch, *, max_kl, damping=0.1):
+    """θ + √(2δ / xᵀFx) x with x ≈ (F + λI)⁻¹ ∇L: TRPO without its line search."""
+    problem = Problem(policy_fn, surrogate_of, batch)
+    old, gradient = problem.value_and_gradient(params)
+    fisher = problem.fisher(params)
+    cg = conjugate_gradient(damped(fisher, damping), gradient)
+    curvature = undamped_curvature(gradient, cg.x, damping)
+    step_size = trust_region_step_size(curvature, max_kl=max_kl)
+    params = optax.tree.add_scale(params, step_size, cg.x)
+    return params, problem.candidate(params, old)
+
+
+@pytest.mark.parametrize("max_kl", [1e-4, 3.0])
+@pytest.mark.parametrize("kind", policies.KINDS)
+def test_trpo_is_the_truncated_natural_gradient_cut_to_the_accepted_fraction(
+    kind, max_kl, float64
+):
+    problem, params = make_problem(kind, num_rows=40)
+    inputs = (problem.policy_fn, params, problem.batch)
+    moved, candidate = truncated_natural_gradient(*inputs, max_kl=max_kl)
+    actual, info = trust_region_update(*inputs, max_kl=max_kl)
+    change = optax.tree.sub(moved, params)
+    expected = optax.tree.add_scale(params, info.accepted_fraction, change)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-9)
+    assert 0 < info.kl <= max_kl
+    assert (candidate.kl > info.kl) == (info.accepted_fraction < 1)
+
+
+class Targets(NamedTuple):
+    observations: jax.Array
+    values: jax.Array
+
+
+def test_a_critic_has_a_trust_region_too(float64):
+    """V(s) is the mean of a Gaussian of fixed σ: its KL is half the mean square change.
+
+    The Fisher information is the Gauss–Newton matrix of the squared error, so that one
+    undamped step from a linear critic is the least-squares solution.
+    """
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(30, 3)))
+    targets = jnp.asarray(rng.normal(size=30))
+    batch = Targets(features, targets)
+
+    def value_fn(params, features):
+        return DiagonalGaussian((features @ params)[:, None], jnp.zeros(1))
+
+    def minus_squared_error(value, batch):
+        return -0.5 * jnp.mean((value.mean[:, 0] - batch.values) ** 2)
+
+    problem = Problem(value_fn, minus_squared_error, batch)
+    params = jnp.asarray(rng.normal(size=3))
+    old, gradient = problem.value_and_gradient(params)
+    step = conjugate_gradient(problem.fisher(params), gradient, tolerance=1e-12).x
+    solution = np.linalg.lstsq(features, targets, rcond=None)[0]
+    np.testing.assert_allclose(params + step, solution, rtol=1e-9)
+    candidate = problem.candidate(params + step, old)
+    np.testing.assert_allclose(candidate.kl, 0.5 * np.mean((features @ step) ** 2))
+    assert candidate.surrogate > old.value

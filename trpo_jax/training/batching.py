@@ -1,0 +1,215 @@
+"""Rows of a rollout: single steps or, for a network with a memory, whole sequences.
+
+A rollout [T, B, …] becomes *rows*, which can be shuffled, subsampled and cut into
+micro-batches: T·B steps, or B sequences of T steps. Both kinds of network have the same
+methods, so that training need not know which one it trains.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key, PyTree
+
+from trpo_jax.networks import Network, Observation, RecurrentNetwork
+from trpo_jax.trust_region import mean_over_rows, split_rows
+
+
+class FlatNetwork(NamedTuple):
+    """A network without a memory: each step is a row."""
+
+    network: Network
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """Return (), the memory of a network that has none."""
+        return ()
+
+    def rows(
+        self, memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
+    ) -> PyTree:
+        """Return the observations [N, …] of N = T·B steps."""
+        return self.to_rows(observations)
+
+    def to_rows(self, leaves: PyTree) -> PyTree:
+        """[T, B, …] → [N, …]."""
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), leaves)
+
+    def from_rows(self, leaves: PyTree, num_steps: int) -> PyTree:
+        """[N, …] → [T, B, …]."""
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(num_steps, -1, *leaf.shape[1:]), leaves
+        )
+
+    def init(self, key: Key[Array, ""], rows: PyTree) -> PyTree:
+        """Return parameters; consumes `key`."""
+        return self.network.init(key, rows)
+
+    def apply(self, params: PyTree, rows: PyTree) -> tuple[PyTree, Any]:
+        """Return () and the output, of batch [N]."""
+        return (), self.network.apply(params, rows)
+
+
+class Sequences(NamedTuple):
+    """B sequences of T steps, as a network with a memory takes them.
+
+    Attributes:
+        memory: Before the first step, [B, …].
+        observations: [B, T, …].
+        starts: Which of them begin an episode, bool[B, T].
+    """
+
+    memory: PyTree
+    observations: Observation
+    starts: Bool[Array, "B T"]
+
+
+class SequenceNetwork(NamedTuple):
+    """A network with a memory: each environment's sequence is a row."""
+
+    network: RecurrentNetwork
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """Return the memory [B, …] before the first step of an episode."""
+        return self.network.initial_memory(num_envs)
+
+    def rows(
+        self, memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
+    ) -> Sequences:
+        """Return the sequences of B environments, which continue from `memory`."""
+        return Sequences(memory, *self.to_rows((observations, starts)))
+
+    def to_rows(self, leaves: PyTree) -> PyTree:
+        """[T, B, …] → [B, T, …]."""
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), leaves)
+
+    def from_rows(self, leaves: PyTree, num_steps: int) -> PyTree:
+        """[B, T, …] → [T, B, …]."""
+        return self.to_rows(leaves)
+
+    def init(self, key: Key[Array, ""], rows: Sequences) -> PyTree:
+        """Return parameters; consumes `key`."""
+        return self.network.init(key, *rows)
+
+    def apply(self, params: PyTree, rows: Sequences) -> tuple[PyTree, Any]:
+        """Return the memory after each step and the output, of batch [B, T]."""
+        return self.network.apply(params, *rows)
+
+
+BatchedNetwork = FlatNetwork | SequenceNetwork
+
+
+def batched(network: Network | RecurrentNetwork) -> BatchedNetwork:
+    """Return a network as one of rows, whichever kind it is."""
+    if isinstance(network, RecurrentNetwork):
+        return SequenceNetwork(network)
+    return FlatNetwork(network)
+
+
+def init_params(
+    network: BatchedNetwork, key: Key[Array, ""], observations: Observation
+) -> PyTree:
+    """Return parameters that fit observations [B, …]; consumes `key`."""
+    num_envs = jax.tree.leaves(observations)[0].shape[0]
+    memory = network.initial_memory(num_envs)
+    starts = jnp.ones(num_envs, bool)
+    return network.init(key, network.rows(memory, *_one_step((observations, starts))))
+
+
+class BoundNetwork(NamedTuple):
+    """A network with its parameters, applied to steps and to rollouts."""
+
+    network: BatchedNetwork
+    params: PyTree
+
+    def step(
+        self,
+        memory: PyTree,
+        observations: Observation,
+        starts: Bool[Array, " B"],
+        choose_fn: Callable[[Any], PyTree],
+    ) -> tuple[PyTree, PyTree]:
+        """Take one step in B environments.
+
+        Args:
+            memory: Before the step, [B, …].
+            observations: [B, …].
+            starts: Which of them begin an episode, bool[B].
+            choose_fn: output ↦ arrays, such as a sample from a distribution.
+
+        Returns:
+            The memory after the step, and what was chosen, arrays [B, …].
+        """
+        rows = self.network.rows(memory, *_one_step((observations, starts)))
+        memories, output = self.network.apply(self.params, rows)
+        by_time = self.network.from_rows((memories, choose_fn(output)), 1)
+        return jax.tree.map(lambda leaf: leaf[0], by_time)
+
+    def unroll(
+        self,
+        memory: PyTree,
+        observations: Observation,
+        starts: Bool[Array, "T B"],
+        *,
+        micro_batch_size: int | None = None,
+    ) -> tuple[PyTree, PyTree]:
+        """Apply the network to T steps of B environments.
+
+        Args:
+            memory: Before the first step, [B, …].
+            observations: [T, B, …].
+            starts: Which of them begin an episode, bool[T, B].
+            micro_batch_size: About how many steps to take at a time, None for all.
+
+        Returns:
+            The memory after each step, [T, B, …], and the outputs, arrays [T, B, …].
+        """
+        rows = self.network.rows(memory, observations, starts)
+        _, results = mean_over_rows(
+            lambda rows: ((), self.network.apply(self.params, rows)),
+            split_rows(rows, rows_per_micro_batch(rows, starts.size, micro_batch_size)),
+        )
+        return self.network.from_rows(results.join(), starts.shape[0])
+
+
+def rows_per_micro_batch(
+    rows: PyTree, num_steps: int, micro_batch_size: int | None
+) -> int | None:
+    """Return how many of the rows have about `micro_batch_size` steps; at least 1.
+
+    Args:
+        rows: Steps [N, …], or sequences [B, T, …].
+        num_steps: How many steps they have together.
+        micro_batch_size: In steps; None for all rows.
+    """
+    if micro_batch_size is None:
+        return None
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    return max(1, micro_batch_size * num_rows // num_steps)
+
+
+def reset_nonfinite_memory(
+    network: BatchedNetwork, memory: PyTree, num_envs: int
+) -> PyTree:
+    """Return memories [B, …], the initial one where there is a NaN or an infinity.
+
+    One bad observation would otherwise be remembered for as long as its episode lasts.
+    """
+
+    def finite(leaf: Array) -> Bool[Array, " B"]:
+        return jnp.isfinite(leaf.reshape(num_envs, -1)).all(axis=1)
+
+    leaves = [finite(leaf) for leaf in jax.tree.leaves(memory)]
+    if not leaves:
+        return memory
+    good = jnp.stack(leaves).all(axis=0)
+
+    def choose(kept: Array, initial: Array) -> Array:
+        return jnp.where(good.reshape(-1, *[1] * (kept.ndim - 1)), kept, initial)
+
+    return jax.tree.map(choose, memory, network.initial_memory(num_envs))
+
+
+def _one_step(leaves: PyTree) -> PyTree:
+    """[B, …] → [1, B, …]."""
+    return jax.tree.map(lambda leaf: leaf[None], leaves)

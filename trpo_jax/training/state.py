@@ -1,0 +1,291 @@
+"""State of the training loop, and the policy and value functions bound to it."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.networks import MaskedObservation, Observation
+from trpo_jax.training.batching import BoundNetwork, init_params
+from trpo_jax.training.component_checks import check_critic, check_policy
+from trpo_jax.training.components import Components, make_components
+from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.config_checks import MAX_ENV_STEPS
+from trpo_jax.training.hyperparameters import Hyperparameters
+from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
+from trpo_jax.training.statistics import (
+    RunningStatistics,
+    denormalize,
+    init_statistics,
+    normalize,
+)
+from trpo_jax.training.values import ValueFn
+from trpo_jax.trust_region import Distribution
+
+PRECISION = "float32"
+"""Precision of matrix products in acting and in the policy update.
+
+With one precision for acting and another for the update, the first probability ratio
+would not be 1.
+"""
+
+# Standard deviations beyond which a normalised observation is clipped, as in the
+# reference implementations that Engstrom et al. 2020 (arXiv 2005.12729) examine.
+_OBSERVATION_CLIP = 10.0
+
+# Fields that the content of a state depends on. Objects (a policy, an optimiser) are
+# left out: two that are built alike need not be equal. Their shapes are compared.
+_FIELDS_OF_A_STATE = (
+    "num_envs",
+    "hidden_sizes",
+    "activation",
+    "channels",
+    "convolution_stride",
+    "memory_size",
+    "action_distribution",
+    "normalize_observations",
+    "normalize_returns",
+    *Hyperparameters._fields,
+)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Config fields that a state was made from.
+
+    Static, so that `step` can compare them with its config under `jit`, where the
+    state's own numbers are unknown.
+    """
+
+    values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, config: TRPOConfig) -> "Origin":
+        """Return the fields of a config that its states depend on."""
+        return cls(tuple(getattr(config, name) for name in _FIELDS_OF_A_STATE))
+
+
+class TrainState(NamedTuple):
+    """Everything that one step passes to the next.
+
+    Attributes:
+        params: Parameters of the policy, a pytree.
+        critic_params: Parameters of the critic, a pytree.
+        critic_optimizer_state: State of the critic's optimiser, a pytree.
+        critic_memory: What the critic remembers of the episodes so far, [num_envs, …],
+            made with the parameters that it had then; () if it has no memory. The
+            policy's is in `rollout`.
+        observation_statistics: Running moments of observations, None if not normalised.
+        return_statistics: Running moments of returns, None if not normalised.
+        rollout: States of the environments, leaves [num_envs, …].
+        hyperparameters: The traced floats, scalars.
+        updates: Policy updates made, int32 scalar.
+        key: Randomness for what follows, a typed key, scalar.
+        origin: The config fields that the state was made from, without leaves.
+    """
+
+    params: PyTree
+    critic_params: PyTree
+    critic_optimizer_state: PyTree
+    critic_memory: PyTree
+    observation_statistics: RunningStatistics | None
+    return_statistics: RunningStatistics | None
+    rollout: RolloutState
+    hyperparameters: Hyperparameters
+    updates: Int[Array, ""]
+    key: Key[Array, ""]
+    origin: Origin
+
+    def with_hyperparameters_of(self, config: TRPOConfig) -> "TrainState":
+        """Return this state with the floats of another config, to go on with it."""
+        return self._replace(
+            hyperparameters=jax.tree.map(jnp.float32, config.hyperparameters),
+            origin=Origin.of(config),
+        )
+
+
+def init(config: TRPOConfig, key: KeyLike) -> TrainState:
+    """Return the initial state; consumes `key`.
+
+    Args:
+        config: Configuration of the run.
+        key: `jax.random.key(0)`. Under `vmap` over keys: one run each.
+
+    Returns:
+        Fresh parameters and normalisers, and environments at the start of an episode.
+
+    Raises:
+        UsageTypeError: If `config` is something else, `key` not a key, or the policy
+            returns no distribution.
+        UsageError: If the environment is unknown or not supported, or the networks do
+            not fit it.
+    """
+    check_config(config)
+    key = as_key(key)
+    environment, policy, critic = make_components(config)
+    rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
+    rollout_state = init_rollout(
+        environment,
+        rollout_key,
+        num_envs=config.num_envs,
+        memory=policy.initial_memory(config.num_envs),
+    )
+    hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
+    params = init_params(policy, policy_key, rollout_state.observation)
+    critic_params = init_params(critic, critic_key, rollout_state.observation)
+    critic_memory = critic.initial_memory(config.num_envs)
+    check_policy(policy, params, environment, rollout_state)
+    check_critic(critic, critic_params, critic_memory, rollout_state)
+    optimizer = config.optimizer(hyperparameters.critic_learning_rate)
+    observation_statistics = init_statistics(environment.observation_shape)
+    return TrainState(
+        params=params,
+        critic_params=critic_params,
+        critic_optimizer_state=optimizer.init(critic_params),
+        critic_memory=critic_memory,
+        observation_statistics=(
+            observation_statistics if config.normalize_observations else None
+        ),
+        return_statistics=init_statistics(()) if config.normalize_returns else None,
+        rollout=rollout_state,
+        hyperparameters=hyperparameters,
+        updates=jnp.int32(0),
+        key=key,
+        origin=Origin.of(config),
+    )
+
+
+def check_state(state: TrainState) -> None:
+    """Raise UsageTypeError unless `state` is a `TrainState`; a result has one."""
+    if not isinstance(state, TrainState):
+        raise UsageTypeError(
+            f"state is of type {type(state).__name__}; write the TrainState that init "
+            "and step return, or that train's result has as result.state."
+        )
+
+
+def check_made_from(config: TRPOConfig, state: TrainState) -> None:
+    """Raise UsageError if a state was made from another config; name what differs."""
+    check_state(state)
+    here = Origin.of(config)
+    differences = [
+        f"{name}: {before!r} and {now!r}"
+        for name, before, now in zip(
+            _FIELDS_OF_A_STATE, state.origin.values, here.values, strict=True
+        )
+        if before != now
+    ] or _differing_shapes(config, state)
+    if differences:
+        raise UsageError(
+            "the state was made from another config. What differs (state, config): "
+            + "; ".join(differences)
+            + ". Write the config that it was made from; for other floats, "
+            "state.with_hyperparameters_of(config)."
+        )
+    updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
+    if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
+        raise UsageError(
+            f"the state has made {np.max(updates)} updates, and with the next one "
+            f"would have more than {MAX_ENV_STEPS} environment steps, which is as far "
+            "as they are counted; start a run from its parameters."
+        )
+
+
+def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
+    """Name shapes that do not fit environment, optimiser or networks of the config."""
+    environment, policy, critic = make_components(config)
+    observation = state.rollout.observation
+    shape = values_of(observation).shape[1:]
+    if shape != environment.observation_shape:
+        return [f"shape of an observation: {shape} and {environment.observation_shape}"]
+    optimizer = config.optimizer(config.critic_learning_rate)
+    expected = {
+        "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params)
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    for name, given, network in (
+        ("params", config.policy, policy),
+        ("critic_params", config.critic, critic),
+    ):
+        if given is not None:
+            init = functools.partial(init_params, network)
+            expected[name] = jax.eval_shape(init, key, observation)
+    return [
+        f"{name}: {found} and {wanted}"
+        for name, like in expected.items()
+        if (found := _types(getattr(state, name))) != (wanted := _types(like))
+    ]
+
+
+def _types(tree: PyTree) -> str:
+    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree))
+
+
+def observe(state: TrainState, observations: Observation) -> Observation:
+    """Return observations as the networks see them, normalised or not."""
+    if state.observation_statistics is None:
+        return observations
+    values = normalize(
+        state.observation_statistics, values_of(observations), clip=_OBSERVATION_CLIP
+    )
+    if isinstance(observations, MaskedObservation):
+        return observations._replace(values=values)
+    return values
+
+
+def values_of(observations: Observation) -> Float[Array, "..."]:
+    """Return observations without their action masks."""
+    if isinstance(observations, MaskedObservation):
+        return observations.values
+    return observations
+
+
+def make_act_fn(components: Components, state: TrainState) -> ActFn:
+    """Return the policy of `state` as `rollout` takes it: it samples actions.
+
+    Observations are as the environments give them: normalised here if need be.
+    """
+    policy = BoundNetwork(components.policy, state.params)
+
+    def act(
+        key: Key[Array, ""], memory: PyTree, observations: Observation, starts: Array
+    ) -> tuple[PyTree, Array, Array]:
+        def draw(distribution: Distribution) -> tuple[Array, Array]:
+            action = distribution.sample(key)
+            return action, distribution.log_prob(action)
+
+        seen = observe(state, observations)
+        memory, (action, log_prob) = policy.step(memory, seen, starts, draw)
+        return memory, action, log_prob
+
+    return act
+
+
+def make_value_fn(
+    components: Components, state: TrainState, *, micro_batch_size: int | None = None
+) -> ValueFn:
+    """Return the critic of `state` as `values_and_next` takes it, in units of return.
+
+    Observations are as the environments give them: normalised here if need be.
+    """
+    critic = BoundNetwork(components.critic, state.critic_params)
+
+    def evaluate(
+        memory: PyTree, observations: Observation, starts: Array
+    ) -> tuple[PyTree, Float[Array, "T B"]]:
+        seen = observe(state, observations)
+        memories, values = critic.unroll(
+            memory, seen, starts, micro_batch_size=micro_batch_size
+        )
+        if state.return_statistics is not None:
+            values = denormalize(state.return_statistics, values)
+        return memories, values
+
+    return evaluate

@@ -1,0 +1,175 @@
+"""The optimisation problem of one policy update.
+
+max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
+
+Every update evaluates the same three things on a policy and a batch: the objective and
+its gradient, Fisher-vector products, and candidates. TRPO, the natural gradient,
+constrained policy optimisation and a critic's trust region differ only in how they use
+them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
+
+from trpo_jax.trust_region.backtracking import Candidate
+from trpo_jax.trust_region.distributions import Distribution
+from trpo_jax.trust_region.fisher import (
+    MatVec,
+    OperatorFn,
+    PolicyFn,
+    gauss_newton_vector_product,
+)
+from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
+
+# (distribution of the policy in the batch's states, batch) ↦ a mean over the batch.
+ObjectiveFn = Callable[[Any, Any], Float[Array, ""]]
+
+
+class Batch(NamedTuple):
+    """N transitions of the policy to be improved, or N sequences of T transitions.
+
+    A policy with a memory takes whole sequences. Means over transitions are then over
+    all N·T of them.
+
+    Attributes:
+        observations: Inputs of the policy, [N, …] or a pytree of such arrays; for
+            sequences, all that it needs to be applied to them again.
+        actions: Its actions, unclipped and unsquashed, [N] or [N, D]; for sequences
+            [N, T] or [N, T, D].
+        log_probs: log π_old(a|s), recorded when acting, float[N]; [N, T] for sequences.
+        advantages: A(s, a), float[N] or [N, T]; standardised by convention.
+    """
+
+    observations: PyTree[Shaped[Array, "N ..."]]
+    actions: Num[Array, "N ..."]
+    log_probs: Float[Array, "N *T"]
+    advantages: Float[Array, "N *T"]
+
+
+class OldPolicy(NamedTuple):
+    """The policy at θ_old, which candidates are compared with.
+
+    Attributes:
+        theta: θ_old.
+        value: L(θ_old), scalar.
+        distributions: π_old(·|s) of all states, split like the batch.
+        entropy: mean_s H(π_old(·|s)), scalar, in nats.
+        finite: Whether the batch, apart from observations, is finite, bool scalar. The
+            ratio to an infinite log-probability is 0, so that it would go unnoticed.
+    """
+
+    theta: PyTree
+    value: Float[Array, ""]
+    distributions: MicroBatches
+    entropy: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+class Problem(NamedTuple):
+    """A policy with parameters θ, an objective, and a batch.
+
+    Attributes:
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
+        objective_fn: (distribution of the policy, batch) ↦ L, a mean over the batch.
+        batch: A `Batch`, or another named tuple of rows [N, …] with `observations`.
+        params_of: θ ↦ params, linear: θ may be one vector, see `flatten`.
+        micro_batch_size: Rows processed at a time, None for all. It bounds the memory,
+            and changes results to rounding only.
+    """
+
+    policy_fn: PolicyFn
+    objective_fn: ObjectiveFn
+    batch: Any
+    params_of: Callable[[PyTree], PyTree] = lambda theta: theta
+    micro_batch_size: int | None = None
+
+    def value_and_gradient(self, theta: PyTree) -> tuple[OldPolicy, PyTree]:
+        """Return the old policy, with L(θ_old), and the gradient g = ∇L there."""
+
+        def evaluate(theta: PyTree, batch: Any) -> tuple[Array, Distribution]:
+            distribution = self._policy(theta, batch.observations)
+            return self.objective_fn(distribution, batch), distribution
+
+        def differentiate(batch: Any) -> tuple[tuple, Distribution]:
+            value_and_gradient = jax.value_and_grad(evaluate, has_aux=True)
+            (value, old), gradient = value_and_gradient(theta, batch)
+            return (value, gradient, jnp.mean(old.entropy())), old
+
+        means, old = mean_over_rows(differentiate, self._split(self.batch))
+        value, gradient, entropy = means
+        finite = jnp.isfinite(max_norm(self.batch._replace(observations=())))
+        return OldPolicy(theta, value, old, entropy, finite), gradient
+
+    def fisher(
+        self,
+        theta: PyTree,
+        *,
+        stride: int = 1,
+        operator_fn: OperatorFn = gauss_newton_vector_product,
+    ) -> MatVec:
+        """Return v ↦ F v at θ_old, over every `stride`-th row of the batch.
+
+        Args:
+            theta: θ_old.
+            stride: Step of the subsample, which is taken once: F is the same matrix in
+                every product of a solve.
+            operator_fn: See `OperatorFn`.
+        """
+        states = jax.tree.map(lambda leaf: leaf[::stride], self.batch.observations)
+        micro_batches = self._split(states)
+        # Operators get params, not θ, because their curvature may be structured by
+        # layers. The transpose of the linear map θ ↦ params leads back.
+        params, to_theta = jax.vjp(self.params_of, theta)
+        if micro_batches.equal is None:
+            product_fn = operator_fn(self.policy_fn, params, states)
+            return lambda vector: to_theta(product_fn(self.params_of(vector)))[0]
+
+        # Each product linearises again. A stored linearisation holds the activations
+        # of all rows, which is the memory that micro-batches are to save.
+        def matvec(vector: PyTree) -> PyTree:
+            def multiply(states: PyTree) -> tuple[PyTree, tuple]:
+                product_fn = operator_fn(self.policy_fn, params, states)
+                return product_fn(self.params_of(vector)), ()
+
+            product, _ = mean_over_rows(multiply, micro_batches)
+            return to_theta(product)[0]
+
+        return matvec
+
+    def candidate(self, theta: PyTree, old: OldPolicy) -> Candidate:
+        """Return L and KL at θ, with max_s KL(π_old ‖ π_θ) and mean_s H as evidence."""
+
+        def compare(batch: Any, old: Distribution) -> tuple[tuple, Array]:
+            new = self._policy(theta, batch.observations)
+            kl = old.kl_divergence(new)
+            value = self.objective_fn(new, batch)
+            return (value, jnp.mean(kl), jnp.mean(new.entropy())), jnp.max(kl)
+
+        (value, kl, entropy), maxima = mean_over_rows(
+            compare, self._split(self.batch), old.distributions
+        )
+        kl_max = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(maxima)))
+        # Two compilations of L may differ in the last bit, which must not count as an
+        # improvement where θ has not moved.
+        distance = max_norm(optax.tree.sub(theta, old.theta))
+        value = jnp.where(distance == 0, old.value, value)
+        finite = jnp.isfinite(distance) & old.finite
+        return Candidate(value, kl, finite, (kl_max, entropy))
+
+    def _policy(self, theta: PyTree, observations: PyTree) -> Distribution:
+        return self.policy_fn(self.params_of(theta), observations)
+
+    def _split(self, rows: PyTree) -> MicroBatches:
+        return split_rows(rows, self.micro_batch_size)
+
+
+def max_norm(tree: PyTree) -> Float[Array, ""]:
+    """Return ‖·‖∞: not finite if anything in the tree is not."""
+    maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.maximum, maxima, jnp.float32(0))
