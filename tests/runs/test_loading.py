@@ -13,11 +13,9 @@ from trpo_jax.policies import LoadedPolicy
 from trpo_jax.runs import checkpoints
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy") / "run"
-    run(folder)
-    return folder
+@pytest.fixture
+def folder(finished):
+    return finished[0]
 
 
 def test_the_config_and_the_last_state_are_loaded(folder):
