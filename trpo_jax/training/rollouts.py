@@ -151,6 +151,7 @@ def rollout(
             episode_return=state.episode_return + step.reward,
             episode_length=state.episode_length + 1,
         )
+        # The environment has reset itself; only the episode's sums are reset here.
         following = RolloutState(
             env_state,
             step.observation,

@@ -104,6 +104,8 @@ class Problem(NamedTuple):
 
         means, old = mean_over_rows(differentiate, self._split(self.batch))
         value, gradient, entropy = means
+        # Observations are left out: the policy may ignore a bad one, and if it does not
+        # the objective shows it.
         finite = jnp.isfinite(max_norm(self.batch._replace(observations=())))
         return OldPolicy(theta, value, old, entropy, finite), gradient
 
