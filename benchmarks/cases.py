@@ -4,9 +4,9 @@ Where nothing is said, by sixteen seeds side by side, over 128 episodes each, wi
 most probable actions.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Actions = Literal["mode", "sample"]
+from trpo_jax.runs.acting import Actions
 
 
 class Case(NamedTuple):

@@ -26,8 +26,9 @@ import tyro
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.peers.__main__ import ENVIRONMENTS, python_of
-from benchmarks.runs import command, configure, describe, parse_overrides
+from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite
+from trpo_jax.runs.config_file import config_to_dict
 
 Algorithm = Literal["trpo", "ppo"]
 
@@ -160,7 +161,7 @@ def train_trpo(
             watch_fn(update * config.batch_size, float(np.mean(returns)))
         if update < config.num_updates:
             state, _ = step(config, state)
-    return describe(config)
+    return config_to_dict(config)
 
 
 def train_ppo(

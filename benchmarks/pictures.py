@@ -22,7 +22,6 @@ from benchmarks.statistics import (
     normalized,
     performance_profile,
     stratified_bootstrap,
-    student_half_width,
 )
 
 COLUMNS = 4
@@ -99,14 +98,12 @@ def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
 
 
 def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
-    steps, by_seed = curves.read(path)
-    ended = ~np.isnan(by_seed).all(axis=0)
-    seen = [column[~np.isnan(column)] for column in by_seed.T[ended]]
-    mean = np.array([np.mean(values) for values in seen])
-    half_width = np.array([student_half_width(values) for values in seen])
-    axis.plot(steps[ended], mean, label="training episodes, mean of seeds")
+    curve = curves.read(path)
+    ended = np.isfinite(curve.mean)
+    steps, mean, half_width = (values[ended] for values in curve)
+    axis.plot(steps, mean, label="training episodes, mean of seeds")
     axis.fill_between(
-        steps[ended],
+        steps,
         mean - half_width,
         mean + half_width,
         alpha=0.25,

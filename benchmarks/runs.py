@@ -1,12 +1,8 @@
 """Runs by name: an environment's preset, with fields overridden on a command line."""
 
 import ast
-import dataclasses
-import json
 import shlex
 from typing import Any
-
-import jax
 
 import trpo_jax
 from trpo_jax.training import PRESETS
@@ -41,19 +37,6 @@ def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
     return trpo_jax.TRPOConfig(env=env, **overrides)
 
 
-def describe(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
-    """The fields of a configuration as JSON can hold them."""
-    fields = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-    }
-    return json.loads(json.dumps(fields, default=_name))
-
-
-def _name(value: Any) -> str:
-    """A function's name; anything else, such as a network, as it prints itself."""
-    return getattr(value, "__qualname__", None) or " ".join(repr(value).split())
-
-
 def command(module: str, env: str, **options: Any) -> str:
     """The command line of a module's `main`, without options that are None.
 
@@ -69,11 +52,3 @@ def command(module: str, env: str, **options: Any) -> str:
         elif value is not None:
             words += [flag, str(value)]
     return shlex.join(words)
-
-
-def seed_keys(key: jax.Array, num_seeds: int) -> jax.Array:
-    """The keys of seeds side by side, as `train` and `evaluate` make them, [num_seeds].
-
-    A single run takes `key` itself.
-    """
-    return key[None] if num_seeds == 1 else jax.random.split(key, num_seeds)

@@ -13,6 +13,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from trpo_jax.runs.curves import mean_interval
+
 Scores = Sequence[ArrayLike]
 
 
@@ -22,22 +24,16 @@ def summarize(by_seed: ArrayLike) -> dict[str, Any]:
     As JSON can hold it. `interval` is half the width of that of the mean.
     """
     values = np.asarray(by_seed, float)
+    _, half_width = mean_interval(values[:, None])
     low, high = stratified_bootstrap(interquartile_mean, [values])
     return {
         "mean": finite(values.mean()),
-        "interval": finite(student_half_width(values)),
+        # Of the seeds that have a return, of which the mean is not.
+        "interval": finite(half_width[0]) if np.isfinite(values).all() else None,
         "iqm": finite(interquartile_mean([values])),
         "iqm_interval": [finite(low), finite(high)],
         "by_seed": [finite(value) for value in values],
     }
-
-
-def student_half_width(values: ArrayLike) -> float:
-    """Half the width of the 95 % confidence interval of the mean; NaN for one value."""
-    values = np.asarray(values)
-    if len(values) < 2:
-        return math.nan
-    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
 
 
 def interquartile_mean(tasks: Scores) -> NDArray:

@@ -8,6 +8,7 @@ left out has the preset's value; what is static is set for the whole grid, by
 there, and the points are printed at the end, best first.
 """
 
+import dataclasses
 import itertools
 import pathlib
 import time
@@ -22,9 +23,11 @@ from numpy.typing import NDArray
 
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
-from benchmarks.runs import command, configure, describe, parse_overrides, seed_keys
+from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite, summarize
 from trpo_jax import Hyperparameters
+from trpo_jax.runs.chunks import run_keys
+from trpo_jax.runs.config_file import config_to_dict
 
 
 def grid(start: Hyperparameters, **values: Sequence[float]) -> list[Hyperparameters]:
@@ -71,7 +74,11 @@ def sweep(
     options = trpo_jax.compiler_options(at_once * config.total_timesteps)
     program = jax.jit(jax.vmap(run), compiler_options=options)
     key = jax.random.key(config.seed)
-    keys = [seed_keys(k, num_seeds) for k in (key, jax.random.fold_in(key, 1))]
+    of_seeds = dataclasses.replace(config, num_seeds=num_seeds)
+    keys = [
+        run_keys(of_seeds, k).reshape(num_seeds)
+        for k in (key, jax.random.fold_in(key, 1))
+    ]
     columns = Hyperparameters(*map(jnp.float32, zip(*points, strict=True)))
     returns, told = np.zeros((2, total)), 0
     for first in range(0, total, at_once):
@@ -142,7 +149,7 @@ def main(
         "num_seeds": num_seeds,
         "num_episodes": num_episodes,
         "actions": "mode",
-        "config": describe(config),
+        "config": config_to_dict(config),
         "command": command(
             "benchmarks.sweep",
             env,
