@@ -1,6 +1,6 @@
-"""How well the presets learn: seeds trained side by side, then whole episodes.
+"""Returns that the presets reach: train several seeds, then evaluate them.
 
-    python -m benchmarks.learning                       # the whole table
+    python -m benchmarks.learning                       # all rows
     python -m benchmarks.learning CartPole-v1 --num-seeds 4
     python -m benchmarks.learning Breakout-MinAtar --override total_timesteps=1_024_000
 
@@ -36,13 +36,13 @@ from trpo_jax.training import PRESETS
 
 
 def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
-    """What tells rows of one environment apart: a memory, actions that are drawn, and
-    every other field that is not the preset's.
+    """Name a row: environment, memory, sampled actions, fields that differ from the
+    preset's.
 
-    Steps and seeds do not: a row of others takes the place of the one before.
+    Steps and seeds are not part of the name: a new row replaces the one before it.
     """
     usual, fields = map(config_to_dict, (configure(config.env), config))
-    if not config.memory_size:  # which the missing word tells
+    if not config.memory_size:  # shown by the missing "GRU"
         usual["memory_size"] = 0
     others = [
         f"{field}={value}"
@@ -155,20 +155,20 @@ def main(
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "learning.jsonl",
 ) -> None:
-    """Measure the presets of the environments named, or of all of gymnax's.
+    """Measure the presets of the given environments, by default of all of gymnax's.
 
-    What is left out is as the table has it (`benchmarks/cases.py`).
+    Options that are left out are those of the table (`benchmarks/cases.py`).
 
     Args:
         envs: Environments, by default gymnax's; one without a preset is trained with
-            the defaults.
-        num_seeds: Independent runs of each.
-        num_episodes: Episodes that each is evaluated over.
-        seeds_at_once: Train so many side by side, the others after them.
-        actions: The most probable ones when evaluated, or such as the policy draws.
-        override: A field of the configuration set otherwise, as total_timesteps=50_000;
-            one row an environment then, not those beside it.
-        output: Where the rows are added; their curves go to `curves/` beside it.
+            the default config.
+        num_seeds: Independent runs of each environment.
+        num_episodes: Evaluation episodes of each seed.
+        seeds_at_once: Seeds trained side by side, the others after them.
+        actions: Greedy actions in evaluation (mode), or sampled ones.
+        override: Field to override, such as total_timesteps=50_000; repeat it for
+            more. Only the first row of each environment is measured then.
+        output: File that the rows are added to; curves go to `curves/` beside it.
     """
     given = {
         "num_seeds": num_seeds,
@@ -178,7 +178,7 @@ def main(
     }
     if not envs:
         envs, missing = available()
-        print("".join(f"{env} is left out: {why}\n" for env, why in missing.items()))
+        print("".join(f"skipping {env}: {why}\n" for env, why in missing.items()))
     rows = planned(envs, override, given)
     print(
         "| environment | steps | return (mean ± 95 %) | worst seed | random | seconds |"
@@ -202,7 +202,7 @@ def main(
 
 
 def available() -> tuple[tuple[str, ...], dict[str, ValueError]]:
-    """Return gymnax's environments with a preset, and those not to be had, with why."""
+    """Return the gymnax environments with a preset, and those that cannot be made."""
     missing = {}
     shipped = [env for env in PRESETS if "/" not in env]
     for env in shipped:
@@ -216,12 +216,13 @@ def available() -> tuple[tuple[str, ...], dict[str, ValueError]]:
 def planned(
     envs: Sequence[str], override: tuple[str, ...], given: dict[str, Any]
 ) -> list[tuple[trpo_jax.TRPOConfig, Case]]:
-    """Return the rows to be measured; ValueError or TypeError for what cannot be.
+    """Return the rows to measure; ValueError or TypeError if one cannot be.
 
     Args:
         envs: The environments.
-        override: Of the first row of each; there are no others then.
-        given: Fields of all cases, None where they have their own.
+        override: Overrides of the first row of each environment; the others are
+            skipped if there are any.
+        given: Fields of `Case` for all rows; None keeps a row's own.
     """
     given = {name: value for name, value in given.items() if value is not None}
     overrides = parse_overrides(override)

@@ -1,4 +1,4 @@
-"""Runs by name: an environment's preset, with fields overridden on a command line."""
+"""Configs and commands of runs: presets with overridden fields."""
 
 import ast
 import shlex
@@ -9,7 +9,7 @@ from trpo_jax.training import PRESETS
 
 
 def parse_overrides(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Read `name=value` texts: values are Python literals, or else strings.
+    """Parse `name=value` texts; values are Python literals, otherwise strings.
 
     Raises:
         ValueError: If a text has no `=`.
@@ -27,10 +27,10 @@ def parse_overrides(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
-    """The preset of an environment, or the defaults, with fields set otherwise.
+    """Return the preset of an environment, or the defaults, with fields overridden.
 
     Raises:
-        TypeError: If an override is a not a field of the configuration.
+        TypeError: If an override is not a field of the config.
     """
     if env in PRESETS:
         return trpo_jax.preset(env, **overrides)
@@ -38,9 +38,9 @@ def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
 
 
 def command(module: str, env: str, **options: Any) -> str:
-    """The command line of a module's `main`, without options that are None.
+    """Return the command line of a module's `main`, without options that are None.
 
-    A tuple is an option with several values, but `override` one that is repeated.
+    A tuple becomes one option with several values; `override` is repeated instead.
     """
     words = ["python", "-m", module, env]
     for name, value in options.items():

@@ -128,7 +128,7 @@ def test_locomotion_lists_its_runs():
     assert runs == [("ant", 0, "trpo"), ("ant", 1, "trpo"), ("ant", 0, "ppo")]
     with pytest.raises(ValueError, match="write one of inverted_pendulum"):
         locomotion.runs(("cat",), (0,), ("trpo",))
-    with pytest.raises(ValueError, match="write --algorithms"):
+    with pytest.raises(ValueError, match="write --algorithms trpo"):
         locomotion.main(("ant",), override=("max_kl=0.1",))
 
 
@@ -432,7 +432,7 @@ def test_points_are_ranked_and_those_without_a_return_last():
 
 
 def test_a_sweep_over_nothing_is_refused():
-    with pytest.raises(ValueError, match="write values of one of --max-kl, --damping"):
+    with pytest.raises(ValueError, match="write some for one of --max-kl, --damping"):
         sweep.main("CartPole-v1")
 
 
