@@ -91,7 +91,7 @@ def compile_train(options: dict | None = None) -> dict:
 
 
 def solve(num_seeds: int) -> dict:
-    """Measure updates until 128 sampled episodes average 475, times seconds per update."""
+    """Measure the seconds of updates until 128 sampled episodes average 475."""
     algorithm = make(**OWN)
     step = jax.jit(algorithm.train_iteration)
     env, env_params = algorithm.env, algorithm.env_params

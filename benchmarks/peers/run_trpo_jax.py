@@ -3,7 +3,7 @@
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
 python run_trpo_jax.py zoo                             # the zoo settings of sb3-contrib
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
-python run_trpo_jax.py compile_short                   # the same, as the command line compiles it
+python run_trpo_jax.py compile_short                   # the same, by the command line
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
 """
 
@@ -70,7 +70,7 @@ def compile_step(options: dict | None = None) -> dict:
 
 
 def solve(num_seeds: int) -> dict:
-    """Measure updates until 128 sampled episodes average 475, times seconds per update."""
+    """Measure the seconds of updates until 128 sampled episodes average 475."""
     config = trpo_jax.preset("CartPole-v1")
     step = jax.jit(trpo_jax.step, compiler_options=trpo_jax.compiler_options())
     by_seed = []
