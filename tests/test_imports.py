@@ -19,6 +19,7 @@ ROOMS = (
     "environments",
     "training",
     "runs",
+    "completion",
     "__main__",
 )
 # Each room leans on those before it; environments on none.

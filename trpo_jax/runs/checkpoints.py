@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.runs.config_file import differing_fields
 
 FORMAT = 1
@@ -39,11 +40,11 @@ _ARRAYS = "arrays"
 _ROOM_BESIDE_ARRAYS = 2**20
 
 
-class DamagedCheckpointError(ValueError):
+class DamagedCheckpointError(UsageError):
     """A checkpoint is not what was written; the message names the file."""
 
 
-class OtherCheckpointError(ValueError):
+class OtherCheckpointError(UsageError):
     """A checkpoint is of another config, version or shape; the message names them."""
 
 

@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no run: it has no config.json. Write the folder that the "
             "run was written to, not one above or inside it."
         )
-    config = _read_object(config_path.read_text("utf-8"), str(config_path))
+    config = _read_object(config_path.read_bytes(), str(config_path))
     # What follows the last end of line is nothing, or torn.
     lines = []
     if metrics_path.is_file():
@@ -187,10 +187,10 @@ def _quantile_of_mean(count: int) -> float:
     return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
 
 
-def _read_object(text: str, where: str) -> dict[str, Any]:
+def _read_object(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise UsageError(
             f"{where} cannot be read ({error}); mend or remove it."
         ) from error
