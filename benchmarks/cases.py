@@ -1,23 +1,23 @@
-"""How the rows of the learning table are measured.
+"""Seeds, episodes and actions of each row of the learning table.
 
-Where nothing is said, by sixteen seeds side by side, over 128 episodes each, with the
-most probable actions.
+By default a row has sixteen seeds side by side, each evaluated over 128 episodes with
+greedy actions.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Actions = Literal["mode", "sample"]
+from trpo_jax.policies import Actions
 
 
 class Case(NamedTuple):
-    """One row.
+    """Row of the learning table.
 
     Attributes:
         num_seeds: Independent runs.
-        seeds_at_once: So many side by side, the others after them; None: all.
-        num_episodes: Episodes that each is evaluated over.
-        actions: The most probable ones when evaluated, or such as the policy draws.
-        override: Fields that are not the preset's, as `name=value`.
+        seeds_at_once: Seeds trained side by side; None: all.
+        num_episodes: Evaluation episodes of each seed.
+        actions: Greedy actions in evaluation, or sampled ones.
+        override: Fields that differ from the preset, as `name=value`.
     """
 
     num_seeds: int = 16
@@ -27,14 +27,14 @@ class Case(NamedTuple):
     override: tuple[str, ...] = ()
 
 
-# Such a policy has to find out in the episode which of several tasks it is in, and its
-# most probable action explores nothing. Beside it stands the policy without a memory.
+# The policy has to find out during the episode which of several tasks it is in. Greedy
+# actions do not explore, so actions are sampled. The second row has no memory.
 _MEMORY = (
     Case(actions="sample", seeds_at_once=1),
     Case(actions="sample", override=("memory_size=0",)),
 )
 
-# What two cores can do in an hour.
+# As much as two cores train in an hour.
 _MINATAR = (Case(num_seeds=4, seeds_at_once=1),)
 
 _CASES: dict[str, tuple[Case, ...]] = {
@@ -51,11 +51,11 @@ _CASES: dict[str, tuple[Case, ...]] = {
     "MemoryChain-bsuite": _MEMORY,
     "MetaMaze-misc": _MEMORY,
     "PointRobot-misc": _MEMORY,
-    # Coins on the way have a standard deviation of 3, the umbrella is worth 1.
+    # The return has a standard deviation of 3; the best policy gains 1 on average.
     "UmbrellaChain-bsuite": (Case(num_episodes=262_144),),
-    # Returns have a standard deviation of 27 where the best mean is 7.
+    # The return has a standard deviation of 27; the best mean is 7.
     "GaussianBandit-misc": (Case(num_episodes=4096),),
-    # The published results rest on noise that depends on the state.
+    # The published results use state-dependent exploration (gSDE).
     "Pendulum-v1": (
         Case(),
         Case(
@@ -71,5 +71,5 @@ _CASES: dict[str, tuple[Case, ...]] = {
 
 
 def cases_of(env: str) -> tuple[Case, ...]:
-    """The rows of an environment; the first is that of its preset."""
+    """Return the rows of an environment; the first is that of its preset."""
     return _CASES.get(env, (Case(),))

@@ -1,11 +1,12 @@
-"""What curvature costs: Fisher-vector products and solves against one gradient.
+"""Cost of Fisher-vector products, solves and updates relative to one gradient.
 
     python -m benchmarks.curvature
 
-One gradient is that of the surrogate over the same batch. A product within a solve is
-a tenth of what ten further iterations of conjugate gradient take. All of a case's
-programs take turns. Operations are counted from the layers' shapes, bytes from what a
-product must at least read; their shares are of the device's own measured ceilings.
+The gradient is that of the surrogate over the same batch. The time of a product is a
+tenth of the difference between solves of eleven iterations and of one. The programs of
+a case take turns. Operations are counted from the shapes of the layers, bytes as the
+least that a product must read; both are compared with the measured ceilings of the
+device.
 """
 
 import itertools
@@ -38,19 +39,19 @@ ITERATIONS = 10
 
 
 def product_operations(width: int, outputs: int = 2) -> int:
-    """Multiplications and additions in one Gauss–Newton product, for one state.
+    """Count the operations of one Gauss–Newton product for one state.
 
-    Two outputs are few enough for S of the second layer's input to be stored. J is then
-    one product of matrices in each layer, for the change of its weights; one more in
-    the last, for that of its input; and S times the change of that input. Jᵀ is as much
-    again.
+    With two outputs, the Jacobian S of the outputs with respect to the second layer's
+    input is stored. A product with J is then one matrix product per layer, for the
+    change of its weights; one more in the last layer, for the change of its input; and
+    S times the change of the second layer's input. A product with Jᵀ costs the same.
     """
     first, hidden, last = FEATURES * width, width**2, width * outputs
     return 2 * 2 * (first + hidden + 3 * last)
 
 
 def product_bytes(width: int, outputs: int = 2) -> int:
-    """Bytes that one product must read, for one state: activations, what is stored."""
+    """Count the bytes that one product must read for one state: activations and S."""
     return 4 * (FEATURES + (2 + outputs) * width + outputs)
 
 
@@ -112,7 +113,7 @@ def measure(
 
 
 def cases(most_operations: float) -> Iterator[tuple[str, int, int]]:
-    """Every case whose single product has at most so many operations."""
+    """Yield the cases whose product has at most `most_operations` operations."""
     for kind, width, num_rows in itertools.product(KINDS, WIDTHS, SIZES):
         if num_rows * product_operations(width) <= most_operations:
             yield kind, num_rows, width
@@ -123,13 +124,13 @@ def main(
     most_operations: float | None = None,
     output: pathlib.Path = RESULTS / "curvature.jsonl",
 ) -> None:
-    """Measure every case that fits the device.
+    """Measure every case that is not too large for the device.
 
     Args:
-        seconds: For each case's programs together.
-        most_operations: Leave out larger products; by default 5e10 on a CPU, all of
-            them on an accelerator.
-        output: Where the rows go.
+        seconds: Measuring time of a case.
+        most_operations: Skip products with more operations; by default 5e10 on a CPU
+            and no limit on an accelerator.
+        output: File for the rows.
     """
     if most_operations is None:
         most_operations = 5e10 if jax.default_backend() == "cpu" else float("inf")

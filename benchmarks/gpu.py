@@ -1,10 +1,10 @@
-"""Everything that needs an accelerator, in one command within nine minutes.
+"""All measurements on an accelerator, in one command that takes nine minutes.
 
     python -m benchmarks.gpu
 
-Throughput, curvature, scaling, a thousand agents side by side, and the largest update,
-in that order; each row is written when it is there, so that a run that is cut short
-keeps what it has. Without an accelerator it says so and does nothing.
+It measures throughput, a thousand agents side by side, curvature, the largest update
+and scaling. Each row is written as soon as it is measured, so that an interrupted run
+keeps its rows. Without an accelerator the command says so and exits.
 """
 
 import functools
@@ -33,7 +33,7 @@ LARGEST_ROWS, LARGEST_WIDTH, LARGEST_MICRO_BATCH = 2**22, 1024, 2**15
 
 
 def many_agents() -> dict:
-    """1,024 whole runs at the defaults as one program."""
+    """Measure 1,024 complete runs at the defaults as one program."""
     config = trpo_jax.TRPOConfig(total_timesteps=AGENT_STEPS, num_seeds=AGENTS)
     program = compile_program(trpo_jax.train, config)
     start = time.perf_counter()
@@ -50,7 +50,7 @@ def many_agents() -> dict:
 
 
 def largest_update() -> dict:
-    """2²² transitions beside 1,024-wide layers, in micro-batches."""
+    """Measure an update of 1,024-wide layers on 2²² transitions, in micro-batches."""
     sizes = (LARGEST_WIDTH, LARGEST_WIDTH)
     problem = make_problem("categorical", LARGEST_ROWS, sizes)
     program = update_program(problem, micro_batch_size=LARGEST_MICRO_BATCH)
@@ -76,7 +76,7 @@ def measure_curvature(case: tuple[str, int, int], seconds: float) -> dict:
 
 
 def sections(seconds: float) -> Iterator[tuple[str, Callable[[], dict]]]:
-    """Every case by the name of its benchmark, the ones most asked for first."""
+    """Yield the cases with the name of their benchmark, the most important first."""
     for case in throughput.ACCELERATOR_CASES:
         yield "throughput", functools.partial(throughput.measure, case, seconds)
     yield "many agents", many_agents
@@ -88,17 +88,17 @@ def sections(seconds: float) -> Iterator[tuple[str, Callable[[], dict]]]:
 
 
 def main(minutes: float = 7.5, seconds: float = 1.0) -> int:
-    """Measure; no case is begun after so many minutes, which leaves time to end one.
+    """Measure all cases.
 
     Args:
-        minutes: When to begin no further case.
-        seconds: For each case.
+        minutes: No case starts after this time, which leaves time to finish the last.
+        seconds: Measuring time of a case.
 
     Returns:
         The exit status: 1 if a case failed.
     """
     if jax.default_backend() == "cpu":
-        print("no accelerator: JAX sees a CPU only, so there is nothing to measure.")
+        print("no accelerator: JAX finds a CPU only, so nothing is measured.")
         return 0
     deadline = time.perf_counter() + 60 * minutes
     failed = []
@@ -110,7 +110,7 @@ def main(minutes: float = 7.5, seconds: float = 1.0) -> int:
                 continue
             try:
                 yield {"benchmark": name} | measure()
-            except Exception as error:  # the other cases are worth having all the same
+            except Exception as error:  # the other cases are still worth measuring
                 failed.append(name)
                 yield {"benchmark": name, "error": f"{type(error).__name__}: {error}"}
 

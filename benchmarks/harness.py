@@ -1,8 +1,8 @@
-"""What every benchmark shares: timing, the machine's description, JSON lines.
+"""Shared by all benchmarks: timing, description of the machine, JSON lines.
 
-A timing is of a compiled program on inputs that are already on the device, after a
-warm-up, until its outputs are there. Programs that are to be compared take turns, so
-that whatever else the machine does meets them alike.
+A timing is of a compiled program whose inputs are on the device, after a warm-up, until
+its outputs are ready. Programs that are compared take turns, so that other load on the
+machine affects them alike.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of one run of a program: the median, and the middle half's ends."""
+    """Seconds of one run of a program: median, and first and third quartile."""
 
     median: float
     low: float
@@ -45,7 +45,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled function with its arguments, and what compiling it took."""
+    """A compiled function with its arguments, and the cost of compiling it."""
 
     run: Callable[[], Any]
     trace_seconds: float
@@ -54,9 +54,9 @@ class Program:
 
 
 def compile_program(fn: Callable, *args: Any, **jit_options: Any) -> Program:
-    """Compile `fn` for `args`; tracing and compiling are timed apart.
+    """Compile `fn` for `args`, and time tracing and compilation separately.
 
-    Products of matrices are at float32 accuracy, as those of an update are.
+    Matrix products have float32 accuracy, as in an update.
     """
     start = time.perf_counter()
     with jax.default_matmul_precision("float32"):
@@ -76,7 +76,7 @@ def compile_program(fn: Callable, *args: Any, **jit_options: Any) -> Program:
 def take_turns(
     programs: dict[str, Program], *, seconds: float = 2.0, repeats: int = 5
 ) -> dict[str, Timing]:
-    """Time programs in turns, `repeats` rounds at least and for `seconds` in all."""
+    """Time programs in turns, for at least `repeats` rounds and `seconds` in total."""
     spent: dict[str, list[float]] = {name: [] for name in programs}
     for program in programs.values():
         program.run()
@@ -92,12 +92,12 @@ def take_turns(
 
 
 def fitted_exponent(sizes: Iterable[float], seconds: Iterable[float]) -> float:
-    """The slope of log time against log size by least squares: 1 is proportional."""
+    """Fit the slope of log time against log size: 1 means proportional."""
     return float(np.polyfit(np.log(list(sizes)), np.log(list(seconds)), 1)[0])
 
 
 def ceilings() -> dict[str, float]:
-    """What the device does at best, measured: matrix products and copies, float32."""
+    """Measure the peak rates of the device: float32 matrix products and copies."""
     size = 2048
     matrix = jnp.ones((size, size))
     vector = jnp.ones(2**26)
@@ -111,7 +111,7 @@ def ceilings() -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on and with."""
+    """Describe the machine and the versions that a row was measured with."""
     return {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
@@ -125,14 +125,14 @@ def machine() -> dict[str, Any]:
 
 
 def _cores() -> int | None:
-    """How many processors this process may use, where the system says so."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
 def _commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None outside of one."""
+    """Return the commit, marked -dirty if files differ; None outside a checkout."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],
@@ -146,9 +146,9 @@ def _commit() -> str | None:
 
 
 def write_rows(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> list[dict]:
-    """Write each row as a JSON line when it comes; return them all.
+    """Write each row as a JSON line as soon as it is measured; return them all.
 
-    What the file held before is replaced with the first row.
+    The first row replaces the previous contents of the file.
     """
     written: list[dict] = []
     for row in rows:
@@ -160,7 +160,7 @@ def write_rows(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> list[dict]
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Add a JSON line to a file; return it, with the machine's description."""
+    """Append a row, with the description of the machine, to a file; return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stamped = row | machine()
     with path.open("a") as file:
@@ -169,7 +169,7 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a results file; none if there is no such file."""
+    """Return the rows of a results file; none if the file does not exist."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]

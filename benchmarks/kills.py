@@ -1,11 +1,11 @@
-"""A run killed again and again, and resumed each time: does it end in the same bits?
+"""Test that a run which is killed and resumed many times stays bit-identical.
 
     python -m benchmarks.kills --kills 50
 
-A child process resumes the run; it is sent SIGKILL after a random number of updates,
-while it saves a checkpoint, or before it has made any. When the run is over, its last
-checkpoint and its metrics are compared, byte by byte, with those of a run that nobody
-disturbed.
+A child process resumes the run and gets SIGKILL after a random number of updates, while
+it saves a checkpoint, or before it has made progress. In the end the last checkpoint,
+the metrics and the evaluation are compared, byte by byte, with those of an
+uninterrupted run.
 """
 
 import dataclasses
@@ -28,25 +28,27 @@ from benchmarks.harness import RESULTS, write_rows
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.folder import RunFolder
 
-# Children start with the package imported, and with no device yet in use.
+# Children are forked from a server that has imported the package but has not yet
+# initialised a device, which JAX does not support across a fork.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["trpo_jax", "orbax.checkpoint"])
 
 _POLL_SECONDS = 0.001
 
-# Of the metrics: more than a line has.
+# Longer than a line of the metrics.
 _TAIL_BYTES = 10_000
 
 
 class Report(NamedTuple):
-    """What came of it.
+    """Result of the test.
 
     Attributes:
-        kills: Times that the run was killed.
-        kills_while_saving: How many of them left an incomplete checkpoint.
-        kills_before_progress: How many came before the child had got any further.
-        resumed_after: The update that each child went on after.
-        differences: What is not the same as in the undisturbed run: nothing, one hopes.
+        kills: How often the run was killed.
+        kills_while_saving: How many kills left an incomplete checkpoint.
+        kills_before_progress: How many kills came before the child made an update.
+        resumed_after: The last saved update after each kill.
+        differences: Names of the files and leaves that differ from the uninterrupted
+            run; empty on success.
     """
 
     kills: int
@@ -57,7 +59,7 @@ class Report(NamedTuple):
 
 
 def config_of(updates: int, num_seeds: int) -> trpo_jax.TRPOConfig:
-    """Return a run of many small updates with all that a state can hold."""
+    """Return a run of many small updates that fills every field of the state."""
     return trpo_jax.TRPOConfig(
         env="CartPole-v1",
         num_envs=2,
@@ -73,7 +75,7 @@ def config_of(updates: int, num_seeds: int) -> trpo_jax.TRPOConfig:
 
 
 def settings_of(checkpoint_updates: int) -> trpo_jax.RunSettings:
-    """Return settings with a checkpoint every few updates."""
+    """Return settings with frequent checkpoints."""
     return trpo_jax.RunSettings(
         checkpoint_updates=checkpoint_updates, evaluation_episodes=2, keep_last=2
     )
@@ -82,7 +84,7 @@ def settings_of(checkpoint_updates: int) -> trpo_jax.RunSettings:
 def child(
     folder: pathlib.Path, config: trpo_jax.TRPOConfig, settings: trpo_jax.RunSettings
 ) -> None:
-    """Start the run in `folder`, or go on with it, without compiling anew."""
+    """Start or resume the run in `folder`, with a cache of compiled programs."""
     jax.config.update("jax_compilation_cache_dir", str(folder.parent / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if RunFolder(folder).config.exists():
@@ -100,11 +102,11 @@ def disturb(
     seed: int = 0,
     say_fn: Callable[[str], None] = print,
 ) -> Report:
-    """Run `config` twice in folders below `work`: once in peace, once with kills.
+    """Run `config` twice in folders below `work`: uninterrupted, and with kills.
 
     Raises:
-        RuntimeError: If the run was over before it had been killed so often; more
-            updates are needed.
+        RuntimeError: If the run ended before it was killed `kills` times; it needs more
+            updates.
     """
     peaceful, disturbed = work / "peaceful", work / "disturbed"
     _finish(peaceful, config, settings)
@@ -114,9 +116,9 @@ def disturb(
         before = _recorded(disturbed)
         process = _CONTEXT.Process(target=child, args=(disturbed, config, settings))
         process.start()
-        if kill % 5 == 0:  # while it imports, restores, compiles
+        if kill % 5 == 0:  # during imports, restoring and compilation
             _until_beyond(before, disturbed, process, seconds=draw.uniform(0, 1))
-        else:  # after so much more that there is enough left for the other kills
+        else:  # after some updates, few enough to leave some for the other kills
             most = (config.num_updates - before) / (kills - kill + 2)
             goal = before + draw.uniform(0, most)
             _until_beyond(goal, disturbed, process)
@@ -139,7 +141,7 @@ def disturb(
 
 
 def differences(left: pathlib.Path, right: pathlib.Path) -> list[str]:
-    """Return what of two runs' last states, metrics and evaluations differs."""
+    """Name the differences between two runs: files, and leaves of the last state."""
     found = [
         name
         for name in ("metrics.jsonl", "evaluation.json", "config.json")
@@ -203,20 +205,20 @@ def _until_saving(folder: pathlib.Path, process: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Kill a run again and again, and see whether it ends in the same bits."""
+    """Kill and resume a run many times, and compare it with an uninterrupted one."""
 
     kills: int = 50
-    """How often."""
+    """How often to kill the run."""
     updates: int = 4000
-    """Of the run."""
+    """Updates of the run."""
     num_seeds: int = 2
-    """Of the run."""
+    """Seeds of the run."""
     checkpoint_updates: int = 20
     """Updates between two checkpoints."""
     seed: int = 0
-    """Of the moments."""
+    """Random seed of the moments."""
     output: pathlib.Path = RESULTS / "kills.jsonl"
-    """Where the row goes."""
+    """File for the row."""
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""TRPO beside brax's own PPO on brax's bodies, at the same environment steps.
+"""TRPO compared with brax's PPO on brax's locomotion tasks, at equal steps.
 
     python -m benchmarks.locomotion
     python -m benchmarks.locomotion hopper walker2d --algorithms trpo --seeds 0 1 2
 
-Both act in the environment that brax makes, and are evaluated alike at equal distances:
-the mean undiscounted return of whole episodes of at most 1000 steps, with the most
-probable actions. A JSON line a run is added to --output when it is done.
+Both train in brax's environments and are evaluated at equal intervals: mean
+undiscounted return of whole episodes of at most 1000 steps, with greedy actions. One
+JSON line per run is added to --output.
 
-Ours needs the extra `brax`; PPO has an environment of its own, as all peers.
+TRPO needs the extra `brax`; PPO runs in its own virtual environment, like all peers.
 """
 
 import dataclasses
@@ -26,8 +26,9 @@ import tyro
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.peers.__main__ import ENVIRONMENTS, python_of
-from benchmarks.runs import command, configure, describe, parse_overrides
+from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite
+from trpo_jax.runs.config_file import config_to_dict
 
 Algorithm = Literal["trpo", "ppo"]
 
@@ -35,7 +36,7 @@ BACKEND = "spring"
 EPISODE_LENGTH = 1000
 EVALUATION_EPISODES = 64
 
-# What brax's notebook on training sets for every environment alike.
+# Settings that brax's training notebook uses for every environment.
 _PPO: dict[str, Any] = {
     "episode_length": EPISODE_LENGTH,
     "normalize_observations": True,
@@ -56,14 +57,14 @@ _HALFCHEETAH_PPO = _PPO | {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One environment.
+    """Environment with the settings of PPO.
 
     Attributes:
-        ppo: What brax's notebook sets for PPO; it has none for hopper and walker2d,
-            which it trains by SAC: they have halfcheetah's.
-        rounds: PPO's rollouts between two evaluations.
-        evaluations: How many there are after the first, of the untrained policy.
-        trpo_evaluations: How many of ours, where they are more.
+        ppo: Settings of PPO in brax's notebook. It trains hopper and walker2d with SAC;
+            they use halfcheetah's.
+        rounds: Rollouts of PPO between two evaluations.
+        evaluations: Evaluations after the first, which is of the untrained policy.
+        trpo_evaluations: The same for TRPO, if it trains longer.
     """
 
     ppo: dict[str, Any]
@@ -73,13 +74,13 @@ class Case:
 
     @property
     def interval(self) -> int:
-        """Environment steps between two evaluations."""
+        """Return the environment steps between two evaluations."""
         names = "batch_size", "unroll_length", "num_minibatches", "action_repeat"
         return self.rounds * int(np.prod([self.ppo[name] for name in names]))
 
     @property
     def steps(self) -> int:
-        """Environment steps of a run."""
+        """Return the environment steps of a run."""
         return self.evaluations * self.interval
 
 
@@ -139,7 +140,7 @@ WatchFn = Callable[[int, float], None]
 def train_trpo(
     env: str, case: Case, seed: int, watch_fn: WatchFn, overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train our preset; return its fields."""
+    """Train the preset; return its fields."""
     options = {"total_timesteps": case.steps} | overrides
     config = configure(f"brax/{env}", seed=seed, **options)
     init, step = (
@@ -160,13 +161,13 @@ def train_trpo(
             watch_fn(update * config.batch_size, float(np.mean(returns)))
         if update < config.num_updates:
             state, _ = step(config, state)
-    return describe(config)
+    return config_to_dict(config)
 
 
 def train_ppo(
     env: str, case: Case, seed: int, watch_fn: WatchFn, overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train brax's PPO at its published settings, in a process; return them."""
+    """Train brax's PPO in a subprocess, with its published settings; return them."""
     settings = case.ppo | overrides
     arguments = settings | {
         "num_timesteps": case.steps,
@@ -182,7 +183,7 @@ def train_ppo(
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if not line.startswith("{"):  # what brax's libraries say
+            if not line.startswith("{"):  # output of brax's dependencies
                 continue
             evaluation = json.loads(line)
             watch_fn(evaluation["steps"], evaluation["return"])
@@ -236,19 +237,22 @@ def main(
     override: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     output: pathlib.Path = RESULTS / "locomotion.jsonl",
 ) -> None:
-    """Compare on the environments named, or on all.
+    """Compare the algorithms on the given environments, by default on all.
 
     Args:
-        envs: Names in brax.
-        algorithms: Whom to train.
-        seeds: Of each, one run after the other; two of ours and one of PPO, which is
-            slower, if left out.
-        evaluations: How many intervals to train for; the case's own if left out.
-        override: A field of the algorithm set otherwise, as max_kl=0.02.
-        output: Where the rows go.
+        envs: Names of environments in brax.
+        algorithms: Algorithms to train.
+        seeds: Seeds of each algorithm; by default two of TRPO and one of PPO, which is
+            slower.
+        evaluations: Intervals to train for; by default the case's own.
+        override: Field of the algorithm to override, such as max_kl=0.02; repeat it
+            for more.
+        output: File that the rows are added to.
     """
     if override and len(algorithms) > 1:
-        raise ValueError("--override is of one algorithm; write --algorithms, too.")
+        raise ValueError(
+            "--override applies to one algorithm; write --algorithms trpo or ppo too."
+        )
     for env, seed, algorithm in runs(envs or tuple(CASES), seeds, algorithms):
         case = CASES[env]
         longer = case.trpo_evaluations if algorithm == "trpo" else None
@@ -272,7 +276,7 @@ def runs(
     seeds: Sequence[int] | None,
     algorithms: Sequence[Algorithm],
 ) -> list[tuple[str, int, Algorithm]]:
-    """Return every run to be made; ValueError for an environment that is no case."""
+    """Return the runs to make; ValueError if an environment has no case."""
     for env in envs:
         if env not in CASES:
             raise ValueError(f"no case for {env!r}; write one of {', '.join(CASES)}.")

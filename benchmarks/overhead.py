@@ -1,11 +1,10 @@
-"""What recording a run costs: `run`, with all default records, against `train` alone.
+"""Cost of recording a run: `run` with its default records compared with `train`.
 
     python -m benchmarks.overhead
 
-Both train the same config for the same updates, in turns in one process, compiled
-before; the one that came second comes first in the next round. Of `run` everything
-counts from the call on: folder, metrics, the last checkpoint, and the evaluation (of
-one episode).
+Both train the same config in turns in one process, after compilation; the order changes
+every round. The time of `run` is that of the whole call: folder, metrics, the last
+checkpoint, and an evaluation over one episode.
 """
 
 import dataclasses
@@ -20,8 +19,8 @@ import tyro
 import trpo_jax
 from benchmarks.harness import RESULTS, Timing, write_rows
 
-# (environments, updates): some six seconds each on two cores. Where others use the
-# machine too, many short rounds say more than few long ones.
+# (environments, updates): about six seconds each on two cores. On a shared machine,
+# many short rounds give a better median than a few long ones.
 _CASES = ((64, 200), (1024, 20))
 
 
@@ -47,7 +46,7 @@ def measure(num_envs: int, updates: int, rounds: int) -> dict:
         for name, fn in turns if round_number % 2 else reversed(turns):
             start = time.perf_counter()
             fn()
-            if round_number:  # the first compiles
+            if round_number:  # round 0 compiles
                 seconds[name].append(time.perf_counter() - start)
     ratios = [
         alone / recorded
@@ -66,12 +65,12 @@ def measure(num_envs: int, updates: int, rounds: int) -> dict:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What recording a run costs."""
+    """Measure the cost of recording a run."""
 
     rounds: int = 15
-    """Of each."""
+    """Rounds of each case."""
     output: pathlib.Path = RESULTS / "overhead.jsonl"
-    """Where the rows go."""
+    """File for the rows."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""The pictures of benchmarks/README.md, each from the rows of a file of results.
+"""Pictures of benchmarks/README.md, each drawn from the rows of a results file.
 
-A function returns whether it drew: rows may lack what its picture shows.
+Each function returns whether it drew the picture, since rows may lack its data.
 """
 
 import pathlib
@@ -22,14 +22,13 @@ from benchmarks.statistics import (
     normalized,
     performance_profile,
     stratified_bootstrap,
-    student_half_width,
 )
 
 COLUMNS = 4
 
 
 def draw_scaling(rows: list[dict], path: pathlib.Path) -> bool:
-    """Time against size, each beside a line of exponent 1 through its last point."""
+    """Draw time against size, with a line of exponent 1 through the last point."""
     figure, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3))
     for axis, row in zip(axes, rows, strict=True):
         sizes = row["sizes"]
@@ -48,7 +47,7 @@ def draw_scaling(rows: list[dict], path: pathlib.Path) -> bool:
 
 
 def draw_shares(rows: list[dict], path: pathlib.Path) -> bool:
-    """Where a step's time goes, one bar a case."""
+    """Draw the share of each part in the time of a step, one bar per case."""
     rows = [row for row in rows if row["shares"]]
     figure, axis = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.6))
     left = [0.0] * len(rows)
@@ -70,7 +69,7 @@ def draw_shares(rows: list[dict], path: pathlib.Path) -> bool:
 
 
 def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
-    """Return against steps, an axis an environment: its seeds' mean and interval."""
+    """Draw return against steps for each environment: mean over seeds, interval."""
     files = {row["name"]: curves.path_of(path, row["name"]) for row in rows}
     rows = [row for row in rows if files[row["name"]].exists()]
     if not rows:
@@ -99,14 +98,12 @@ def draw_curves(rows: list[dict], path: pathlib.Path) -> bool:
 
 
 def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
-    steps, by_seed = curves.read(path)
-    ended = ~np.isnan(by_seed).all(axis=0)
-    seen = [column[~np.isnan(column)] for column in by_seed.T[ended]]
-    mean = np.array([np.mean(values) for values in seen])
-    half_width = np.array([student_half_width(values) for values in seen])
-    axis.plot(steps[ended], mean, label="training episodes, mean of seeds")
+    curve = curves.read(path)
+    ended = np.isfinite(curve.mean)
+    steps, mean, half_width = (values[ended] for values in curve)
+    axis.plot(steps, mean, label="training episodes, mean of seeds")
     axis.fill_between(
-        steps[ended],
+        steps,
         mean - half_width,
         mean + half_width,
         alpha=0.25,
@@ -140,7 +137,7 @@ def _draw_curve(axis: Axes, row: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def draw_locomotion(rows: list[dict], path: pathlib.Path) -> bool:
-    """Return against steps of two algorithms, an axis an environment, a line a seed."""
+    """Draw return against steps of TRPO and PPO, one line per seed."""
     envs = list(dict.fromkeys(row["env"] for row in rows))
     lines = -(-len(envs) // 3)
     figure, axes = plt.subplots(lines, 3, figsize=(9.6, 2.6 * lines), squeeze=False)
@@ -172,7 +169,7 @@ def draw_locomotion(rows: list[dict], path: pathlib.Path) -> bool:
 
 
 def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
-    """The share of runs above each score, with a band by stratified bootstrap."""
+    """Draw the share of runs above each score, with a stratified bootstrap band."""
     by_env = {row["name"]: scores(row) for row in rows}
     tasks = [runs for runs in by_env.values() if runs is not None]
     if not tasks:
@@ -209,7 +206,7 @@ def draw_profile(rows: list[dict], path: pathlib.Path) -> bool:
 
 
 def scores(row: dict[str, Any]) -> np.ndarray | None:
-    """The normalised scores of a row's seeds, None where there is no comparison."""
+    """Return the normalised scores of a row's seeds; None without a reference."""
     if None in row["by_seed"]:
         return None
     return normalized(
@@ -218,7 +215,7 @@ def scores(row: dict[str, Any]) -> np.ndarray | None:
 
 
 def _reference(row: dict[str, Any]) -> float | None:
-    """The higher of target and published."""
+    """Return the higher of target and published return."""
     known = [row.get(name) for name in ("target", "published")]
     return max((value for value in known if value is not None), default=None)
 

@@ -1,4 +1,4 @@
-"""The policies and batches that curvature and scaling are measured on."""
+"""Policies and batches for the measurements of curvature and scaling."""
 
 import functools
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from benchmarks.harness import Program, compile_program
 from trpo_jax.trust_region.flat import flatten
 
 FEATURES = 4
-DRAWN_AT_ONCE = 2**15  # so that the largest problem's layers fit beside it
+DRAWN_AT_ONCE = 2**15  # bounds the memory for activations of the largest problem
 
 
 class Problem(NamedTuple):
     """A policy with parameters, and an on-policy batch with random advantages.
 
-    The programs below take the parameters θ laid out as the update has them.
+    The programs below take the parameters θ in the layout that the update uses.
     """
 
     policy: Any
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 
     @property
     def config(self) -> trpo_jax.TRPOConfig:
-        """The defaults of a run whose rollouts are as large as this batch."""
+        """Return the default config of a run with rollouts of this size."""
         num_envs = max(1, self.num_rows // 128)
         return trpo_jax.TRPOConfig(
             num_envs=num_envs,
@@ -48,7 +48,7 @@ class Problem(NamedTuple):
 
 
 def make_policy(kind: str, hidden_sizes: tuple[int, ...]) -> Any:
-    """A "categorical" policy over two actions, a "gaussian" one of two dimensions."""
+    """Make a "categorical" policy of two actions, or a "gaussian" one of two."""
     heads = {
         "categorical": trpo_jax.networks.CategoricalHead,
         "gaussian": trpo_jax.networks.GaussianHead,
@@ -59,7 +59,7 @@ def make_policy(kind: str, hidden_sizes: tuple[int, ...]) -> Any:
 def draw(
     policy: Any, num_rows: int, key: jax.Array
 ) -> tuple[Any, trpo_jax.trust_region.Batch]:
-    """Parameters, and a batch that a policy with them could have made."""
+    """Draw parameters, and a batch that is on-policy for them."""
     keys = jax.random.split(key, 4)
     observations = jax.random.normal(keys[0], (num_rows, FEATURES))
     params = policy.init(keys[1], observations[:1])
@@ -91,7 +91,7 @@ def surrogate_of(
 
 
 def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
-    """The surrogate's value and gradient over the whole batch."""
+    """Compile value and gradient of the surrogate over the whole batch."""
 
     def differentiate(
         theta: Any, batch: trpo_jax.trust_region.Batch
@@ -113,7 +113,7 @@ def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> P
 def hessian_operator(
     policy_fn: Callable, params: Any, states: jax.Array, *, num_products: int
 ) -> Callable:
-    """`jvp` over `grad` of the mean KL, linearised once."""
+    """Return `jvp` over `grad` of the mean KL, linearised once."""
     old = jax.lax.stop_gradient(policy_fn(params, states))
     return trpo_jax.trust_region.fisher_vector_product(
         lambda theta: trpo_jax.trust_region.mean_kl(old, policy_fn(theta, states)),
@@ -135,7 +135,7 @@ def solve_program(
     stride: int = 1,
     tolerance: float = 0.0,
 ) -> Program:
-    """Conjugate gradient for so many iterations, or up to a tolerance."""
+    """Compile conjugate gradient up to a number of iterations or a tolerance."""
 
     def solve(theta: Any, gradient: Any, states: jax.Array) -> Any:
         matvec = OPERATORS[operator](
@@ -154,7 +154,7 @@ def solve_program(
 
 
 def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
-    """The surrogate and the KL of one candidate over the whole batch."""
+    """Compile surrogate and KL of one candidate over the whole batch."""
     old = jax.jit(problem.policy.apply)(problem.params, problem.batch.observations)
 
     def compare(theta: Any, rows: tuple) -> tuple[tuple, jax.Array]:
@@ -182,7 +182,7 @@ def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> 
 
 
 def update_program(problem: Problem, **settings: Any) -> Program:
-    """A whole policy update as a run of this size would make it."""
+    """Compile a whole policy update, with the defaults of a run of this size."""
     config = problem.config
     defaults = {
         "fisher_stride": config.curvature_stride,

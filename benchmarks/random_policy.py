@@ -1,4 +1,4 @@
-"""What a policy without any preference reaches, to tell learning from luck."""
+"""Return of a policy with uniform actions, as a baseline for learning."""
 
 import dataclasses
 from typing import Any
@@ -12,9 +12,9 @@ from trpo_jax.environments import ActionSpace, MaskedObservation
 
 
 def random_return(config: trpo_jax.TRPOConfig, num_episodes: int) -> float:
-    """The mean return of a policy that acts at random in the run's environment."""
+    """Return the mean return of uniform actions in the environment of a run."""
     space = trpo_jax.environments.make_environment(config.env).action_space
-    # The state is of the smallest networks there are; none of its parameters is used.
+    # `evaluate` needs a state. Its parameters are not used: the networks are minimal.
     small = trpo_jax.TRPOConfig(env=config.env, num_envs=1, hidden_sizes=(1,))
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     state = jax.jit(trpo_jax.init)(small, key)
@@ -28,11 +28,11 @@ def random_return(config: trpo_jax.TRPOConfig, num_episodes: int) -> float:
 
 
 def uniform(space: ActionSpace, observations: Any) -> Any:
-    """The distribution, with batch [N], that prefers none of the allowed actions.
+    """Return the uniform distribution over the allowed actions, with batch [N].
 
     Args:
         space: The action space.
-        observations: float[N, ...], or a `MaskedObservation` of so many.
+        observations: float[N, ...], or a `MaskedObservation` with batch [N].
     """
     batch = jax.tree.leaves(observations)[0].shape[0]
     if isinstance(space, trpo_jax.environments.Box):
@@ -48,9 +48,9 @@ def uniform(space: ActionSpace, observations: Any) -> Any:
 
 
 class Uniform:
-    """Numbers between an environment's bounds, as far as sampling goes.
+    """Uniform distribution between bounds; it can be sampled, and no more.
 
-    Where nothing bounds a number, it is drawn from the standard normal distribution.
+    Without bounds, actions are drawn from the standard normal distribution.
     """
 
     def __init__(self, space: trpo_jax.environments.Box, batch: int):

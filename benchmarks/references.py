@@ -1,19 +1,19 @@
-"""What others reached in the environments, and what we aim at.
+"""Published returns and targets for each environment.
 
-Returns are undiscounted means over episodes. The budgets of those who published are not
-ours: a row of results says its own.
+Returns are undiscounted means over episodes. The published budgets differ from ours;
+each row of results states its own.
 """
 
 from typing import NamedTuple
 
 
 class Reference(NamedTuple):
-    """Numbers to compare with; None where there are none.
+    """Returns to compare with; None where there are none.
 
     Attributes:
-        target: The least that a preset should reach.
-        published: What is published: TRPO's where there is any, else the best.
-        source: By whom, with what.
+        target: Return that a preset should reach.
+        published: Published return: TRPO's if there is one, else the best.
+        source: Publication and algorithm.
     """
 
     target: float | None = None
@@ -29,7 +29,7 @@ _GYMNAX_PPO = "PPO, gymnax-blines, 10M steps"
 _GYMNAX = "a checkpoint in gymnax's README"
 _GYMNAX_ES = f"{_GYMNAX}, evolution strategies"
 
-# A treasure of 1, less 0.01 for the way there.
+# A treasure of 1, minus 0.01 for the moves.
 _DEEP_SEA_BEST = 0.99
 
 REFERENCES: dict[str, Reference] = {

@@ -1,8 +1,8 @@
-"""Write the tables and pictures of both README.md from the results there are.
+"""Write the tables and pictures of both README.md files from the results.
 
     python -m benchmarks.report
 
-A table stands between `<!-- name -->` and `<!-- end -->`; the text around it stays.
+A table is written between `<!-- name -->` and `<!-- end -->`; other text is kept.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
 
 
 def stamp(rows: list[dict]) -> str:
-    """Where, when and with what a file's rows were measured, every kind of it."""
+    """Describe the machines, dates, commits and versions of the rows of a file."""
     if not rows:
         return "Not measured yet."
 
@@ -60,12 +60,12 @@ def stamp(rows: list[dict]) -> str:
 
 
 def significant(value: float) -> str:
-    """Three digits, thousands apart."""
+    """Format with three digits and thousands separators."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def spread(timing: dict, scale: float = 1.0) -> str:
-    """The median with the middle half's ends."""
+    """Format a median with its quartiles."""
     median, low, high = (scale * timing[key] for key in ("median", "low", "high"))
     return f"{significant(median)} ({significant(low)}–{significant(high)})"
 
@@ -236,8 +236,8 @@ def learning_beside_published(rows: list[dict]) -> str:
 
 
 def of_presets(rows: list[dict]) -> list[dict]:
-    """The rows whose fields are the preset's, with its memory if it has one, and whose
-    actions are chosen as the table has it.
+    """Return the rows of unchanged presets: with the memory if the preset has one, and
+    with the actions of the first case.
     """
     rows = [row for row in rows if "=" not in row["name"]]
     remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
@@ -267,7 +267,7 @@ def locomotion(rows: list[dict]) -> str:
             return score(run["returns"][-1]) + early
 
         def on_the_way(runs: list[dict]) -> str:
-            """The mean of what all runs have, without the untrained policy's."""
+            """Return the mean over the steps of all runs after training began."""
             means = [
                 mean
                 for run in runs
@@ -337,7 +337,7 @@ def kills(rows: list[dict]) -> str:
 
 
 def score(value: float | None) -> str:
-    """A return in as many digits as tell it from its neighbours, a dash for none."""
+    """Format a return with two, one or no decimals by its size; a dash for None."""
     if value is None:
         return "–"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
@@ -349,7 +349,7 @@ def worst(row: dict) -> str:
 
 
 def latest(rows: list[dict]) -> list[dict]:
-    """The last row of each name, in the order of the references."""
+    """Return the last row of each name, in the order of the references."""
     last = {row["name"]: row for row in ({"name": row["env"]} | row for row in rows)}
     order = list(REFERENCES)
 
@@ -370,13 +370,13 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "locomotion": locomotion,
 }
 
-# What of it stands on the front page, too.
+# Tables of the front page.
 FRONT_TABLES: dict[str, Callable[[list[dict]], str]] = {
     "learning": learning_beside_published,
     "peers": peer_ratios,
 }
 
-# By results, then by file: what stands for it in words, and how it is drawn.
+# By results, then by file: the alternative text, and the function that draws it.
 PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
     "scaling": {"scaling": ("time against size", draw_scaling)},
     "throughput": {"throughput": ("where a step's time goes", draw_shares)},
@@ -392,7 +392,7 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
 
 
 def insert(text: str, name: str, body: str) -> str:
-    """Put a body between the marks of its name, in place of what stands there."""
+    """Replace the text between the marks of a name."""
     pattern = re.compile(f"<!-- {name} -->\n(.*?)<!-- end -->", re.DOTALL)
     return pattern.sub(lambda _: f"<!-- {name} -->\n{body}\n<!-- end -->", text)
 

@@ -1,19 +1,15 @@
-"""Runs by name: an environment's preset, with fields overridden on a command line."""
+"""Configs and commands of runs: presets with overridden fields."""
 
 import ast
-import dataclasses
-import json
 import shlex
 from typing import Any
-
-import jax
 
 import trpo_jax
 from trpo_jax.training import PRESETS
 
 
 def parse_overrides(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Read `name=value` texts: values are Python literals, or else strings.
+    """Parse `name=value` texts; values are Python literals, otherwise strings.
 
     Raises:
         ValueError: If a text has no `=`.
@@ -31,33 +27,20 @@ def parse_overrides(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
-    """The preset of an environment, or the defaults, with fields set otherwise.
+    """Return the preset of an environment, or the defaults, with fields overridden.
 
     Raises:
-        TypeError: If an override is a not a field of the configuration.
+        TypeError: If an override is not a field of the config.
     """
     if env in PRESETS:
         return trpo_jax.preset(env, **overrides)
     return trpo_jax.TRPOConfig(env=env, **overrides)
 
 
-def describe(config: trpo_jax.TRPOConfig) -> dict[str, Any]:
-    """The fields of a configuration as JSON can hold them."""
-    fields = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-    }
-    return json.loads(json.dumps(fields, default=_name))
-
-
-def _name(value: Any) -> str:
-    """A function's name; anything else, such as a network, as it prints itself."""
-    return getattr(value, "__qualname__", None) or " ".join(repr(value).split())
-
-
 def command(module: str, env: str, **options: Any) -> str:
-    """The command line of a module's `main`, without options that are None.
+    """Return the command line of a module's `main`, without options that are None.
 
-    A tuple is an option with several values, but `override` one that is repeated.
+    A tuple becomes one option with several values; `override` is repeated instead.
     """
     words = ["python", "-m", module, env]
     for name, value in options.items():
@@ -69,11 +52,3 @@ def command(module: str, env: str, **options: Any) -> str:
         elif value is not None:
             words += [flag, str(value)]
     return shlex.join(words)
-
-
-def seed_keys(key: jax.Array, num_seeds: int) -> jax.Array:
-    """The keys of seeds side by side, as `train` and `evaluate` make them, [num_seeds].
-
-    A single run takes `key` itself.
-    """
-    return key[None] if num_seeds == 1 else jax.random.split(key, num_seeds)

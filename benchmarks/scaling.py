@@ -1,8 +1,8 @@
-"""How time grows with the batch, the seeds and the parameters: fitted exponents.
+"""Growth of time with batch, seeds and parameters, as fitted exponents.
 
     python -m benchmarks.scaling
 
-An exponent of 1 is proportional. The fit is over every size measured.
+An exponent of 1 means proportional. The fit is over all sizes.
 """
 
 import functools
@@ -29,12 +29,12 @@ WIDTHS = (32, 64, 128, 256, 512)
 
 
 def batch_program(num_rows: int) -> Program:
-    """One policy update of 64 × 64 units on N transitions, at the defaults."""
+    """Compile a policy update of 64 × 64 units on N transitions, at the defaults."""
     return update_program(make_problem("categorical", num_rows, (64, 64)))
 
 
 def seeds_update_program(num_seeds: int) -> Program:
-    """The policy updates of that many agents side by side, 1,024 transitions each."""
+    """Compile the updates of several agents side by side, 1,024 transitions each."""
     policy = make_policy("categorical", (64, 64))
     keys = jax.random.split(jax.random.key(0), num_seeds)
     drawn = jax.jit(jax.vmap(functools.partial(draw, policy, 1024)))
@@ -43,7 +43,7 @@ def seeds_update_program(num_seeds: int) -> Program:
 
 
 def seeds_program(num_seeds: int) -> Program:
-    """One whole step of that many agents side by side, 8 × 128 transitions each."""
+    """Compile a `step` of several agents side by side, 8 × 128 transitions each."""
     config = trpo_jax.TRPOConfig()
     keys = jax.random.split(jax.random.key(0), num_seeds)
     state = jax.jit(jax.vmap(trpo_jax.init, in_axes=(None, 0)))(config, keys)
@@ -51,7 +51,7 @@ def seeds_program(num_seeds: int) -> Program:
 
 
 def parameters_program(width: int) -> Program:
-    """One policy update of two layers of `width` units on 8,192 transitions."""
+    """Compile a policy update of two `width`-unit layers on 8,192 transitions."""
     return update_program(make_problem("categorical", 8192, (width, width)))
 
 
@@ -81,7 +81,7 @@ def measure(
 def main(
     seconds: float = 2.0, output: pathlib.Path = RESULTS / "scaling.jsonl"
 ) -> None:
-    """Measure every size for `seconds` and fit the exponents."""
+    """Measure each size for `seconds`, and fit the exponents."""
     write_rows(output, (measure(*case, seconds) for case in CASES))
 
 

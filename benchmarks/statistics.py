@@ -1,8 +1,9 @@
-"""What a few runs say of an algorithm, as Agarwal et al. 2021 define it.
+"""Statistics of a few runs, after Agarwal et al. 2021.
 
-Scores are a list of tasks, each float[..., runs], runs being seeds. The definitions are
-those of arXiv 2108.13264 (sections 4.1 to 4.3) and of its library, rliable, which does
-not import beside pandas 3; there, every task has as many runs.
+Scores are a list of tasks, each float[..., runs], where a run is a seed. The
+definitions are those of arXiv 2108.13264 (sections 4.1 to 4.3) and its library rliable,
+which cannot be imported together with pandas 3 and requires equally many runs for all
+tasks.
 """
 
 import math
@@ -13,35 +14,32 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from trpo_jax.pictures.curves import mean_interval
+
 Scores = Sequence[ArrayLike]
 
 
 def summarize(by_seed: ArrayLike) -> dict[str, Any]:
-    """What the returns of one environment's seeds, float[seeds], say together.
+    """Summarise the returns of the seeds of one environment, float[seeds], as JSON.
 
-    As JSON can hold it. `interval` is half the width of that of the mean.
+    `interval` is the half-width of the mean's 95 % confidence interval. The mean is
+    None if a seed has no finite return, since dropping that seed would bias it.
     """
     values = np.asarray(by_seed, float)
+    _, half_width = mean_interval(values[:, None])
     low, high = stratified_bootstrap(interquartile_mean, [values])
     return {
         "mean": finite(values.mean()),
-        "interval": finite(student_half_width(values)),
+        # `mean_interval` drops seeds that are not finite, which the mean does not.
+        "interval": finite(half_width[0]) if np.isfinite(values).all() else None,
         "iqm": finite(interquartile_mean([values])),
         "iqm_interval": [finite(low), finite(high)],
         "by_seed": [finite(value) for value in values],
     }
 
 
-def student_half_width(values: ArrayLike) -> float:
-    """Half the width of the 95 % confidence interval of the mean; NaN for one value."""
-    values = np.asarray(values)
-    if len(values) < 2:
-        return math.nan
-    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values))
-
-
 def interquartile_mean(tasks: Scores) -> NDArray:
-    """The mean of all runs of all tasks without a quarter of them at either end.
+    """Return the mean over all runs of all tasks without the outer quarters.
 
     Args:
         tasks: Scores, float[..., runs] each.
@@ -54,7 +52,7 @@ def interquartile_mean(tasks: Scores) -> NDArray:
 
 
 def performance_profile(tasks: Scores, thresholds: ArrayLike) -> NDArray:
-    """The share of runs above each threshold: F(τ) = 1/M Σₘ 1/Nₘ Σₙ 1[xₘₙ > τ].
+    """Return the share of runs above each threshold: 1/M Σₘ 1/Nₘ Σₙ 1[xₘₙ > τ].
 
     Args:
         tasks: Scores of M tasks, float[..., Nₘ] each.
@@ -78,15 +76,15 @@ def stratified_bootstrap(
     repeats: int = 10_000,
     seed: int = 0,
 ) -> tuple[NDArray, NDArray]:
-    """The ends of a statistic's 95 % interval: percentiles over resampled runs.
+    """Return the ends of a statistic's 95 % percentile bootstrap interval.
 
-    Runs are drawn with replacement, as many as there are, for each task by itself.
+    Runs are resampled with replacement within each task.
 
     Args:
-        statistic: Of tasks float[repeats, runs] each, float[repeats, ...].
+        statistic: Maps tasks float[repeats, runs] each to float[repeats, ...].
         tasks: Scores, float[runs] each.
-        repeats: How many times to resample.
-        seed: Of the resampling.
+        repeats: Number of resamples.
+        seed: Random seed of the resampling.
 
     Returns:
         The two ends, float[...] each.
@@ -103,9 +101,9 @@ def stratified_bootstrap(
 def normalized(
     returns: ArrayLike, *, random: float | None, reference: float | None
 ) -> NDArray | None:
-    """Returns as scores: 0 a random policy's, 1 the reference's.
+    """Normalise returns to scores: 0 for the random policy, 1 for the reference.
 
-    None where one of the two is missing, or the reference is no better than random.
+    Returns None if one of the two is missing, or the reference is not above random.
     """
     if random is None or reference is None or reference <= random:
         return None
@@ -113,5 +111,5 @@ def normalized(
 
 
 def finite(value: Any) -> float | None:
-    """A float of six digits, or None for what JSON has no number for."""
+    """Round to six digits; None if the value is not finite, as JSON requires."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,13 +1,14 @@
-"""A grid over the traced hyperparameters of one environment, as one vmapped program.
+"""Grid search over the traced hyperparameters, as one vmapped program.
 
     python -m benchmarks.sweep CartPole-v1 --max-kl 0.01 0.02 0.05 --gae-lambda 0.9 0.98
 
-Every point is trained with the same seeds and evaluated over whole episodes. What is
-left out has the preset's value; what is static is set for the whole grid, by
-`--override name=value`. A JSON line a point is added to --output when its seeds are
-there, and the points are printed at the end, best first.
+Each point is trained with the same seeds and evaluated over whole episodes. Options
+that are left out have the preset's value; static fields are set for the whole grid by
+`--override name=value`. One JSON line per point is added to --output as soon as its
+seeds are trained, and the points are printed at the end, best first.
 """
 
+import dataclasses
 import itertools
 import pathlib
 import time
@@ -22,13 +23,15 @@ from numpy.typing import NDArray
 
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
-from benchmarks.runs import command, configure, describe, parse_overrides, seed_keys
+from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite, summarize
 from trpo_jax import Hyperparameters
+from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.training.seeds import run_keys
 
 
 def grid(start: Hyperparameters, **values: Sequence[float]) -> list[Hyperparameters]:
-    """Every combination of the values; fields without any keep those of `start`."""
+    """Return all combinations of the values; fields without values keep `start`'s."""
     given = {name: choices for name, choices in values.items() if choices}
     combinations = itertools.product(*given.values())
     return [start._replace(**dict(zip(given, c, strict=True))) for c in combinations]
@@ -45,15 +48,16 @@ def sweep(
     """Train and evaluate each point with each seed, side by side.
 
     Args:
-        config: What the points have in common, of a single seed.
-        points: The points.
-        num_seeds: Runs of each point, with the keys of `train` at so many seeds.
-        num_episodes: Episodes that each is evaluated over.
-        runs_at_once: So many runs side by side, which bounds memory. None: all.
+        config: Config of all points, with a single seed.
+        points: The points of the grid.
+        num_seeds: Runs of each point, with the keys that `train` uses for that many
+            seeds.
+        num_episodes: Evaluation episodes of each run.
+        runs_at_once: Runs side by side, to bound memory. None: all.
 
     Yields:
-        A point, the mean returns of its seeds in evaluation, float[seeds], and those of
-        all training episodes, float[seeds], NaN where none ended.
+        A point, its seeds' mean returns in evaluation, float[seeds], and in all
+        training episodes, float[seeds], NaN where none ended.
     """
 
     def run(
@@ -71,11 +75,15 @@ def sweep(
     options = trpo_jax.compiler_options(at_once * config.total_timesteps)
     program = jax.jit(jax.vmap(run), compiler_options=options)
     key = jax.random.key(config.seed)
-    keys = [seed_keys(k, num_seeds) for k in (key, jax.random.fold_in(key, 1))]
+    of_seeds = dataclasses.replace(config, num_seeds=num_seeds)
+    keys = [
+        run_keys(of_seeds, k).reshape(num_seeds)
+        for k in (key, jax.random.fold_in(key, 1))
+    ]
     columns = Hyperparameters(*map(jnp.float32, zip(*points, strict=True)))
     returns, told = np.zeros((2, total)), 0
     for first in range(0, total, at_once):
-        # The last runs are filled up with some from the front, to need no new program.
+        # Pad the last group with runs from the front, so that it needs no new program.
         runs = np.arange(first, first + at_once) % total
         chosen = jax.tree.map(lambda leaf, at=runs // num_seeds: leaf[at], columns)
         measured = program(tuple(k[runs % num_seeds] for k in keys), chosen)
@@ -105,18 +113,18 @@ def main(
     """Sweep one environment.
 
     Args:
-        env: The environment; without a preset it starts from the defaults.
+        env: The environment; without a preset the other fields are the defaults.
         max_kl: Values of δ.
-        damping: Values of λ of the Fisher information.
+        damping: Values of λ, the damping of the Fisher information.
         discount: Values of γ.
-        gae_lambda: Values of λ of the advantages.
-        critic_learning_rate: Values of the critic's step size.
-        entropy_coefficient: Values of the entropy's weight.
+        gae_lambda: Values of λ, of the advantages.
+        critic_learning_rate: Values of the critic's learning rate.
+        entropy_coefficient: Values of the weight of the entropy.
         num_seeds: Runs of each point.
-        num_episodes: Episodes that each is evaluated over.
-        runs_at_once: So many runs side by side, for less memory. None: all.
-        override: A field of the configuration set otherwise, as total_timesteps=50_000.
-        output: Where the rows are added. None: results/sweeps/ENV.jsonl.
+        num_episodes: Evaluation episodes of each run.
+        runs_at_once: Runs side by side; fewer need less memory. None: all.
+        override: Field to override, such as total_timesteps=50_000; repeat it for more.
+        output: File that the rows are added to. None: results/sweeps/ENV.jsonl.
     """
     overrides = parse_overrides(override)
     config = configure(env, **overrides)
@@ -130,10 +138,10 @@ def main(
     }
     if not any(values.values()):
         flags = ", ".join("--" + name.replace("_", "-") for name in values)
-        raise ValueError(f"nothing to sweep over; write values of one of {flags}.")
+        raise ValueError(f"no values to sweep over; write some for one of {flags}.")
     points = grid(config.hyperparameters, **values)
     for point in points:
-        configure(env, **overrides, **point._asdict())  # or raise, before any work
+        configure(env, **overrides, **point._asdict())  # raises if it is out of range
     if output is None:
         output = RESULTS / "sweeps" / f"{env.replace('/', '-')}.jsonl"
     about = {
@@ -142,7 +150,7 @@ def main(
         "num_seeds": num_seeds,
         "num_episodes": num_episodes,
         "actions": "mode",
-        "config": describe(config),
+        "config": config_to_dict(config),
         "command": command(
             "benchmarks.sweep",
             env,
@@ -175,7 +183,7 @@ def main(
 
 
 def ranking(rows: list[dict[str, Any]], swept: list[str]) -> str:
-    """A table of the points, the best mean return first, those without one last."""
+    """Format the points as a table, best mean return first, those without one last."""
     rows = sorted(rows, key=lambda row: (row["mean"] is None, -(row["mean"] or 0)))
     header = [*swept, "return (mean ± 95 %)", "IQM", "worst seed", "in training"]
     lines = [header, ["---"] * len(header)]

@@ -1,10 +1,10 @@
-"""Environment steps per second of whole training, and where the time goes.
+"""Environment steps per second of training, and the time of its parts.
 
     python -m benchmarks.throughput
 
 The whole is `step` at the defaults: rollout, policy update, critic fit. The parts are
-programs of their own on the same data, in turns with the whole; what their sum leaves
-of it is "rest" (advantages' standardisation, normalisers, metrics).
+separate programs on the same data, timed in turns with the whole. The difference
+between the whole and their sum is "rest" (standardisation, normalisers, metrics).
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import tyro
+from trpo_jax.training.networks import make_networks
 
 import trpo_jax
 from benchmarks.harness import (
@@ -30,7 +31,6 @@ from benchmarks.problems import (
     solve_program,
     update_program,
 )
-from trpo_jax.training.networks import make_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ ACCELERATOR_CASES = (
 
 
 def whole(config: trpo_jax.TRPOConfig) -> tuple[Program, Any]:
-    """`step` compiled for a state one step into training, and that state."""
+    """Compile `step` for a state one update into training; return both."""
     init, step = trpo_jax.init, trpo_jax.step
     key = jax.random.key(0)
     if config.num_seeds > 1:
@@ -84,7 +84,7 @@ def whole(config: trpo_jax.TRPOConfig) -> tuple[Program, Any]:
 
 
 def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
-    """The parts of a step as programs of their own, on one rollout's data."""
+    """Compile the parts of a step as separate programs, on the data of one rollout."""
     environment = trpo_jax.environments.make_environment(config.env)
     policy, critic = make_networks(config, environment)
 
@@ -197,7 +197,7 @@ def measure(case: Case, seconds: float) -> dict:
 def main(
     seconds: float = 4.0, output: pathlib.Path = RESULTS / "throughput.jsonl"
 ) -> None:
-    """Measure every case for `seconds`."""
+    """Measure each case for `seconds`."""
     on_cpu = jax.default_backend() == "cpu"
     cases: tuple[Case, ...] = CASES if on_cpu else ACCELERATOR_CASES
 

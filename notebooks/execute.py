@@ -1,8 +1,8 @@
-"""Run the notebooks from top to bottom, and write them with what they put out.
+"""Execute the notebooks and save them with their outputs.
 
     python notebooks/execute.py
 
-What would differ from one run to the next is left out: times, versions, counters.
+Metadata that differs from run to run, such as times and versions, is left out.
 """
 
 import os
@@ -16,13 +16,13 @@ import nbformat
 import trpo_jax
 
 FOLDER = pathlib.Path(__file__).parent
-SECONDS = 150  # for a cell
+SECONDS = 150  # time limit of a cell
 
 
 def execute(notebook: nbformat.NotebookNode) -> None:
-    """Run all cells in a fresh kernel of this Python, which sees this `trpo_jax`.
+    """Run all cells in a new kernel, and store the outputs in the notebook.
 
-    It starts in an empty folder. The outputs are put into the notebook.
+    The kernel uses this Python and this `trpo_jax`, and starts in an empty folder.
     """
     package = pathlib.Path(trpo_jax.__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def execute(notebook: nbformat.NotebookNode) -> None:
 
 
 def main() -> None:
-    """Run the notebooks named on the command line, or all of them."""
+    """Execute the notebooks named on the command line, or all of them."""
     for path in map(pathlib.Path, sys.argv[1:] or sorted(FOLDER.glob("*.ipynb"))):
         notebook = nbformat.read(path, as_version=4)
         execute(notebook)

@@ -1,368 +1,537 @@
-"""The benchmarks' own arithmetic, and one small case of each that runs here.
+"""Test the benchmarks' own arithmetic, and run one small case of each."""
 
-In processes of their own, from the checkout: they are no part of the package.
-"""
-
+import math
 import pathlib
+import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+import trpo_jax
+from benchmarks import (
+    curvature,
+    curves,
+    gpu,
+    harness,
+    learning,
+    locomotion,
+    random_policy,
+    report,
+    scaling,
+    statistics,
+    sweep,
+)
+from benchmarks.runs import command, configure, parse_overrides
+from trpo_jax.environments import Box, Discrete, MaskedObservation, MultiDiscrete
+from trpo_jax.runs.config_file import config_to_dict
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-PROGRAMS = {
-    "arithmetic": """
-import math
-from benchmarks.harness import Timing, fitted_exponent, take_turns, Program
-timing = Timing.of([5.0, 1.0, 2.0, 4.0, 3.0])
-assert (timing.low, timing.median, timing.high, timing.repeats) == (2, 3, 4, 5)
-assert math.isclose(fitted_exponent([1, 10, 100], [2.0, 200.0, 20000.0]), 2)
-calls = []
-programs = {x: Program(lambda x=x: calls.append(x), 0, 0, None) for x in "ab"}
-timings = take_turns(programs, seconds=0, repeats=3)
-assert calls == list("ab" * 4), calls  # a warm-up, then turns
-assert {t.repeats for t in timings.values()} == {3}
-""",
-    "rows are written as they come": """
-import pathlib, tempfile
-from benchmarks.harness import read_rows, write_rows
-def rows():
-    yield {"x": 1}
-    assert [row["x"] for row in read_rows(path)] == [1]
-    yield {"x": 2}
-path = pathlib.Path(tempfile.mkdtemp()) / "sub" / "rows.jsonl"
-assert read_rows(path) == []
-write_rows(path, rows())
-assert [row["x"] for row in read_rows(path)] == [1, 2]
-assert {"device", "versions", "commit", "date"} <= set(read_rows(path)[0])
-write_rows(path, [{"x": 3}])
-assert [row["x"] for row in read_rows(path)] == [3]
-""",
-    "without an accelerator": """
-from benchmarks import gpu
-assert gpu.main() == 0
-""",
-    "curvature": """
-from benchmarks import curvature, report
-ceiling = {"flops_per_second": 1e11, "bytes_per_second": 1e10}
-row = curvature.measure("gaussian", 32, 8, ceiling, 0.0)
-assert row["seconds"]["update"].repeats >= 3
-assert set(row["product_over_gradient"]) == {"gauss_newton", "hessian"}
-assert list(curvature.cases(0)) == []
-sizes = {(kind, rows) for kind, rows, _ in curvature.cases(float("inf"))}
-assert sizes == {(k, 4**n) for k in ("categorical", "gaussian") for n in range(5, 11)}
-""",
-    "locomotion": """
-from benchmarks import locomotion, report
-for case in locomotion.CASES.values():
-    assert case.steps == case.evaluations * case.interval
-    assert case.interval % (64 * 64) == 0  # our rollouts divide it
-assert locomotion.CASES["reacher"].interval == 256 * 50 * 32 * 4
-made = []
-locomotion.measure = lambda env, case, *run: made.append((env, case.steps)) or {}
-locomotion.append_row = lambda output, row: None
-locomotion.main(("ant",), algorithms=("trpo",), evaluations=20)
-assert made == [("ant", 20 * locomotion.CASES["ant"].interval)] * 2
-rows = []
-locomotion.append_row = lambda output, row: rows.append(row)
-locomotion.main(("hopper",), override=("max_kl=0.1",), algorithms=("trpo",))
-assert made[2:] == [("hopper", 30 * locomotion.CASES["hopper"].interval)] * 2
-assert rows[1]["command"] == (
-    "python -m benchmarks.locomotion hopper --algorithms trpo --seeds 1 "
-    "--override max_kl=0.1"
+
+def test_a_timing_is_the_median_with_its_quartiles():
+    timing = harness.Timing.of([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert (timing.low, timing.median, timing.high, timing.repeats) == (2, 3, 4, 5)
+
+
+def test_an_exponent_is_fitted():
+    exponent = harness.fitted_exponent([1, 10, 100], [2.0, 200.0, 20000.0])
+    assert math.isclose(exponent, 2)
+
+
+def test_programs_take_turns_after_a_warm_up():
+    calls = []
+    programs = {
+        name: harness.Program(lambda name=name: calls.append(name), 0, 0, None)
+        for name in "ab"
+    }
+    timings = harness.take_turns(programs, seconds=0, repeats=3)
+    assert calls == list("ab" * 4)
+    assert {timing.repeats for timing in timings.values()} == {3}
+
+
+def test_rows_are_written_as_they_come(tmp_path):
+    path = tmp_path / "sub" / "rows.jsonl"
+
+    def rows():
+        yield {"x": 1}
+        assert [row["x"] for row in harness.read_rows(path)] == [1]
+        yield {"x": 2}
+
+    assert harness.read_rows(path) == []
+    harness.write_rows(path, rows())
+    assert [row["x"] for row in harness.read_rows(path)] == [1, 2]
+    assert {"device", "versions", "commit", "date"} <= set(harness.read_rows(path)[0])
+    harness.write_rows(path, [{"x": 3}])
+    assert [row["x"] for row in harness.read_rows(path)] == [3]
+
+
+def test_without_an_accelerator_nothing_is_measured(capsys):
+    assert gpu.main() == 0
+    assert "no accelerator" in capsys.readouterr().out
+
+
+def test_curvature_is_measured():
+    ceiling = {"flops_per_second": 1e11, "bytes_per_second": 1e10}
+    row = curvature.measure("gaussian", 32, 8, ceiling, 0.0)
+    assert row["seconds"]["update"].repeats >= 3
+    assert set(row["product_over_gradient"]) == {"gauss_newton", "hessian"}
+
+
+def test_curvature_is_measured_at_every_size_that_fits():
+    assert list(curvature.cases(0)) == []
+    sizes = {(kind, rows) for kind, rows, _ in curvature.cases(float("inf"))}
+    kinds = ("categorical", "gaussian")
+    assert sizes == {(kind, 4**n) for kind in kinds for n in range(5, 11)}
+
+
+def test_scaling_is_measured():
+    row = scaling.measure("update", (1, 2), scaling.seeds_update_program, 0.0)
+    assert len(row["seconds"]) == 2
+    assert isinstance(row["exponent"], float)
+
+
+def test_rollouts_divide_the_distance_between_locomotion_evaluations():
+    for case in locomotion.CASES.values():
+        assert case.steps == case.evaluations * case.interval
+        assert case.interval % (64 * 64) == 0
+    assert locomotion.CASES["reacher"].interval == 256 * 50 * 32 * 4
+
+
+def test_locomotion_measures_the_runs_asked_for(monkeypatch):
+    measured, rows = [], []
+
+    def measure(env, case, *run):
+        measured.append((env, case.steps))
+        return {}
+
+    monkeypatch.setattr(locomotion, "measure", measure)
+    monkeypatch.setattr(locomotion, "append_row", lambda output, row: rows.append(row))
+    locomotion.main(("ant",), algorithms=("trpo",), evaluations=20)
+    assert measured == [("ant", 20 * locomotion.CASES["ant"].interval)] * 2
+    locomotion.main(("hopper",), override=("max_kl=0.1",), algorithms=("trpo",))
+    assert measured[2:] == [("hopper", 30 * locomotion.CASES["hopper"].interval)] * 2
+    assert rows[-1]["command"] == (
+        "python -m benchmarks.locomotion hopper --algorithms trpo --seeds 1 "
+        "--override max_kl=0.1"
+    )
+
+
+def test_locomotion_lists_its_runs():
+    runs = locomotion.runs(("ant", "hopper"), (0, 1), ("trpo", "ppo"))
+    assert len(runs) == 8
+    assert runs[2] == ("ant", 0, "ppo")
+    runs = locomotion.runs(("ant",), None, ("trpo", "ppo"))
+    assert runs == [("ant", 0, "trpo"), ("ant", 1, "trpo"), ("ant", 0, "ppo")]
+    with pytest.raises(ValueError, match="write one of inverted_pendulum"):
+        locomotion.runs(("cat",), (0,), ("trpo",))
+    with pytest.raises(ValueError, match="write --algorithms trpo"):
+        locomotion.main(("ant",), override=("max_kl=0.1",))
+
+
+def locomotion_row(algorithm, seed, returns):
+    return {
+        "env": "ant",
+        "algorithm": algorithm,
+        "seed": seed,
+        "steps": [0, 10, 20][: len(returns)],
+        "returns": returns,
+    }
+
+
+@pytest.mark.parametrize(
+    ("ppo", "line"),
+    [
+        ([], "| ant | 20 | 4.00, 6.00 | – | 4.00 : – |"),
+        # A return that was not finite has no mean.
+        ([[0.0, None, 1.0]], "| ant | 20 | 4.00, 6.00 | 1.00 | 4.00 : – |"),
+        # A run that stopped early: the means are over the steps that all have.
+        ([[0.0, 1.0]], "| ant | 20 | 4.00, 6.00 | 1.00 (at 10) | 3.00 : 1.00 |"),
+    ],
 )
-runs = locomotion.runs(("ant", "hopper"), (0, 1), ("trpo", "ppo"))
-assert runs[2] == ("ant", 0, "ppo") and len(runs) == 8
-runs = locomotion.runs(("ant",), None, ("trpo", "ppo"))
-assert runs == [("ant", 0, "trpo"), ("ant", 1, "trpo"), ("ant", 0, "ppo")]
-for wrong in (lambda: locomotion.runs(("cat",), (0,), ("trpo",)),
-              lambda: locomotion.main(("ant",), override=("max_kl=0.1",))):
-    try:
-        wrong()
-    except ValueError as error:
-        assert "write" in str(error)
-        continue
-    raise AssertionError(wrong)
-def row(algorithm, seed, returns):
-    return {"env": "ant", "algorithm": algorithm, "seed": seed,
-            "steps": [0, 10, 20], "returns": returns}
-rows = [row("trpo", 0, [0.0, 2.0, 4.0]), row("trpo", 1, [0.0, 4.0, 6.0])]
-assert report.locomotion(rows).endswith("| ant | 20 | 4.00, 6.00 | – | 4.00 : – |")
-rows.append(row("ppo", 0, [0.0, None, 1.0]))
-assert report.locomotion(rows).endswith("| 4.00, 6.00 | 1.00 | 4.00 : – |")
-rows[2] |= {"steps": [0, 10], "returns": [0.0, 1.0]}  # stopped early
-line = report.locomotion(rows).splitlines()[-1]
-assert line == "| ant | 20 | 4.00, 6.00 | 1.00 (at 10) | 3.00 : 1.00 |"
-""",
-    "rows are of the presets as they are": """
-from benchmarks import report
-from benchmarks.harness import RESULTS
-from benchmarks.runs import configure, describe
-for row in report.of_presets(report.rows_of("learning", RESULTS)):
-    given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
-    if row["config"]["fisher_stride"] is None:  # which stood for what is written now
-        given["fisher_stride"] = None
-    assert row["config"] == describe(configure(row["env"], **given)), row["name"]
-""",
-    "statistics": """
-import math
-import numpy as np
-from benchmarks import statistics
-values = np.array([3.0, 1.0, 100.0, 2.0, 4.0, -50.0, 2.0, 6.0])
-middle = sorted(values)[2:6]
-assert statistics.interquartile_mean([values]) == np.mean(middle)
-two_tasks = [values[:4], values[4:]]  # pooled, as one task of all their runs
-assert statistics.interquartile_mean(two_tasks) == np.mean(middle)
-both = statistics.interquartile_mean([np.stack([values, values + 1])])
-assert both.tolist() == [np.mean(middle), np.mean(middle) + 1]
-# A quarter of three runs is less than one: none is left out.
-assert statistics.interquartile_mean([[0.0, 3.0, 9.0]]) == 4
-# Of two runs t is Cauchy's, with the quantile tan(0.475 π); their standard error is 1.
-two = statistics.student_half_width([1.0, 3.0])
-assert math.isclose(two, math.tan(0.475 * math.pi))
-assert math.isnan(statistics.student_half_width([1.0]))
-tasks, thresholds = [[0.0, 1.0], [0.5, 0.5, 2.0]], [-1.0, 0.5, 1.0, 3.0]
-profile = statistics.performance_profile(tasks, thresholds)
-np.testing.assert_allclose(profile, [1, (1 / 2 + 1 / 3) / 2, (0 + 1 / 3) / 2, 0])
-def mean(tasks):
+def test_the_locomotion_table(ppo, line):
+    rows = [
+        locomotion_row("trpo", 0, [0.0, 2.0, 4.0]),
+        locomotion_row("trpo", 1, [0.0, 4.0, 6.0]),
+        *(locomotion_row("ppo", 0, returns) for returns in ppo),
+    ]
+    assert report.locomotion(rows).splitlines()[-1] == line
+
+
+def test_rows_are_of_the_presets_as_they_are():
+    rows = report.of_presets(report.rows_of("learning", report.RESULTS))
+    assert rows
+    for row in rows:
+        given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
+        if row["config"]["fisher_stride"] is None:  # resolved to what is written now
+            given["fisher_stride"] = None
+        expected = config_to_dict(configure(row["env"], **given))
+        assert row["config"] == expected, row["name"]
+
+
+def test_interquartile_mean():
+    values = np.array([3.0, 1.0, 100.0, 2.0, 4.0, -50.0, 2.0, 6.0])
+    middle = np.mean(sorted(values)[2:6])
+    assert statistics.interquartile_mean([values]) == middle
+    # Tasks are pooled.
+    assert statistics.interquartile_mean([values[:4], values[4:]]) == middle
+    both = statistics.interquartile_mean([np.stack([values, values + 1])])
+    assert both.tolist() == [middle, middle + 1]
+    # A quarter of three runs is less than one: none is left out.
+    assert statistics.interquartile_mean([[0.0, 3.0, 9.0]]) == 4
+
+
+def test_performance_profile():
+    tasks, thresholds = [[0.0, 1.0], [0.5, 0.5, 2.0]], [-1.0, 0.5, 1.0, 3.0]
+    profile = statistics.performance_profile(tasks, thresholds)
+    np.testing.assert_allclose(profile, [1, (1 / 2 + 1 / 3) / 2, (0 + 1 / 3) / 2, 0])
+
+
+def mean_of_tasks(tasks):
     return np.mean([np.mean(runs, axis=-1) for runs in tasks], axis=0)
-# Normal theory: the interval of a mean of 400 is 1.96 standard errors wide, either way.
-runs = np.random.default_rng(0).normal(size=400)
-low, high = statistics.stratified_bootstrap(mean, [runs])
-error = runs.std() / math.sqrt(400)
-np.testing.assert_allclose((low - runs.mean()) / error, -1.96, atol=0.1)
-np.testing.assert_allclose((high - runs.mean()) / error, 1.96, atol=0.1)
-# Tasks are resampled apart: two that differ by much do not widen the interval.
-apart = [[0.0] * 5, [100.0] * 5]
-assert statistics.stratified_bootstrap(mean, apart, repeats=50) == (50, 50)
-assert statistics.normalized([1.0, 3.0], random=1, reference=5).tolist() == [0, 0.5]
-assert statistics.normalized([1.0], random=1, reference=1) is None
-assert statistics.normalized([1.0], random=None, reference=1) is None
-row = statistics.summarize([1.0, float("nan")])
-assert row["by_seed"] == [1.0, None] and row["mean"] is None and row["iqm"] is None
-""",
-    "curves": """
-import pathlib, tempfile
-import numpy as np
-from benchmarks import curves
-curve = curves.Curve.empty(num_seeds=3, num_updates=120, batch_size=10)
-assert len(curve.steps) == 50 and curve.steps[-1] == 1200
-last_updates = {curve.bin_of(update): update for update in range(120)}
-assert curve.steps.tolist() == [10 * (last_updates[bin] + 1) for bin in range(50)]
-curve.record(slice(0, 2), 0, [5.0, np.nan], [2, 0])
-curve.record(slice(0, 2), 1, [8.0, np.nan], [1, 0])
-curve.record(slice(2, 3), 119, [1.0], [4])
-assert curve.bin_of(1) == 0 and curve.means[0, 0] == 6 and np.isnan(curve.means[1, 0])
-assert curve.last_mean(slice(0, 2), 50) == 6
-assert np.isnan(curve.last_mean(slice(2, 3), 9))
-path = curves.path_of(pathlib.Path(tempfile.mkdtemp()) / "rows.jsonl", "suite/env")
-assert path.name == "suite-env.json" and path.parent.name == "curves"
-long = [curves.path_of(path, f"env, {x}={'y' * 300}").name for x in "ab"]
-assert long[0] != long[1] and max(map(len, long)) < 200
-curves.write(curve, path, env="suite/env")
-assert "NaN" not in path.read_text()
-steps, means = curves.read(path)
-np.testing.assert_array_equal(steps, curve.steps)
-np.testing.assert_array_equal(means, curve.means)
-short = curves.Curve.empty(num_seeds=1, num_updates=3, batch_size=10)
-assert short.steps.tolist() == [10, 20, 30]
-""",
-    "runs by name": """
-from benchmarks.runs import command, configure, describe, parse_overrides
-texts = "total_timesteps=2_000", "max_kl_schedule=cosine", "hidden_sizes=(8, 8)"
-overrides = parse_overrides((*texts, "max_kl=1e-3"))
-assert overrides["max_kl_schedule"] == "cosine" and overrides["hidden_sizes"] == (8, 8)
-config = configure("CartPole-v1", **overrides)
-assert config.num_updates == 2 and config.max_kl == 1e-3
-assert config.normalize_returns and config.gae_lambda == 0.98
-untuned = configure("FrozenLake-misc", max_kl=0.5, num_envs=4)
-assert untuned.env == "FrozenLake-misc" and untuned.max_kl == 0.5
-for wrong in ({"no_such": 1}, {"total_timesteps": 2e4}):
-    try:
+
+
+def test_a_bootstrap_interval_agrees_with_normal_theory():
+    runs = np.random.default_rng(0).normal(size=400)
+    ends = np.array(statistics.stratified_bootstrap(mean_of_tasks, [runs]))
+    error = runs.std() / math.sqrt(400)
+    np.testing.assert_allclose((ends - runs.mean()) / error, [-1.96, 1.96], atol=0.1)
+
+
+def test_tasks_are_resampled_apart():
+    # Two tasks that differ by much do not widen the interval.
+    apart = [[0.0] * 5, [100.0] * 5]
+    ends = statistics.stratified_bootstrap(mean_of_tasks, apart, repeats=50)
+    assert ends == (50, 50)
+
+
+def test_scores_are_normalized():
+    scores = statistics.normalized([1.0, 3.0], random=1, reference=5)
+    assert scores.tolist() == [0, 0.5]
+    assert statistics.normalized([1.0], random=1, reference=1) is None
+    assert statistics.normalized([1.0], random=None, reference=1) is None
+
+
+def test_seeds_are_summarized():
+    row = statistics.summarize([1.0, 3.0])
+    # With two seeds t is Cauchy's: its quantile is tan(0.475 π), the standard error 1.
+    assert (row["mean"], row["by_seed"]) == (2, [1, 3])
+    assert math.isclose(row["interval"], math.tan(0.475 * math.pi), rel_tol=1e-5)
+    assert statistics.summarize([1.0])["interval"] is None
+    row = statistics.summarize([1.0, 2.0, float("nan")])
+    assert row["by_seed"] == [1, 2, None]
+    assert (row["mean"], row["interval"], row["iqm"]) == (None, None, None)
+
+
+def test_curves_are_binned():
+    returns, counts = np.full((120, 3), np.nan), np.zeros((120, 3), int)
+    returns[0, 0], counts[0, 0] = 5, 2
+    returns[1, 0], counts[1, 0] = 8, 1
+    returns[119, 2], counts[119, 2] = 1, 4
+    steps, means = curves.binned(returns, counts, batch_size=10)
+    last_updates = {update * 50 // 120: update for update in range(120)}
+    assert steps.tolist() == [10 * (last_updates[bin] + 1) for bin in range(50)]
+    assert means.shape == (3, 50)
+    assert means[0, 0] == (2 * 5 + 8) / 3
+    assert means[2, 49] == 1
+    assert np.isfinite(means).sum() == 2
+    steps, means = curves.binned(returns[:3], counts[:3], batch_size=10)
+    assert steps.tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(means, returns[:3].T)
+
+
+def test_curves_are_written_and_read(tmp_path):
+    by_seed = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
+    path = tmp_path / "curves" / "curve.json"
+    curves.write(path, np.array([10, 20, 30]), by_seed, env="suite/env")
+    assert "NaN" not in path.read_text()
+    curve = curves.read(path)
+    assert curve.steps.tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(curve.mean, [2, 5, np.nan])
+    np.testing.assert_array_equal(np.isfinite(curve.half_width), [True, False, False])
+
+
+def test_curves_have_names_that_file_systems_take(tmp_path):
+    path = curves.path_of(tmp_path / "rows.jsonl", "suite/env")
+    assert path == tmp_path / "curves" / "suite-env.json"
+    long = [curves.path_of(path, f"env, {x}={'y' * 300}").name for x in "ab"]
+    assert long[0] != long[1]
+    assert max(map(len, long)) < 200
+
+
+def test_overrides_are_read():
+    texts = "total_timesteps=2_000", "max_kl_schedule=cosine", "hidden_sizes=(8, 8)"
+    overrides = parse_overrides((*texts, "max_kl=1e-3"))
+    assert overrides["max_kl_schedule"] == "cosine"
+    assert overrides["hidden_sizes"] == (8, 8)
+    config = configure("CartPole-v1", **overrides)
+    assert config.num_updates == 2
+    assert config.max_kl == 1e-3
+    assert config.normalize_returns
+    assert config.gae_lambda == 0.98
+    with pytest.raises(ValueError, match="max_kl=VALUE"):
+        parse_overrides(("max_kl",))
+
+
+def test_an_environment_without_a_preset_has_the_defaults():
+    config = configure("jumanji/Snake-v1", max_kl=0.5, num_envs=4)
+    expected = trpo_jax.TRPOConfig(env="jumanji/Snake-v1", max_kl=0.5, num_envs=4)
+    assert config == expected
+
+
+@pytest.mark.parametrize("wrong", [{"no_such": 1}, {"total_timesteps": 2e4}])
+def test_overrides_that_make_no_config_are_refused(wrong):
+    with pytest.raises(TypeError):
         configure("CartPole-v1", **wrong)
-    except TypeError:
-        continue
-    raise AssertionError(wrong)
-try:
-    parse_overrides(("max_kl",))
-except ValueError as error:
-    assert "max_kl=VALUE" in str(error)
-described = describe(configure("CartPole-v1", max_kl_schedule=configure))
-assert described["max_kl_schedule"] == "configure"
-options = dict(max_kl=(1.0, 2.0), damping=(), n=None, override=("a=1", "b=()"))
-line = command("m", "E", **options)
-assert line == "python -m m E --max-kl 1.0 2.0 --override a=1 --override 'b=()'"
-""",
-    "learning and sweep": """
-import json, pathlib, tempfile
-import jax
-import numpy as np
-import trpo_jax
-from benchmarks import curves, learning, report, sweep
-from benchmarks.harness import append_row, read_rows
-from benchmarks.runs import configure
-from benchmarks.statistics import summarize
-folder = pathlib.Path(tempfile.mkdtemp())
-sizes = dict(num_envs=4, rollout_length=32, total_timesteps=384, hidden_sizes=(8,))
-plain = dict(fisher_stride=None, critic_minibatches=1, critic_epochs=1)
-config = configure("CartPole-v1", num_seeds=2, **sizes, **plain)
-output = folder / "learning.jsonl"
-learning.PROGRESS_SECONDS = 0.0
-row = learning.measure(config, num_episodes=4, seeds_at_once=1, output=output)
-assert row["name"].startswith("CartPole-v1, num_envs=4, rollout_length=32, hidden")
-assert row["name"].endswith("critic_epochs=1, critic_minibatches=1")
-path = curves.path_of(output, row["name"])
-of_preset = learning.name_of(configure("CartPole-v1", total_timesteps=1000), "sample")
-assert of_preset == "CartPole-v1, actions drawn"
-with_memory = configure("MemoryChain-bsuite", max_kl=0.5)
-assert learning.name_of(with_memory, "mode") == "MemoryChain-bsuite, GRU, max_kl=0.5"
-with_memory = configure("MemoryChain-bsuite", memory_size=8)
-assert learning.name_of(with_memory, "mode") == "MemoryChain-bsuite, GRU, memory_size=8"
-ablation = configure("MemoryChain-bsuite", memory_size=0)
-assert learning.name_of(ablation, "sample") == "MemoryChain-bsuite, actions drawn"
-rows = learning.planned(["MetaMaze-misc", "CartPole-v1"], (), {"num_seeds": 3})
-assert [(c.memory_size, c.num_seeds, case.actions) for c, case in rows] == [
-    (64, 3, "sample"), (0, 3, "sample"), (0, 3, "mode")
-]
-changed = ("num_envs=64", "total_timesteps=12_800")
-((config_, case),) = learning.planned(["MetaMaze-misc"], changed, {"actions": "mode"})
-assert config_.num_envs == 64 and config_.memory_size == 64 and case.num_seeds == 16
-assert (case.override, case.actions) == (changed, "mode")
-assert case.seeds_at_once == 1
-for wrong, advice in (
-    ((("CartPole-v1",), ("num_seeds=4",), {}), "argument of its own"),
-    ((("CartPole-v1",), (), {"seeds_at_once": 0}), "write at least 1"),
-    ((("CartPol-v1",), (), {}), "CartPole-v1"),
-):
-    try:
-        learning.planned(*wrong)
-    except ValueError as error:
-        assert advice in str(error)
-        continue
-    raise AssertionError(wrong)
-make = trpo_jax.environments.make_environment
-def make_all_but_one(env):
-    if env == "MNISTBandit-bsuite":
-        raise ValueError("no data")
-    return make(env)
-trpo_jax.environments.make_environment = make_all_but_one
-envs, missing = learning.available()
-assert len(envs) == 25 and {"Breakout-MinAtar", "Swimmer-misc"} < set(envs)
-assert [*map(str, missing.values())] == ["no data"] and "MNISTBandit-bsuite" in missing
-trpo_jax.environments.make_environment = make
-# One seed after the other is as `train` has them side by side.
-result = trpo_jax.train(config)
-key = jax.random.fold_in(jax.random.key(0), 1)
-returns = trpo_jax.evaluate(config, result.state, key, 4).mean(axis=1)
-np.testing.assert_allclose(row["by_seed"], returns, rtol=1e-4)
-steps, means = curves.read(path)
-assert steps.tolist() == [128, 256, 384]
-np.testing.assert_allclose(means, result.metrics.episode_return, rtol=1e-3)
-assert not list(path.parent.glob("*.partial.json"))
-assert 9 < row["random_return"] < 60 and row["target"] == row["published"] == 500
 
-single = configure("CartPole-v1", num_seeds=1, **sizes, **plain)
-start = single.hyperparameters
-points = sweep.grid(start, max_kl=(start.max_kl, 0.5), damping=())
-assert points == [start, start._replace(max_kl=0.5)]
-# Three at once of four, so that the second time is filled up.
-swept = list(sweep.sweep(single, points, num_seeds=2, num_episodes=4, runs_at_once=3))
-assert [point for point, _, _ in swept] == points
-np.testing.assert_allclose(swept[0][1], returns, rtol=1e-4)
-assert not np.allclose(swept[1][2], swept[0][2])
-by_seed = {1: [np.nan, 1], 2: [2, 3], 3: [4, 5]}
-rows = [
-    {"hyperparameters": {"max_kl": kl}, "training_return": 1.0} | summarize(returns)
-    for kl, returns in by_seed.items()
-]
-table = sweep.ranking(rows, ["max_kl"])
-assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["3", "2", "1"]
 
-of_preset = row | {"name": "CartPole-v1"}
-for line in (row | {"mean": 0.0}, of_preset, row):
-    append_row(folder / "learning.jsonl", line)
-assert "NaN" not in (folder / "learning.jsonl").read_text()
-newest = report.latest(read_rows(folder / "learning.jsonl"))
-assert [r["mean"] for r in newest] == [row["mean"]] * 2
-assert [r["name"] for r in report.of_presets(newest)] == ["CartPole-v1"]
-def named(env, about="", actions="mode"):
-    return {"env": env, "name": env + about, "actions": actions}
-chain = named("MemoryChain-bsuite", ", GRU, actions drawn", "sample")
-of_presets = [named("CartPole-v1"), chain]
-others = [
-    named("CartPole-v1", ", GRU, memory_size=8"),
-    named("CartPole-v1", ", actions drawn", "sample"),
-    named("MemoryChain-bsuite", ", GRU"),
-    named("MemoryChain-bsuite", ", actions drawn", "sample"),
-]
-assert report.of_presets(others + of_presets) == of_presets
-page, front_page = folder / "README.md", folder / "FRONT.md"
-for path in (page, front_page):
-    path.write_text("<!-- learning -->\\n<!-- end -->\\n")
-report.main(folder, page, front_page)
-assert "| CartPole-v1 | 384 |" in page.read_text()
-assert "| CartPole-v1 | 384 | 2 |" in front_page.read_text()
-assert "Not measured yet." not in page.read_text()
-for picture in ("learning-curves", "learning-profile"):
-    assert (folder / f"{picture}.png").stat().st_size > 1000
-""",
-    "a random policy": """
-import jax, jax.numpy as jnp
-import trpo_jax
-from benchmarks.random_policy import random_return, uniform
-from benchmarks.runs import configure
-from trpo_jax.environments import MaskedObservation
-# CartPole stands for 22 steps or so at random; its standard error here is 0.7.
-assert 18 < random_return(configure("CartPole-v1"), 256) < 27
-key, seen = jax.random.key(0), jnp.zeros((1000, 5))
-Box = trpo_jax.environments.Box
-actions = uniform(Box(2, (-1.0, 3.0), (0.0, 4.0)), seen).sample(key)
-assert actions.shape == (1000, 2)
-assert jnp.all((actions > jnp.array([-1, 3])) & (actions < jnp.array([0, 4])))
-assert jnp.allclose(actions.mean(0), jnp.array([-0.5, 3.5]), atol=0.05)
-assert abs(uniform(trpo_jax.environments.Box(1), seen).sample(key).std() - 1) < 0.1
-mask = jnp.tile(jnp.array([True, False, True, False, True]), (1000, 1))
-Discrete = trpo_jax.environments.Discrete
-masked = MaskedObservation(seen, mask)
-counts = jnp.bincount(uniform(Discrete(5), masked).sample(key), length=5)
-assert counts[1] == counts[3] == 0 and counts.min(where=mask[0], initial=1000) > 280
-actions = uniform(trpo_jax.environments.MultiDiscrete((3, 2)), masked).sample(key)
-assert actions.shape == (1000, 2) and set(actions[:, 0].tolist()) == {0, 2}
-assert set(actions[:, 1].tolist()) == {1}
-""",
-    "scaling": """
-from benchmarks import scaling
-row = scaling.measure("update", (1, 2), scaling.seeds_update_program, 0.0)
-assert len(row["seconds"]) == 2 and isinstance(row["exponent"], float)
-""",
+def test_commands_are_written():
+    options = {"max_kl": (1.0, 2.0), "damping": (), "n": None}
+    line = command("m", "E", **options, override=("a=1", "b=()"))
+    expected = "python -m m E --max-kl 1.0 2.0 --override a=1 --override 'b=()'"
+    assert line == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "fields", "actions", "name"),
+    [
+        ("CartPole-v1", {"total_timesteps": 1000}, "sample", ", actions drawn"),
+        ("MemoryChain-bsuite", {"max_kl": 0.5}, "mode", ", GRU, max_kl=0.5"),
+        ("MemoryChain-bsuite", {"memory_size": 8}, "mode", ", GRU, memory_size=8"),
+        ("MemoryChain-bsuite", {"memory_size": 0}, "sample", ", actions drawn"),
+        ("CartPole-v1", {"hidden_sizes": (8,)}, "mode", ", hidden_sizes=[8]"),
+    ],
+)
+def test_rows_are_named_by_what_is_not_the_presets(env, fields, actions, name):
+    assert learning.name_of(configure(env, **fields), actions) == env + name
+
+
+def test_learning_plans_its_rows():
+    rows = learning.planned(["MetaMaze-misc", "CartPole-v1"], (), {"num_seeds": 3})
+    assert [(c.memory_size, c.num_seeds, case.actions) for c, case in rows] == [
+        (64, 3, "sample"),
+        (0, 3, "sample"),
+        (0, 3, "mode"),
+    ]
+    changed = ("num_envs=64", "total_timesteps=12_800")
+    rows = learning.planned(["MetaMaze-misc"], changed, {"actions": "mode"})
+    ((config, case),) = rows
+    assert (config.num_envs, config.memory_size, case.num_seeds) == (64, 64, 16)
+    assert (case.override, case.actions) == (changed, "mode")
+    assert case.seeds_at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "override", "given", "advice"),
+    [
+        ("CartPole-v1", ("num_seeds=4",), {}, "argument of its own"),
+        ("CartPole-v1", (), {"seeds_at_once": 0}, "write at least 1"),
+        ("CartPol-v1", (), {}, "CartPole-v1"),
+    ],
+)
+def test_learning_refuses_what_it_cannot_plan(env, override, given, advice):
+    with pytest.raises(ValueError, match=advice):
+        learning.planned([env], override, given)
+
+
+def test_learning_leaves_out_environments_that_cannot_be_made(monkeypatch):
+    make = trpo_jax.environments.make_environment
+
+    def make_all_but_one(env):
+        if env == "MNISTBandit-bsuite":
+            raise ValueError("no data")
+        return make(env)
+
+    monkeypatch.setattr(trpo_jax.environments, "make_environment", make_all_but_one)
+    envs, missing = learning.available()
+    assert len(envs) == 25
+    assert {"Breakout-MinAtar", "Swimmer-misc"} < set(envs)
+    assert {env: str(why) for env, why in missing.items()} == {
+        "MNISTBandit-bsuite": "no data"
+    }
+
+
+TINY = {
+    "num_envs": 4,
+    "rollout_length": 32,
+    "total_timesteps": 384,
+    "hidden_sizes": (8,),
+    "fisher_stride": None,
+    "critic_minibatches": 1,
+    "critic_epochs": 1,
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_benchmarks(name):
-    subprocess.run([sys.executable, "-c", PROGRAMS[name]], check=True, cwd=ROOT)
+@pytest.fixture(scope="module")
+def trained():
+    """Two seeds of a tiny run, side by side, and their returns in evaluation."""
+    config = configure("CartPole-v1", num_seeds=2, **TINY)
+    result = trpo_jax.train(config)
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    returns = trpo_jax.evaluate(config, result.state, key, 4).mean(axis=1)
+    return config, result, returns
 
 
-def test_every_table_of_both_pages_is_written_from_results():
-    program = """
-import re
-from benchmarks import report
-for page, tables in (
-    (report.README, report.TABLES), (report.FRONT_PAGE, report.FRONT_TABLES)
-):
+@pytest.fixture(scope="module")
+def row(trained, tmp_path_factory):
+    output = tmp_path_factory.mktemp("learning") / "learning.jsonl"
+    row = learning.measure(trained[0], num_episodes=4, seeds_at_once=1, output=output)
+    return row | {"folder": str(output.parent)}
+
+
+def test_one_seed_after_the_other_learns_as_side_by_side(trained, row):
+    _, result, returns = trained
+    assert row["name"].startswith("CartPole-v1, num_envs=4, rollout_length=32, hidden")
+    assert row["name"].endswith("critic_epochs=1, critic_minibatches=1")
+    np.testing.assert_allclose(row["by_seed"], returns, rtol=1e-4)
+    path = curves.path_of(pathlib.Path(row["folder"], "learning.jsonl"), row["name"])
+    curve = curves.read(path)
+    assert curve.steps.tolist() == [128, 256, 384]
+    expected = np.mean(result.metrics.episode_return, axis=0)
+    np.testing.assert_allclose(curve.mean, expected, rtol=1e-3)
+    assert 9 < row["random_return"] < 60
+    assert row["target"] == row["published"] == 500
+
+
+def test_a_single_seed_is_measured(trained, tmp_path):
+    config = configure("CartPole-v1", num_seeds=1, **TINY)
+    row = learning.measure(
+        config, num_episodes=4, seeds_at_once=1, output=tmp_path / "rows.jsonl"
+    )
+    result = trpo_jax.train(config)
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    returns = trpo_jax.evaluate(config, result.state, key, 4)
+    np.testing.assert_allclose(row["by_seed"], [returns.mean()], rtol=1e-4)
+
+
+def test_points_of_a_sweep_are_trained_as_single_runs(trained):
+    config = configure("CartPole-v1", **TINY)
+    start = config.hyperparameters
+    points = sweep.grid(start, max_kl=(start.max_kl, 0.5), damping=())
+    assert points == [start, start._replace(max_kl=0.5)]
+    # Three at once of four, so that the second time is filled up.
+    swept = sweep.sweep(config, points, num_seeds=2, num_episodes=4, runs_at_once=3)
+    told, played, _ = zip(*swept, strict=True)
+    assert list(told) == points
+    np.testing.assert_allclose(played[0], trained[2], rtol=1e-4)
+    assert not np.allclose(played[0], played[1])
+
+
+def test_points_are_ranked_and_those_without_a_return_last():
+    by_seed = {1: [np.nan, 1], 2: [2, 3], 3: [4, 5]}
+    rows = [
+        {"hyperparameters": {"max_kl": kl}, "training_return": 1.0}
+        | statistics.summarize(returns)
+        for kl, returns in by_seed.items()
+    ]
+    table = sweep.ranking(rows, ["max_kl"])
+    assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["3", "2", "1"]
+
+
+def test_a_sweep_over_nothing_is_refused():
+    with pytest.raises(ValueError, match="write some for one of --max-kl, --damping"):
+        sweep.main("CartPole-v1")
+
+
+def test_pages_are_written_from_the_newest_rows(row):
+    folder = pathlib.Path(row["folder"])
+    results = folder / "learning.jsonl"
+    of_preset = row | {"name": "CartPole-v1"}
+    for line in (row | {"mean": 0.0}, of_preset, row):
+        harness.append_row(results, line)
+    assert "NaN" not in results.read_text()
+    newest = report.latest(harness.read_rows(results))
+    assert [line["mean"] for line in newest] == [row["mean"]] * 2
+    assert [line["name"] for line in report.of_presets(newest)] == ["CartPole-v1"]
+    page, front_page = folder / "README.md", folder / "FRONT.md"
+    for path in (page, front_page):
+        path.write_text("<!-- learning -->\n<!-- end -->\n")
+    report.main(folder, page, front_page)
+    assert "| CartPole-v1 | 384 |" in page.read_text()
+    assert "| CartPole-v1 | 384 | 2 |" in front_page.read_text()
+    assert "Not measured yet." not in page.read_text()
+    for picture in ("learning-curves", "learning-profile"):
+        assert (folder / f"{picture}.png").stat().st_size > 1000
+
+
+def test_rows_of_presets_are_told_from_others():
+    def named(env, about="", actions="mode"):
+        return {"env": env, "name": env + about, "actions": actions}
+
+    chain = named("MemoryChain-bsuite", ", GRU, actions drawn", "sample")
+    of_presets = [named("CartPole-v1"), chain]
+    others = [
+        named("CartPole-v1", ", GRU, memory_size=8"),
+        named("CartPole-v1", ", actions drawn", "sample"),
+        named("MemoryChain-bsuite", ", GRU"),
+        named("MemoryChain-bsuite", ", actions drawn", "sample"),
+    ]
+    assert report.of_presets(others + of_presets) == of_presets
+
+
+def test_a_random_policy_is_played():
+    # CartPole stands for 22 steps or so at random; the standard error here is 1.4.
+    mean = random_policy.random_return(configure("CartPole-v1"), 64)
+    assert 16 < mean < 28
+
+
+def test_a_random_policy_is_uniform_over_allowed_actions():
+    key, seen = jax.random.key(0), jnp.zeros((1000, 5))
+    bounded = Box(2, (-1.0, 3.0), (0.0, 4.0))
+    actions = random_policy.uniform(bounded, seen).sample(key)
+    assert actions.shape == (1000, 2)
+    assert jnp.all((actions > jnp.array([-1, 3])) & (actions < jnp.array([0, 4])))
+    np.testing.assert_allclose(actions.mean(0), [-0.5, 3.5], atol=0.05)
+    actions = random_policy.uniform(Box(1), seen).sample(key)
+    assert abs(actions.std() - 1) < 0.1
+    mask = jnp.tile(jnp.array([True, False, True, False, True]), (1000, 1))
+    masked = MaskedObservation(seen, mask)
+    actions = random_policy.uniform(Discrete(5), masked).sample(key)
+    counts = np.bincount(actions, minlength=5)
+    assert counts[1] == counts[3] == 0
+    assert min(counts[[0, 2, 4]]) > 280
+    actions = random_policy.uniform(MultiDiscrete((3, 2)), masked).sample(key)
+    assert actions.shape == (1000, 2)
+    assert set(actions[:, 0].tolist()) == {0, 2}
+    assert set(actions[:, 1].tolist()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("page", "tables"),
+    [(report.README, report.TABLES), (report.FRONT_PAGE, report.FRONT_TABLES)],
+    ids=["benchmarks", "front"],
+)
+def test_every_table_of_both_pages_is_written_from_results(page, tables):
+    text = page.read_text("utf-8")
     for name, write in tables.items():
-        text = page.read_text()
-        stands = re.search(f"<!-- {name} -->\\n(.*?)<!-- end -->", text, re.DOTALL)[1]
+        found = re.search(f"<!-- {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
         rows = report.rows_of(name, report.RESULTS)
-        assert stands.startswith(write(rows) if rows else report.stamp(rows)), name
-assert report.table("ab", [(1, 2)]) == "| a | b |\\n| --- | --- |\\n| 1 | 2 |"
-assert report.spread({"median": 1.5, "low": 1, "high": 2000}) == "1.5 (1–2,000)"
-page = "<!-- a -->\\n<!-- end -->\\ntext\\n<!-- b -->\\nold\\n<!-- end -->"
-filled = report.insert(report.insert(page, "a", "x"), "b", "y")
-expected = "<!-- a -->\\nx\\n<!-- end -->\\ntext\\n<!-- b -->\\ny\\n<!-- end -->"
-assert filled == expected, filled
-assert report.insert(filled, "a", "x") == filled
-assert report.stamp([]) == "Not measured yet."
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+        expected = write(rows) if rows else report.stamp(rows)
+        assert found[1].startswith(expected), name
+
+
+def test_tables_are_written_and_replaced():
+    assert report.table("ab", [(1, 2)]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert report.spread({"median": 1.5, "low": 1, "high": 2000}) == "1.5 (1–2,000)"
+    assert report.stamp([]) == "Not measured yet."
+    page = "<!-- a -->\n<!-- end -->\ntext\n<!-- b -->\nold\n<!-- end -->"
+    filled = report.insert(report.insert(page, "a", "x"), "b", "y")
+    expected = "<!-- a -->\nx\n<!-- end -->\ntext\n<!-- b -->\ny\n<!-- end -->"
+    assert filled == expected
+    assert report.insert(filled, "a", "x") == filled
+
+
+@pytest.mark.parametrize("module", ["learning", "kills"])
+def test_as_a_process(module):
+    finished = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "--output" in finished.stdout

@@ -2,7 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
 from trpo_jax.runs import chunks
 from trpo_jax.runs.console import ConsoleWatcher
 from trpo_jax.training import PRESETS
+from trpo_jax.training.seeds import run_keys
 
 TINY = [
     "--env=CartPole-v1",
@@ -114,21 +115,10 @@ def test_a_wrong_option_leads_to_the_help_of_its_command_alone(wrong, capsys):
 
 def test_fields_that_do_not_fit_are_refused_without_a_parsers_name_for_them(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        parse(["train", "--num-envs", "7"])
+        parse(["train", "--num-envs", "0"])
     assert exit_info.value.code == 2
     text = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "Error parsing run: total_timesteps=100000 must be a multiple" in text
-
-
-@pytest.mark.parametrize("command", [[], ["train"]])
-def test_shells_can_complete_it(command, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        parse([*command, "--tyro-print-completion", "bash"])
-    assert not exit_info.value.code
-    script = capsys.readouterr().out
-    assert "--normalize-observations" in script
-    ends = re.findall(r"^complete -F \S+ (.+)$", script, re.MULTILINE)
-    assert ends == ["trpo_jax"]  # and not every program of Python
+    assert "Error parsing run: num_envs=0 is not positive" in text
 
 
 def test_trains_and_ends_with_an_evaluation(capsys):
@@ -211,10 +201,10 @@ def test_a_terminal_gets_a_bar():
     config = config_of(TINY)
     programs = chunks.compile_programs(config)
     with ConsoleWatcher(config, terminal) as watcher:
-        state = programs.init(chunks.run_keys(config))
-        for chunk in chunks.advance(programs, state, first=0, last=3):
+        state = programs.init(run_keys(config))
+        for chunk in chunks.run_chunks(programs, state, first=0, last=3):
             watcher.watch(chunk)
-        watcher.say("a line above")
+        watcher.notify("a line above")
     text = terminal.export_text()
     assert "96/96" in text
     for shown in ("steps/s", "KL", "CG", "fraction", "entropy", "explained"):
@@ -249,23 +239,97 @@ def test_an_interrupted_run_ends_with_the_signals_status(
     assert capsys.readouterr().err
 
 
-def test_an_error_of_another_package_keeps_its_traceback(folder, monkeypatch):
+@pytest.mark.parametrize("kind", [ValueError, TypeError, RuntimeError, KeyError])
+def test_a_bug_keeps_its_traceback(kind, folder, monkeypatch):
     def fail(*args, **options):
-        raise ValueError("from elsewhere")
+        raise kind("a bug")
 
     monkeypatch.setattr("trpo_jax.runs.resume", fail)
-    with pytest.raises(ValueError, match="from elsewhere"):
+    with pytest.raises(kind, match="a bug"):
         main(["resume", str(folder)])
+
+
+@pytest.mark.parametrize("kind", [trpo_jax.UsageError, trpo_jax.UsageTypeError])
+def test_advice_is_printed_wherever_it_is_raised(kind, folder, monkeypatch, capsys):
+    def fail(*args, **options):
+        error = kind("write 3")
+        raise error from ValueError("deeper")
+
+    monkeypatch.setattr("trpo_jax.runs.resume", fail)
+    assert main(["resume", str(folder)]) == 2
+    assert capsys.readouterr().err == "error: write 3\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "advised"),
+    [("RESOURCE_EXHAUSTED: Out of memory", True), ("INTERNAL: a bug", False)],
+)
+def test_too_little_memory_is_told_from_a_bug(
+    message, advised, folder, monkeypatch, capsys
+):
+    def fail(*args, **options):
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr("trpo_jax.runs.resume", fail)
+    if advised:
+        assert main(["resume", str(folder)]) == 1
+        assert "reduce --num-envs" in capsys.readouterr().err
+    else:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+            main(["resume", str(folder)])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "render"])
+def test_a_seed_of_more_than_64_bits_is_refused(command, folder, capsys):
+    assert main([command, str(folder), f"--seed={2**64}"]) == 2
+    assert f"seed={2**64} has more than 64 bits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("render", "episode"), ("export", "policy.jaxexport")]
+)
+def test_a_folder_is_not_overwritten(command, name, folder, tmp_path, capsys):
+    assert main([command, str(folder), f"--output={tmp_path}"]) == 2
+    assert f"write a file in it: {tmp_path / name}." in capsys.readouterr().err
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "render", "export"])
+def test_damaged_checkpoints_are_advised_on(command, copied, capsys):
+    for path in (copied / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    assert main([command, str(copied)]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_config_are_advised_on(copied, capsys):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"max_kl": 0.5}))
+    assert main(["evaluate", str(copied)]) == 2
+    assert "max_kl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["resume", "plot"])
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]"])
+def test_a_damaged_config_is_advised_on(command, content, copied, capsys):
+    (copied / "config.json").write_bytes(content)
+    assert main([command, str(copied)]) == 2
+    assert "config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        (["resume", "nowhere"], "nowhere is not there"),
-        (["evaluate", "nowhere"], "nowhere is not there"),
+        (["resume", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
         (["plot", "nowhere"], "nowhere"),
-        (["render", "nowhere"], "nowhere is not there"),
-        (["export", "nowhere"], "nowhere is not there"),
+        (["render", "nowhere"], "nowhere does not exist"),
+        (["export", "nowhere"], "nowhere does not exist"),
         (["presets", "CartPole"], "CartPole-v1"),
         (["train", "--config=absent.json"], "absent.json cannot be read"),
         ([*TINY, "--tensorboard"], "write --folder"),
@@ -311,12 +375,12 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
     ("options", "advice"),
     [
         (["--env=CartPole"], "CartPole-v1"),
-        (["--total-timesteps=100"], "write 96 or 128"),
+        (["--rollout-length=0"], "at least 1"),
         (["--max-kl=-1"], "positive number of nats"),
         (["--discount=1.5"], "[0, 1]"),
         (["--num-envs=0"], "at least 1"),
         (["--critic-optimizer=adamm"], "adam"),
-        (["--kl-schedule=quadratic"], "constant, linear, cosine"),
+        (["--max-kl-schedule=quadratic"], "constant, linear, cosine"),
         (["--num-env=3"], "--num-envs"),
         (["--env"], "--env"),
         (["--config"], "--config"),
@@ -365,7 +429,7 @@ def test_a_cache_that_jax_was_told_of_stays(cache_settings, tmp_path):
     [
         (["train", "--folder", "run", *TINY], 0, "evaluation over"),
         (["train", "--num-envs", "0"], 2, "num_envs=0 is not positive"),
-        (["resume", "nowhere"], 2, "error: nowhere is not there"),
+        (["resume", "nowhere"], 2, "error: nowhere does not exist"),
     ],
 )
 def test_as_a_process(args, status, told, tmp_path):

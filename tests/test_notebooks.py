@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are committed with what they put out."""
+"""Test that the notebooks run, and that they are committed with their outputs."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WHERE = "import sys, trpo_jax\nprint(sys.executable)\nprint(trpo_jax.__file__)"
 
-# What differs from one machine or run to the next: paths, addresses of objects.
+# Text that differs from one machine or run to the next: paths, addresses of objects.
 VOLATILE = re.compile(r"(?<![\w.<])/\w[\w.-]*/|[A-Z]:\\|\b0x[0-9a-f]{6,}")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,11 +1,12 @@
-"""Peers beside trpo_jax, in turns, in one run on one machine.
+"""Comparison of trpo_jax with its peers, in turns on one machine.
 
     python -m benchmarks.peers
-    python -m benchmarks.peers --policy-gradients-jax PATH    # a checkout of it, too
+    python -m benchmarks.peers --policy-gradients-jax PATH    # a checkout of it
 
-Each peer runs in an environment of its own, made from its requirements file here under
---environments at the first run. Every figure is the median of --rounds processes of
-each side, in turns, so that both meet the same noise; or of the seeds in them.
+Each peer runs in its own virtual environment, which the first run creates under
+--environments from the requirements file in this folder. Each figure is the median over
+--rounds processes of either side, in turns, so that both meet the same noise; or over
+the seeds within them.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ PEERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One comparison: a peer's command against ours, each printing one JSON line."""
+    """One comparison: the command of a peer and ours; each prints one JSON line."""
 
     measure: str
     peer: str
@@ -127,7 +128,7 @@ def requirements_of(peer: str) -> pathlib.Path:
 
 
 def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
-    """The interpreter of a peer's environment, which is made if it is not there."""
+    """Return the interpreter of a peer's virtual environment; create it if needed."""
     folder = environments / PEERS[peer]
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
@@ -142,7 +143,7 @@ def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
 def run_once(
     command: list[str], figure: str, variables: dict[str, str]
 ) -> tuple[float, dict]:
-    """Run a process; return its figure, and all that it printed in its last line."""
+    """Run a process; return its figure, and the JSON of its last line."""
     kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     with tempfile.TemporaryDirectory() as caches:
         start = time.perf_counter()
@@ -171,7 +172,7 @@ def run_once(
 def compare(
     cases: tuple[Case, ...], python_for: Callable[[str], pathlib.Path], rounds: int
 ) -> Iterator[dict]:
-    """Run every case, ours and theirs in turns, and yield a row for each."""
+    """Run each case, both sides in turns, and yield its row."""
     for case in cases:
         script = str(HERE / f"run_{PEERS[case.peer]}.py")
         commands = {
@@ -211,7 +212,14 @@ def main(
     policy_gradients_jax: pathlib.Path | None = None,
     output: pathlib.Path = RESULTS / "peers.jsonl",
 ) -> None:
-    """Compare with every peer."""
+    """Compare with all peers.
+
+    Args:
+        rounds: Processes of either side.
+        environments: Folder of the virtual environments.
+        policy_gradients_jax: Checkout of PolicyGradientsJax; skipped without one.
+        output: File for the rows.
+    """
     cases = tuple(
         dataclasses.replace(
             case, theirs=(*case.theirs, str(policy_gradients_jax.resolve()))

@@ -1,4 +1,4 @@
-"""brax's PPO on one of brax's bodies; prints a JSON line an evaluation.
+"""brax's PPO on a locomotion task; prints one JSON line per evaluation.
 
 python run_brax.py '{"env": …, "backend": …, "train_arguments": {…}}'
 """

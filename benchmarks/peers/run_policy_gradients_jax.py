@@ -2,8 +2,8 @@
 
     python run_policy_gradients_jax.py steps CHECKOUT
 
-Its `main` trains and reports nothing while it does: the speed is that between a short
-and a longer run, so that compilation counts in neither.
+Its `main` reports nothing while it trains. The speed is computed from the difference
+between a short and a longer run, which excludes compilation.
 """
 
 import contextlib

@@ -84,14 +84,14 @@ def compile_train(options: dict | None = None) -> dict:
         eval_freq=8192 * 4,
     )
     key = jax.random.key(0)
-    jax.eval_shape(algorithm.init_state, key)  # what ours has traced by now, too
+    jax.eval_shape(algorithm.init_state, key)  # ours is traced by now, too
     start = time.perf_counter()
     jax.jit(algorithm.train).lower(key).compile(options)
     return {"seconds": time.perf_counter() - start}
 
 
 def solve(num_seeds: int) -> dict:
-    """Updates until 128 sampled episodes have a mean of 475, times one's seconds."""
+    """Measure the seconds of updates until 128 sampled episodes average 475."""
     algorithm = make(**OWN)
     step = jax.jit(algorithm.train_iteration)
     env, env_params = algorithm.env, algorithm.env_params

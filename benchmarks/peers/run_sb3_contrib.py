@@ -3,7 +3,7 @@
     python run_sb3_contrib.py steps      # environment steps per second
     python run_sb3_contrib.py train      # 100,352 steps, then ten episodes
 
-One torch thread: with more, these small networks run slower.
+It uses one torch thread: with more, these small networks run slower.
 """
 
 import json

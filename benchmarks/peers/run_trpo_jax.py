@@ -1,9 +1,9 @@
-"""trpo_jax on CartPole, measured as its peers are; prints one JSON line.
+"""trpo_jax on CartPole, measured like its peers; prints one JSON line.
 
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
-python run_trpo_jax.py zoo                             # sb3-contrib's zoo settings
+python run_trpo_jax.py zoo                             # the zoo settings of sb3-contrib
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
-python run_trpo_jax.py compile_short                   # … as the command line does
+python run_trpo_jax.py compile_short                   # the same, by the command line
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
 """
 
@@ -61,9 +61,8 @@ def steps(config: trpo_jax.TRPOConfig) -> dict:
 
 def compile_step(options: dict | None = None) -> dict:
     config = make(64, 128)
-    trpo_jax.environments.make_environment(
-        config.env
-    )  # imports gymnax, as rejax has by now
+    # Import gymnax before the clock starts, as rejax has by then.
+    trpo_jax.environments.make_environment(config.env)
     state = jax.eval_shape(trpo_jax.init, config, jax.random.key(0))
     start = time.perf_counter()
     jax.jit(trpo_jax.step).lower(config, state).compile(options)
@@ -71,7 +70,7 @@ def compile_step(options: dict | None = None) -> dict:
 
 
 def solve(num_seeds: int) -> dict:
-    """Updates until 128 sampled episodes have a mean of 475, times one's seconds."""
+    """Measure the seconds of updates until 128 sampled episodes average 475."""
     config = trpo_jax.preset("CartPole-v1")
     step = jax.jit(trpo_jax.step, compiler_options=trpo_jax.compiler_options())
     by_seed = []

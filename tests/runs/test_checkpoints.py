@@ -163,7 +163,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, resuming)
     for one in files(folder):
         empty(one)
     said, there = [], sorted(folder.rglob("*"))
-    with pytest.raises(DamagedCheckpointError, match="every checkpoint in") as error:
+    with pytest.raises(DamagedCheckpointError, match="no checkpoint in") as error:
         checkpoints.restore_last(
             folder, like, CONFIG, "1.0", said.append, resuming=resuming
         )

@@ -169,7 +169,7 @@ def test_if_no_checkpoint_is_whole_nothing_is_touched(finished, tmp_path):
     for manifest in folder.glob("checkpoints/*/manifest.json"):
         manifest.write_text("{}")
     before = {path: path.read_bytes() for path in folder.glob("*.json*")}
-    with pytest.raises(ValueError, match="every checkpoint in"):
+    with pytest.raises(ValueError, match="no checkpoint in"):
         resume(folder)
     assert before == {path: path.read_bytes() for path in before}
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference
 from compiling import compilations, fast_jit
 from probes import (
     CHAIN,
@@ -162,21 +163,25 @@ def test_statistics_absorb_every_rollout_once(steps):
 
 
 def advantages_by_hand(state, trajectory, *, discount=0.9, gae_lambda=0.8):
-    """Step by step backwards, for each environment alone."""
-    values = values_of(state, flat(trajectory.observation)).reshape(8, 4)
-    following = values_of(state, flat(trajectory.final_observation)).reshape(8, 4)
-    advantages = np.zeros((8, 4))
-    for env in range(4):
-        chain = 0.0
-        for t in reversed(range(8)):
-            future = 0.0 if trajectory.terminated[t, env] else following[t, env]
-            if trajectory.terminated[t, env] or trajectory.truncated[t, env]:
-                chain = 0.0
-            reward = trajectory.reward[t, env]
-            error = reward + discount * future - values[t, env]
-            chain = error + discount * gae_lambda * chain
-            advantages[t, env] = chain
-    return advantages.reshape(-1), values.reshape(-1)
+    """By the NumPy reference, for each environment alone."""
+    shape = trajectory.reward.shape
+    values = values_of(state, flat(trajectory.observation)).reshape(shape)
+    following = values_of(state, flat(trajectory.final_observation)).reshape(shape)
+    columns = (
+        np.asarray(leaf).T
+        for leaf in (
+            trajectory.reward,
+            values,
+            following,
+            trajectory.terminated,
+            trajectory.truncated,
+        )
+    )
+    advantages = [
+        reference.generalized_advantages(*column, discount, gae_lambda)
+        for column in zip(*columns, strict=True)
+    ]
+    return np.transpose(advantages).reshape(-1), values.reshape(-1)
 
 
 def test_advantages_bootstrap_from_the_final_observation(steps):

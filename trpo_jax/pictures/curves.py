@@ -79,7 +79,7 @@ def read_run(folder: Path) -> Run:
             "run was given, not one above or inside it."
         )
     config = _read_object(
-        config_path.read_text("utf-8"), str(config_path), "restore it from a copy"
+        config_path.read_bytes(), str(config_path), "restore it from a copy"
     )
     # After the last end of line there is nothing, or an incomplete line.
     lines = []
@@ -190,10 +190,10 @@ def _quantile_of_mean(count: int) -> float:
     return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
 
 
-def _read_object(text: str, where: str, advice: str) -> dict[str, Any]:
+def _read_object(text: str | bytes, where: str, advice: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise UsageError(f"{where} cannot be read ({error}); {advice}.") from error
     if not isinstance(fields, dict):
         raise UsageError(f"{where} is not a JSON object; {advice}.")

@@ -233,7 +233,7 @@ def restore_last(
         return state, manifest.updates
     if damaged:
         raise DamagedCheckpointError(
-            f"every checkpoint in {folder} is damaged: {' '.join(damaged.values())} "
+            f"no checkpoint in {folder} is whole: {' '.join(damaged.values())} "
             "Put a whole one back from a copy, or start the run in another folder."
         )
     return None

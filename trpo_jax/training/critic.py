@@ -68,6 +68,8 @@ def fit_critic(
         inputs, wanted = batch
         return jnp.mean((value_fn(params, inputs) - wanted) ** 2)
 
+    # One sort of random bits; `jax.random.permutation` sorts again for large N, to rule
+    # out equal bits, whose order does not matter here.
     order = jnp.argsort(jax.random.bits(key, targets.shape[:1]))
     minibatches = jax.tree.map(
         lambda leaf: leaf[order].reshape(num_minibatches, size, *leaf.shape[1:]),

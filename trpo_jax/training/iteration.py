@@ -122,6 +122,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     components = make_components(config)
     environment, policy, critic = components
     scheduled = _scheduled(config, state)
+    # The environments keep no keys between steps: all randomness is in `state.key`.
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
 
     # 1. Act with the policy as it is.
@@ -134,6 +135,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
             num_steps=config.rollout_length,
             noise_period=config.noise_period,
         )
+    # Normalised once for policy and critic; the trajectory keeps them as they came.
     observations = observe(state, trajectory.observation)
 
     # 2. Judge the actions by generalised advantages.
@@ -152,7 +154,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         discount=scheduled.discount,
         gae_lambda=scheduled.gae_lambda,
     )
-    returns = advantages + values
+    returns = advantages + values  # the λ-returns
 
     # 3. Update the policy inside its trust region.
     rows = policy.rows(state.rollout.memory, observations, trajectory.start)
@@ -183,7 +185,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         precision=PRECISION,
     )
 
-    # 4. Fit the critic to the returns, on the scale that it is read with next time.
+    # 4. Fit the critic to the returns. Their statistics are updated first, because the
+    # fitted critic is read with the new ones.
     return_statistics = state.return_statistics
     targets = returns
     if return_statistics is not None:
@@ -201,7 +204,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         num_minibatches=sizes.critic_minibatches,
     )
 
-    # 5. Let the observation normaliser absorb the rollout, now that nothing reads it.
+    # 5. Update the observation normaliser last: until here the policy must see what it
+    # saw when it acted, or the probability ratio would not start at 1.
     observation_statistics = state.observation_statistics
     if observation_statistics is not None:
         seen = values_of(trajectory.observation)

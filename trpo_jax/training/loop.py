@@ -61,6 +61,7 @@ def train(
     if key is None:
         key = jax.random.key(config.seed)
     key = as_key(key)
+    # Before anything compiles: an unknown id is an early error.
     make_environment(config.env)
     if hyperparameters is None:
         hyperparameters = config.hyperparameters
@@ -71,6 +72,7 @@ def train(
         _train, (key, hyperparameters), env_steps=config.all_env_steps
     )
     state, metrics = run(program, key, hyperparameters)
+    # The shared program ran with other floats in its config, the caller's as arguments.
     state = state._replace(origin=Origin.of(config))
     return TrainResult(state, metrics, config)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
@@ -136,6 +137,8 @@ def rollout(
         memory, action, log_prob = act_fn(
             action_key, state.memory, state.observation, starts
         )
+        chex.assert_shape(log_prob, starts.shape)
+        chex.assert_tree_shape_prefix(action, starts.shape)
         env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
         taken = Trajectory(
             observation=state.observation,
@@ -148,6 +151,7 @@ def rollout(
             episode_return=state.episode_return + step.reward,
             episode_length=state.episode_length + 1,
         )
+        # The environment has reset itself; only the episode's sums are reset here.
         following = RolloutState(
             env_state,
             step.observation,

@@ -137,7 +137,9 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
         num_envs=config.num_envs,
         memory=policy.initial_memory(config.num_envs),
     )
+    # Strongly typed: weak types would change in the first step, and compile it twice.
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
+    # Not normalised: the statistics are empty, and shapes are all that counts.
     params = init_params(policy, policy_key, rollout_state.observation)
     critic_params = init_params(critic, critic_key, rollout_state.observation)
     critic_memory = critic.initial_memory(config.num_envs)

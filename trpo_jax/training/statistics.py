@@ -48,6 +48,8 @@ def update_statistics(
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """
     added = jnp.float32(samples.shape[0])
+    # Two passes over the batch, then one merge: a running sum of squares would lose all
+    # digits where the mean is large.
     mean = jnp.mean(samples, axis=0)
     sum_sq = jnp.sum((samples - mean) ** 2, axis=0)
     count = statistics.num_samples + added

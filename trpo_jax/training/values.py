@@ -54,6 +54,8 @@ def values_and_next(
         _, at_limits = value_fn(memory, _one_step(observations), starts)
         return at_limits.reshape(values.shape)
 
+    # A condition, not a `where`: most rollouts of most environments truncate nothing,
+    # and the critic's pass over the final observations is half of its work here.
     at_limits = jax.lax.cond(
         jnp.any(trajectory.truncated), value_final_observations, lambda: following
     )

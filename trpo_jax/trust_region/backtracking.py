@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.extend import core
@@ -85,9 +86,11 @@ def line_search(
         raise UsageError(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
         )
+    chex.assert_rank((surrogate_old, max_kl), 0)
     dtype = surrogate_old.dtype
     fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
     converted, closed_over = _with_closure_as_argument(evaluate_fn, fractions[0])
+    # They decide which candidate is chosen, and nothing else.
     bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
     width = min(width, max_backtracks)
     return _search(converted, width, closed_over, fractions, bounds)
@@ -106,6 +109,7 @@ def _search(
 
     @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and the loop
     def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
+        # The last round may reach past the end: there it repeats the last fraction.
         tried = fractions[jnp.minimum(first + jnp.arange(width), last)]
         candidates = jax.vmap(evaluate_fn, (0, None))(tried, closed_over)
         acceptable = _is_acceptable(candidates, *bounds)
@@ -122,6 +126,7 @@ def _search(
         return ~result.accepted & (result.evaluations <= last)
 
     shapes = jax.eval_shape(evaluate_from, jnp.int32(0))
+    # `accepted` and `evaluations` are 0 here, so that the loop runs at least once.
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.while_loop(
         proceed, lambda result: evaluate_from(result.evaluations), nothing

@@ -97,6 +97,8 @@ def conjugate_gradient(
     solve = functools.partial(
         _iterate, max_iterations=max_iterations, tolerance=tolerance
     )
+    # `symmetric` makes the transposed solve the same one, so that reverse mode needs no
+    # transpose of `matvec`.
     x, statistics = jax.lax.custom_linear_solve(
         matvec, b, solve, symmetric=True, has_aux=True
     )
@@ -112,6 +114,7 @@ def _iterate(
 ) -> tuple[PyTree, tuple[Int[Array, ""], Int[Array, ""], Float[Array, ""]]]:
     """Return x, and (status, iterations, relative residual)."""
     b_sq = optax.tree.vdot(b, b)
+    # Squares on both sides: no root in the loop, and b = 0 converges at once.
     threshold = tolerance**2 * b_sq
 
     def proceed(state: _State) -> Array:
@@ -121,6 +124,7 @@ def _iterate(
     def iterate(state: _State) -> _State:
         product = matvec(state.direction)
         curvature = optax.tree.vdot(state.direction, product)
+        # Guarded, because `where` below evaluates both of its sides.
         alpha = state.residual_sq / jnp.where(curvature > 0, curvature, 1)
         x = optax.tree.add_scale(state.x, alpha, state.direction)
         residual = optax.tree.add_scale(state.residual, -alpha, product)
@@ -128,6 +132,7 @@ def _iterate(
         # residual_sq > 0 in the loop: a zero residual is within every threshold.
         beta = residual_sq / state.residual_sq
         direction = optax.tree.add_scale(residual, beta, state.direction)
+        # bᵀx is not finite if any number in x is not: even 0 · ∞ is NaN.
         finite = jnp.isfinite(residual_sq) & jnp.isfinite(optax.tree.vdot(b, x))
         status = jnp.select(
             [~jnp.isfinite(curvature), curvature <= 0, ~finite],
@@ -142,6 +147,7 @@ def _iterate(
             x, residual, direction, residual_sq, state.iterations + 1, status
         )
         stopped = state._replace(status=status)
+        # The whole step is kept or dropped: x never holds half of an iteration.
         good = (curvature > 0) & finite
         return jax.tree.map(
             lambda new, old: jnp.where(good, new, old), advanced, stopped

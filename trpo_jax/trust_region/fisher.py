@@ -66,6 +66,8 @@ def gauss_newton_vector_product(
     (arXiv 1412.1193), section 9.
     """
     old, jacobian = jax.linearize(lambda theta: policy_fn(theta, observations), params)
+    # The transpose of the forward derivative that is linearised already: `jax.vjp`
+    # would pass through the policy a second time.
     jacobian_transpose = jax.linear_transpose(jacobian, params)
     metric = hessian_vector_product(lambda new: mean_kl(old, new), old)
 

@@ -22,6 +22,7 @@ def flatten(
     computes them again for each element. Arrays of several dtypes become one vector of
     the widest.
     """
+    # Python numbers have no dtype to come back to.
     params = jax.tree.map(jnp.asarray, params)
     leaves = jax.tree.leaves(params)
     size = sum(leaf.size for leaf in leaves)

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -103,6 +104,8 @@ class Problem(NamedTuple):
 
         means, old = mean_over_rows(differentiate, self._split(self.batch))
         value, gradient, entropy = means
+        # Observations are left out: the policy may ignore a bad one, and if it does not
+        # the objective shows it.
         finite = jnp.isfinite(max_norm(self.batch._replace(observations=())))
         return OldPolicy(theta, value, old, entropy, finite), gradient
 
@@ -154,6 +157,7 @@ class Problem(NamedTuple):
         (value, kl, entropy), maxima = mean_over_rows(
             compare, self._split(self.batch), old.distributions
         )
+        chex.assert_rank((value, kl, entropy), 0)
         kl_max = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(maxima)))
         # Two compilations of L may differ in the last bit, which must not count as an
         # improvement where θ has not moved.

@@ -159,6 +159,8 @@ def trust_region_update(
     check_positive(fisher_stride=fisher_stride, max_kl=max_kl)
     check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     check_batch(policy_fn, params, batch)
+    # θ is what the vector algebra of CG and line search works on; the policy, and the
+    # caller, keep their params.
     theta_old, params_of = flatten(params)
 
     def objective_fn(policy: Distribution, batch: Batch) -> Float[Array, ""]:
@@ -167,6 +169,8 @@ def trust_region_update(
         return value + entropy_coefficient * jnp.mean(policy.entropy())
 
     problem = Problem(policy_fn, objective_fn, batch, params_of, micro_batch_size)
+    # One precision for all: a gradient in TF32 with products in float32 would be of
+    # another function than F.
     with jax.default_matmul_precision(precision):
         # 1. The policy gradient g = ∇L at θ_old.
         old, gradient = problem.value_and_gradient(theta_old)
@@ -214,6 +218,7 @@ def damped(matvec: MatVec, damping: Float[Array, ""] | float) -> MatVec:
     """
 
     def product(vector: PyTree) -> PyTree:
+        # λ may be wider than a half-precision vector, whose dtype CG must keep.
         total = optax.tree.add_scale(matvec(vector), damping, vector)
         return optax.tree.cast_like(total, vector)
 
@@ -258,6 +263,7 @@ def _evidence(
         "kl_predicted": 0.5 * length**2 * undamped_curvature(gradient, cg.x, damping),
         "entropy": entropy,
     }
+    # A candidate that is not accepted may be NaN: selected, never multiplied by 0.
     if_stayed = dict.fromkeys(if_moved, 0.0) | {
         "surrogate_after": old.value,
         "entropy": old.entropy,
@@ -287,6 +293,7 @@ def _status(
     """Return the first reason for a rejection, in the order of the algorithm."""
     candidate, largest = search.candidate, max_norm(gradient)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
+    # The order matters: a later reason is often a consequence of an earlier one.
     reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
         (search.accepted, UpdateStatus.ACCEPTED),
         (~(old.finite & jnp.isfinite(largest)), UpdateStatus.NON_FINITE),

@@ -1,0 +1,81 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from probes import CHAIN, TABULAR
+
+from trpo_jax import (
+    TRPOConfig,
+    init,
+)
+from trpo_jax.networks import (
+    MLP,
+    Policy,
+    RecurrentNetworkFns,
+    TanhGaussianHead,
+)
+from trpo_jax.trust_region import Categorical
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+
+
+@pytest.mark.parametrize(
+    ("env", "fields", "advice"),
+    [
+        (
+            (TABULAR, CHAIN),
+            {"action_distribution": "gsde"},
+            "is for continuous actions",
+        ),
+        (
+            (TABULAR, CHAIN),
+            {"action_distribution": "tanh_gaussian"},
+            "is for continuous actions",
+        ),
+        ((TABULAR, CHAIN), {"channels": (4,)}, "are no images"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_when_the_run_starts(env, fields, advice):
+    config = TRPOConfig(env=env, **SMALL, fisher_stride=1, **fields)
+    with pytest.raises(ValueError, match=advice):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
+def test_a_deviation_beyond_the_heads_bounds_is_refused():
+    with pytest.raises(ValueError, match=r"not between the bounds .* -5.0 and 2.0"):
+        TRPOConfig(action_distribution="state_dependent_gaussian", initial_log_std=3.0)
+
+
+def test_a_squashed_policy_of_ones_own_says_what_it_needs():
+    policy = Policy(MLP((4,)), TanhGaussianHead(1))
+    config = TRPOConfig(env="Pendulum-v1", **SMALL, policy=policy)
+    with pytest.raises(
+        ValueError, match="write action_distribution='tanh_gaussian', too"
+    ):
+        jax.eval_shape(init, config, jax.random.key(0))
+    squashed = dataclasses.replace(config, action_distribution="tanh_gaussian")
+    jax.eval_shape(init, squashed, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["policy", "critic"])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_memory_that_changes_its_shape_is_refused(name, shape):
+    """The last memory in place of one after each step."""
+
+    def apply(params, memory, observations, starts):
+        batch = observations.shape[:2]
+        if name == "critic":
+            return memory, jnp.zeros(batch)
+        return memory, Categorical(jnp.zeros((*batch, 2)))
+
+    network = RecurrentNetworkFns(
+        initial_memory=lambda num: jnp.zeros((num, *shape)),
+        init=lambda key, memory, observations, starts: (),
+        apply=apply,
+    )
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, **{name: network})
+    with pytest.raises(ValueError, match=rf"the {name} returns the memory .*T, …\]"):
+        jax.eval_shape(init, config, jax.random.key(0))

@@ -1,0 +1,140 @@
+import re
+
+import numpy as np
+import pytest
+
+from trpo_jax import (
+    TRPOConfig,
+)
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "advice"),
+    [
+        ("total_timesteps", 2**31, ValueError, "write at most 2147483640"),
+        ("total_timesteps", "1M", TypeError, "write a whole number"),
+        ("num_envs", 2**31, ValueError, "too many for one update"),
+        ("num_seeds", 1.5, TypeError, "write a whole number"),
+        ("num_envs", True, TypeError, "write a whole number"),
+        ("seed", 0.5, TypeError, "write a whole number"),
+        ("hidden_sizes", 64, TypeError, "write whole numbers, as (64, 64)"),
+        ("hidden_sizes", (8.5,), TypeError, "write whole numbers, as (64, 64)"),
+        ("hidden_sizes", (8, 0), ValueError, "layer without units"),
+        ("critic_minibatches", 5, ValueError, "does not divide the 24 transitions"),
+        ("channels", (0,), ValueError, "layer without units"),
+        ("memory_size", -1, ValueError, "write at least 0"),
+        ("memory_size", 8.5, TypeError, "write a whole number"),
+        ("action_distribution", "laplace", ValueError, "write one of gaussian, state_"),
+        (
+            "fisher_stride",
+            25,
+            ValueError,
+            "at most 24 that shares no divisor with 4, as 23",
+        ),
+        ("fisher_stride", 2, ValueError, "would see some of the environments only"),
+        ("backtrack_factor", 0.0, ValueError, "write 0.5"),
+        ("backtrack_factor", 1.0, ValueError, "write 0.5"),
+        ("cg_tolerance", -1e-5, ValueError, "write 1e-5"),
+        ("cg_tolerance", float("nan"), ValueError, "write 1e-5"),
+        ("backtrack_factor", "0.5", TypeError, "write a float"),
+        ("initial_log_std", float("inf"), ValueError, "write 0.0"),
+        ("normalize_observations", 1, TypeError, "write True or False"),
+        ("normalize_returns", "yes", TypeError, "write True or False"),
+        ("step_size_curvature", "short", ValueError, "write one of undamped, damped"),
+        ("activation", "sigmoidal", ValueError, "write one of elu, gelu, relu"),
+        ("policy", lambda observations: observations, TypeError, "write a Flax module"),
+        ("critic", "mlp", TypeError, "write a Flax module"),
+        ("max_kl_schedule", "exponential", ValueError, "write one of constant, linear"),
+        ("max_kl_schedule", 0.5, ValueError, "an Optax schedule"),
+        ("max_kl_schedule", None, ValueError, "an Optax schedule"),
+        ("critic_learning_rate_schedule", [1.0], ValueError, "an Optax schedule"),
+        ("critic_optimizer", "adamant", ValueError, "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", "huber_loss", ValueError, "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", 1e-3, ValueError, "as 'adam' or 'rmsprop'"),
+        ("env", 7, TypeError, "write an id such as 'CartPole-v1'"),
+    ],
+)
+def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
+    with pytest.raises(error, match=re.escape(advice)):
+        TRPOConfig(**{**SMALL, field: value})
+
+
+@pytest.mark.parametrize("value", [0, -4])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "total_timesteps",
+        "num_envs",
+        "rollout_length",
+        "num_seeds",
+        "cg_iterations",
+        "fisher_stride",
+        "max_backtracks",
+        "line_search_width",
+        "convolution_stride",
+        "noise_period",
+        "critic_epochs",
+        "critic_minibatches",
+        "micro_batch_size",
+    ],
+)
+def test_a_count_below_one_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value} .*write at least [01]"):
+        TRPOConfig(**{**SMALL, field: value})
+
+
+def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
+    config = TRPOConfig(
+        num_envs=np.int64(4),
+        rollout_length=6.0,
+        total_timesteps=np.float32(1e6),
+        hidden_sizes=[np.int32(8), 16],
+        memory_size=0.0,
+        seed=np.uint8(3),
+    )
+    assert config == TRPOConfig(
+        num_envs=4,
+        rollout_length=6,
+        total_timesteps=1_000_000,
+        hidden_sizes=(8, 16),
+        seed=3,
+    )
+    counts = (config.num_envs, config.rollout_length, config.total_timesteps)
+    assert {type(value) for value in (*counts, *config.hidden_sizes)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice", "values"),
+    [
+        ({"total_timesteps": 2**31}, "write at most 2147483640", [2147483640]),
+        (
+            {"total_timesteps": 2**31, "num_envs": 1024, "rollout_length": 1024},
+            "write at most 2146435072",
+            [2146435072],
+        ),
+        ({"critic_minibatches": 5}, "write 4 or 6", [4, 6]),
+        ({"critic_minibatches": 100}, "write 24 or 12", [24, 12]),
+        ({"fisher_stride": 6}, "as 5, or None", [5, None]),
+        ({"fisher_stride": 1000}, "as 23, or None", [23, None]),
+        ({"cg_iterations": 0}, "write at least 1", [1]),
+        ({"memory_size": -1}, "write at least 0", [0]),
+        ({"backtrack_factor": 1.0}, "write 0.5", [0.5]),
+        ({"cg_tolerance": 2.0}, "write 1e-5", [1e-5]),
+        ({"initial_log_std": float("inf")}, "write 0.0", [0.0]),
+        ({"max_kl": -1.0}, "as 0.01", [0.01]),
+        ({"discount": 2.0}, "in [0, 1], as 0.99", [0, 1, 0.99]),
+        ({"damping": -1.0}, "zero or more, as 0.1", [0, 0.1]),
+        ({"max_kl_schedule": "exp"}, "constant, linear, cosine", ["linear", "cosine"]),
+        ({"critic_optimizer": "x"}, "as 'adam' or 'rmsprop'", ["adam", "rmsprop"]),
+    ],
+)
+def test_advice_that_is_followed_is_accepted(fields, advice, values, no_shape_checks):
+    name = next(iter(fields))
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        TRPOConfig(**{**SMALL, **fields})
+    for value in values:
+        TRPOConfig(**{**SMALL, **fields, name: value})

@@ -1,0 +1,102 @@
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from trpo_jax import (
+    TRPOConfig,
+)
+from trpo_jax.networks import (
+    MLP,
+    RecurrentValue,
+)
+from trpo_jax.training.defaults import resolve_sizes
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "rollout_length", "stride", "epochs"),
+    [
+        (1, 8, 1, 10),  # a small batch is worth every state and many passes
+        (8, 128, 5, 10),  # two hundred states remain, of all eight environments
+        (8, 500, 9, 5),
+        (64, 128, 9, 4),
+        (1024, 128, 9, 4),  # no more than the paper's tenth, coprime with the batch
+        (30, 4096, 7, 4),
+        (1009, 128, 10, 4),
+    ],
+)
+def test_stride_and_passes_follow_the_batch(num_envs, rollout_length, stride, epochs):
+    batch = num_envs * rollout_length
+    config = TRPOConfig(
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=batch,
+        critic_minibatches=1,
+    )
+    sizes = resolve_sizes(config)
+    assert (sizes.fisher_stride, sizes.critic_epochs) == (stride, epochs)
+    assert math.gcd(stride, num_envs) == 1
+    set_by_hand = dataclasses.replace(config, fisher_stride=1, critic_epochs=7)
+    sizes = resolve_sizes(set_by_hand)
+    assert (sizes.fisher_stride, sizes.critic_epochs) == (1, 7)
+
+
+def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
+    monkeypatch,
+):
+    config = TRPOConfig()
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    set_by_hand = dataclasses.replace(config, micro_batch_size=64)
+    assert resolve_sizes(config).micro_batch_size == 8192
+    assert resolve_sizes(set_by_hand).micro_batch_size == 64
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert resolve_sizes(config).micro_batch_size is None
+    assert resolve_sizes(set_by_hand).micro_batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "rollout_length", "steps"), [(8, 128, 8), (10, 50, 5), (1, 7, 7)]
+)
+def test_minibatches_divide_the_rollout(num_envs, rollout_length, steps):
+    config = TRPOConfig(
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=num_envs * rollout_length,
+    )
+    assert resolve_sizes(config).critic_minibatches == steps
+
+
+@pytest.mark.parametrize("critic", [None, RecurrentValue(MLP((4,)), 3)])
+def test_sequences_are_not_cut_into_minibatches(critic):
+    """Four environments are four sequences: of eight minibatches four are left."""
+    memory_size = 3 if critic is None else 0
+    config = TRPOConfig(**SMALL, memory_size=memory_size, critic=critic)
+    assert config.critic_rows == 4
+    assert resolve_sizes(config).critic_minibatches == 4
+    with pytest.raises(ValueError, match=r"its sequences .* write 2 or 4"):
+        dataclasses.replace(config, critic_minibatches=3)
+    assert TRPOConfig(**SMALL).critic_rows == 24
+
+
+def test_rollouts_of_one_step_are_no_sequences():
+    """As many transitions as environments; the stride is still checked as theirs."""
+    config = TRPOConfig(num_envs=4000, rollout_length=1, total_timesteps=4000)
+    assert resolve_sizes(config).fisher_stride == 9
+    with pytest.raises(ValueError, match="some of the environments only"):
+        dataclasses.replace(config, fisher_stride=2)
+
+
+def test_the_stride_of_a_memory_counts_sequences():
+    config = TRPOConfig(
+        num_envs=8, rollout_length=1250, total_timesteps=10_000, memory_size=4
+    )
+    assert resolve_sizes(config).fisher_stride == 1
+    by_hand = dataclasses.replace(config, fisher_stride=2)
+    assert resolve_sizes(by_hand).fisher_stride == 2
+    with pytest.raises(ValueError, match="above the 8 sequences"):
+        dataclasses.replace(config, fisher_stride=9)

@@ -1,0 +1,54 @@
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trpo_jax import (
+    TRPOConfig,
+)
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "advice"),
+    [
+        ("max_kl", 0.0, ValueError, "a positive number of nats"),
+        ("max_kl", -0.01, ValueError, "a positive number of nats"),
+        ("max_kl", float("nan"), ValueError, "a positive number of nats"),
+        ("max_kl", "0.01", TypeError, "not a number"),
+        ("damping", -1e-9, ValueError, "zero or more"),
+        ("discount", 1.01, ValueError, "a number in [0, 1], as 0.99"),
+        ("discount", -0.1, ValueError, "a number in [0, 1], as 0.99"),
+        ("gae_lambda", 1.01, ValueError, "a number in [0, 1], as 0.95"),
+        ("gae_lambda", -0.1, ValueError, "a number in [0, 1], as 0.95"),
+        ("critic_learning_rate", -1e-3, ValueError, "zero or more"),
+        ("max_kl", float("inf"), ValueError, "a positive number of nats"),
+        ("damping", float("inf"), ValueError, "zero or more"),
+        ("critic_learning_rate", float("inf"), ValueError, "zero or more"),
+        ("max_kl", True, TypeError, "not a number"),
+        ("max_kl", np.array([0.01, 0.02]), TypeError, "vmap train(config, hyper"),
+        ("max_kl", jnp.array([0.01, 0.02]), TypeError, "vmap train(config, hyper"),
+    ],
+)
+def test_a_bad_hyperparameter_is_refused_with_advice(
+    field, value, error, advice, no_shape_checks
+):
+    with pytest.raises(error, match=re.escape(advice)):
+        TRPOConfig(**SMALL, **{field: value})
+
+
+@pytest.mark.parametrize(
+    "floats",
+    [
+        {"discount": 1.0, "gae_lambda": 0.0, "damping": 0.0},
+        {"discount": 0.0, "gae_lambda": 1.0, "critic_learning_rate": 0.0},
+        {"max_kl": np.float32(0.02), "damping": 1},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(floats, no_shape_checks):
+    config = TRPOConfig(**SMALL, **floats)
+    assert config.hyperparameters == config.hyperparameters._replace(**floats)

@@ -1,0 +1,30 @@
+import numpy as np
+import optax
+import pytest
+
+from trpo_jax import (
+    TRPOConfig,
+)
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+
+
+@pytest.mark.parametrize("name", ["max_kl", "critic_learning_rate"])
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", (1 + np.cos(np.pi * np.arange(4) / 4)) / 2),
+        (optax.exponential_decay(1.0, 1, 0.5), [1, 0.5, 0.25, 0.125]),
+    ],
+)
+def test_a_schedule_is_a_factor_of_the_update(name, schedule, factors):
+    config = TRPOConfig(
+        **{**SMALL, "total_timesteps": 4 * 24}, **{f"{name}_schedule": schedule}
+    )
+    factor_fn = getattr(config, f"{name}_factor")
+    made = [factor_fn(update) for update in range(4)]
+    np.testing.assert_allclose(made, factors, rtol=1e-5)
