@@ -7,7 +7,7 @@ from trpo_jax import measure_throughput
 
 
 def test_throughput_is_in_steps_of_all_seeds():
-    row = measure_throughput(CONFIG, seconds=0.2)
+    row = measure_throughput(CONFIG, seconds=0.1)
     low, high = row["steps_per_second_spread"]
     assert 0 < low <= row["steps_per_second"] <= high
     # One update of one seed is 16 steps; both are medians of the same chunks.
