@@ -96,7 +96,7 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
         The checkpoint's folder.
 
     Raises:
-        OSError: If the disk is full, say. Nothing incomplete is left behind.
+        OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
     from orbax.checkpoint import PyTreeCheckpointer
 
@@ -209,7 +209,7 @@ def restore_last(
         version: As `restore`.
         warn_fn: Called with a message for each damaged checkpoint that is later.
         resuming: As `restore`; and damaged checkpoints are renamed to
-            `<updates>.damaged`, so that the run can write these anew.
+            `<updates>.damaged`, so that the run can write them again.
         order_fn: folder ↦ its checkpoints, the preferred one last; `complete` if None.
 
     Raises:
@@ -226,9 +226,9 @@ def restore_last(
         for other, reason in damaged.items():
             renamed = ""
             if resuming:
-                aside = _unused(other.with_suffix(".damaged"))
-                other.rename(aside)
-                renamed = f" It is renamed to {aside.name}."
+                new = _unused(other.with_suffix(".damaged"))
+                other.rename(new)
+                renamed = f" It is renamed to {new.name}."
             warn_fn(f"{reason}{renamed} {path.name} is used instead.")
         return state, manifest.updates
     if damaged:

@@ -64,7 +64,7 @@ def compile_programs(config: TRPOConfig) -> Programs:
     options = compiler_options(config.all_env_steps)
     like = state_type(config)
     programs: tuple[tuple[jax.stages.Wrapped, tuple], ...] = (
-        # Each runs once or seldom: quick to compile is better than quick.
+        # `init` and `copy` run seldom: compiling fast matters more than running fast.
         (
             jit_with_options(init_seeds, config, env_steps=0),
             (config, jax.eval_shape(lambda: run_keys(config))),
@@ -76,8 +76,8 @@ def compile_programs(config: TRPOConfig) -> Programs:
         (jit_with_options(_copy, config, env_steps=0), (config, like)),
     )
     # JAX keeps each executable with its lowered program, where the first call of the
-    # same jitted function finds it. So there is no cache here that would have to know
-    # of JAX's own settings, and without jit (JAX_DISABLE_JIT) nothing to be done.
+    # same jitted function finds it. A cache of our own would also have to distinguish
+    # JAX's settings (x64, key implementation). Under JAX_DISABLE_JIT, `lower` raises.
     if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         with ThreadPoolExecutor() as pool:
             compiling = [

@@ -20,7 +20,7 @@ from rich.table import Column
 from trpo_jax.runs.chunks import Chunk, by_update
 from trpo_jax.training.config import TRPOConfig
 
-# Lines that a run prints where there is no terminal to draw a bar in, about.
+# About how many lines a run prints without a terminal to draw a bar in.
 _NUM_PLAIN_LINES = 20
 
 

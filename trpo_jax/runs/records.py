@@ -19,7 +19,7 @@ _BY_SEED = ("episode_return", *_CODES)
 
 
 class Records:
-    """Everything that is told of a run's updates: files first, then loggers."""
+    """Files and loggers that get the metrics of each update, in this order."""
 
     def __init__(
         self,

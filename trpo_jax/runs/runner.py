@@ -51,7 +51,7 @@ class RunResult(NamedTuple):
 
 
 class RunError(RuntimeError):
-    """A failure stopped a run on the way; the message says what is saved."""
+    """A failure stopped a run; the message says what is saved."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -244,13 +244,11 @@ class _Run:
             ):
                 metrics = by_update(chunk.metrics)
                 steps = self.config.num_seeds * self.config.batch_size * len(metrics)
-                records.write(
-                    [
-                        {"update": updates + i, **summarize_seeds(one)}
-                        for i, one in enumerate(metrics, start=1)
-                    ],
-                    round(steps / chunk.seconds, 1),
-                )
+                rows = [
+                    {"update": update, **summarize_seeds(one)}
+                    for update, one in enumerate(metrics, start=updates + 1)
+                ]
+                records.write(rows, round(steps / chunk.seconds, 1))
                 self.watcher.watch(chunk)
                 updates = chunk.updates
                 below = nonfinite.consecutive < limit

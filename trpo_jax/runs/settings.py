@@ -54,7 +54,7 @@ class RunSettings:
             raise UsageTypeError(f"tensorboard={self.tensorboard!r}; write True.")
         if self.wandb is not None and not (isinstance(self.wandb, str) and self.wandb):
             raise UsageTypeError(
-                f"wandb={self.wandb!r} is not a project; write wandb='trpo_jax', say."
+                f"wandb={self.wandb!r} is not a project's name; write wandb='trpo_jax'."
             )
 
     def check_without_folder(self) -> None:
