@@ -84,7 +84,7 @@ class Metrics(NamedTuple):
 
 
 def _mean_of_any(
-    total: Num[Array, "..."], count: Int[Array, "..."]
+    total: Num[Array | np.ndarray, "..."], count: Int[Array | np.ndarray, "..."]
 ) -> Float[Array | np.ndarray, "..."]:
     """Return total / count, NaN for a count of 0.
 
