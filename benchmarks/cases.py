@@ -6,7 +6,7 @@ greedy actions.
 
 from typing import NamedTuple
 
-from trpo_jax.runs.acting import Actions
+from trpo_jax.policies import Actions
 
 
 class Case(NamedTuple):

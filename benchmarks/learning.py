@@ -28,11 +28,12 @@ from benchmarks.random_policy import random_return
 from benchmarks.references import REFERENCES, Reference
 from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite, summarize
-from trpo_jax.runs.acting import Actions
-from trpo_jax.runs.chunks import advance, compile_programs, run_keys
+from trpo_jax.policies import Actions
+from trpo_jax.runs.chunks import compile_programs, run_chunks
 from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.watch import watching
+from trpo_jax.runs.console import watching
 from trpo_jax.training import PRESETS
+from trpo_jax.training.seeds import run_keys
 
 
 def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
@@ -135,7 +136,7 @@ def train_group(
     state = programs.init(keys[0] if single else keys)
     returns, counts = [], []
     with watching(config, progress=True) as watcher:
-        for chunk in advance(programs, state, first=0, last=config.num_updates):
+        for chunk in run_chunks(programs, state, first=0, last=config.num_updates):
             watcher.watch(chunk)
             returns.append(chunk.metrics.episode_return.reshape(-1, len(keys)))
             counts.append(chunk.metrics.episode_count.reshape(-1, len(keys)))

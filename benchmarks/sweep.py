@@ -26,8 +26,8 @@ from benchmarks.harness import RESULTS, append_row
 from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite, summarize
 from trpo_jax import Hyperparameters
-from trpo_jax.runs.chunks import run_keys
 from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.training.seeds import run_keys
 
 
 def grid(start: Hyperparameters, **values: Sequence[float]) -> list[Hyperparameters]:

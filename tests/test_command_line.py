@@ -17,6 +17,7 @@ from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
 from trpo_jax.runs import chunks
 from trpo_jax.runs.console import ConsoleWatcher
 from trpo_jax.training import PRESETS
+from trpo_jax.training.seeds import run_keys
 
 TINY = [
     "--env=CartPole-v1",
@@ -200,10 +201,10 @@ def test_a_terminal_gets_a_bar():
     config = config_of(TINY)
     programs = chunks.compile_programs(config)
     with ConsoleWatcher(config, terminal) as watcher:
-        state = programs.init(chunks.run_keys(config))
-        for chunk in chunks.advance(programs, state, first=0, last=3):
+        state = programs.init(run_keys(config))
+        for chunk in chunks.run_chunks(programs, state, first=0, last=3):
             watcher.watch(chunk)
-        watcher.say("a line above")
+        watcher.notify("a line above")
     text = terminal.export_text()
     assert "96/96" in text
     for shown in ("steps/s", "KL", "CG", "fraction", "entropy", "explained"):
@@ -324,11 +325,11 @@ def test_a_damaged_config_is_advised_on(command, content, copied, capsys):
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        (["resume", "nowhere"], "nowhere is not there"),
-        (["evaluate", "nowhere"], "nowhere is not there"),
+        (["resume", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
         (["plot", "nowhere"], "nowhere"),
-        (["render", "nowhere"], "nowhere is not there"),
-        (["export", "nowhere"], "nowhere is not there"),
+        (["render", "nowhere"], "nowhere does not exist"),
+        (["export", "nowhere"], "nowhere does not exist"),
         (["presets", "CartPole"], "CartPole-v1"),
         (["train", "--config=absent.json"], "absent.json cannot be read"),
         ([*TINY, "--tensorboard"], "write --folder"),
@@ -428,7 +429,7 @@ def test_a_cache_that_jax_was_told_of_stays(cache_settings, tmp_path):
     [
         (["train", "--folder", "run", *TINY], 0, "evaluation over"),
         (["train", "--num-envs", "0"], 2, "num_envs=0 is not positive"),
-        (["resume", "nowhere"], 2, "error: nowhere is not there"),
+        (["resume", "nowhere"], 2, "error: nowhere does not exist"),
     ],
 )
 def test_as_a_process(args, status, told, tmp_path):

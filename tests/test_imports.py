@@ -1,4 +1,4 @@
-"""What may lean on what, read from the imports."""
+"""Imports between the rooms, and a test file for each module."""
 
 import ast
 import graphlib
@@ -13,18 +13,21 @@ import trpo_jax
 PACKAGE = Path(trpo_jax.__file__).parent
 ROOMS = (
     "errors",
+    "extras",
     "version",
     "trust_region",
     "networks",
     "environments",
     "training",
+    "policies",
     "runs",
+    "pictures",
     "completion",
     "__main__",
 )
 # Each room leans on those before it; environments on none.
 ALLOWED = {room: set(ROOMS[:i]) for i, room in enumerate(ROOMS)}
-ALLOWED["environments"] = {"errors", "version", "networks"}
+ALLOWED["environments"] = {"errors", "extras", "version", "networks"}
 ALLOWED["__init__"] = set(ROOMS) - {"__main__"}
 
 
@@ -102,7 +105,7 @@ SLOW = {
     "brax": set(),
     "gymnax": set(),
     "jumanji": set(),
-    "matplotlib": {"trpo_jax.runs.figures"},
+    "matplotlib": {"trpo_jax.pictures.figures"},
     "mujoco_playground": set(),
     "pandas": set(),
     "rich": {"trpo_jax.__main__", "trpo_jax.runs.console"},
@@ -132,4 +135,15 @@ def test_the_package_imports_nothing_slow():
     modules = set(result.stdout.split())
     assert "trpo_jax.training.iteration" in modules
     assert not modules & set(SLOW) - {"rich"}
-    assert "trpo_jax.runs.console" not in modules
+    assert "trpo_jax.pictures.figures" not in modules
+
+
+MIRRORED = {"policies", "runs", "pictures"}
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if room(name) in MIRRORED])
+def test_a_module_has_a_test_file_of_its_name(module):
+    path = SOURCES[module].relative_to(PACKAGE)
+    if path.name != "__init__.py":
+        tests = Path(__file__).parent / path.parent
+        assert (tests / f"test_{path.name}").exists()

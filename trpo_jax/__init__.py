@@ -6,25 +6,26 @@
 
 from trpo_jax import environments as environments
 from trpo_jax import networks as networks
+from trpo_jax import pictures as pictures
+from trpo_jax import policies as policies
+from trpo_jax import runs as runs
 from trpo_jax import training as training
 from trpo_jax import trust_region as trust_region
 from trpo_jax.errors import (
     UsageError,
     UsageTypeError,
 )
+from trpo_jax.pictures import plot_runs, render_episode
+from trpo_jax.policies import evaluate, export_policy
 from trpo_jax.runs import (
     Interrupted,
     Logger,
     RunError,
     RunResult,
     RunSettings,
-    evaluate,
-    export_policy,
     load_policy,
     load_state,
     measure_throughput,
-    plot_runs,
-    render_episode,
     resume,
     run,
 )

@@ -16,18 +16,17 @@ import jax
 import tyro
 from rich.console import Console
 
-from trpo_jax import runs
+from trpo_jax import pictures, policies, runs
 from trpo_jax.completion import completion_script
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
-from trpo_jax.runs.acting import Actions
+from trpo_jax.policies import Actions, format_evaluation, summarize_returns
+from trpo_jax.runs import CheckpointChoice
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
     read_config_values,
 )
-from trpo_jax.runs.evaluation import in_words, summarize_returns
-from trpo_jax.runs.policy import CheckpointChoice
 from trpo_jax.training import PRESETS, TRPOConfig, preset
 from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.version import __version__
@@ -57,17 +56,15 @@ class Train:
         """Train, and record the run if there is a folder."""
         config = self.run
         make_environment(config.env)
-        if self.folder is None and self.records != _DEFAULT_RECORDS:
-            raise UsageError(
-                "options that record a run need a folder; write --folder NAME too."
-            )
+        if self.folder is None:
+            self.records.check_without_folder()
         console.print(
             f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
             f"{config.num_envs} environments × {config.rollout_length} steps per update"
             + (f", {config.num_seeds} seeds" if config.num_seeds > 1 else "")
         )
         if self.folder is None:
-            runs.train_in_passing(config)
+            runs.run(config, None, self.records)
             console.print("nothing was saved; to save a run, write --folder NAME")
             return
         runs.run(config, self.folder, self.records)
@@ -117,10 +114,11 @@ class Evaluate:
         """Play the episodes and print the returns."""
         config, state = runs.load_state(self.folder, checkpoint=self.checkpoint)
         key = _random_key(self.seed)
-        returns = runs.evaluate(
+        returns = policies.evaluate(
             config, state, key, self.num_episodes, actions=self.actions
         )
-        console.print(in_words(summarize_returns(config, returns)), highlight=False)
+        evaluation = summarize_returns(config, returns)
+        console.print(format_evaluation(evaluation), highlight=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +138,7 @@ class Plot:
 
     def __call__(self, console: Console) -> None:
         """Plot, and print the paths of the pictures."""
-        for path in runs.plot_runs(self.folders, self.output):
+        for path in pictures.plot_runs(self.folders, self.output):
             console.print(str(path), soft_wrap=True, highlight=False)
 
 
@@ -166,7 +164,7 @@ class Render:
         config, state = runs.load_state(self.folder, checkpoint=self.checkpoint)
         path = _output_file(self.output, self.folder / "pictures" / "episode")
         path.parent.mkdir(parents=True, exist_ok=True)
-        episode = runs.render_episode(
+        episode = pictures.render_episode(
             config,
             state,
             path,
@@ -206,7 +204,7 @@ class Export:
             checkpoint=self.checkpoint,
         )
         path = _output_file(self.output, self.folder / "policy.jaxexport")
-        runs.export_policy(policy, path)
+        policies.export_policy(policy, path)
         console.print(str(path), soft_wrap=True, highlight=False)
 
 

@@ -1,6 +1,9 @@
 import errno
+import os
 import random
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +31,19 @@ def state(scale=1.0):
     }
 
 
-LIKE = jax.eval_shape(state)
+def like():
+    return jax.eval_shape(state)
 
 
 def manifest(updates, score=None, config=CONFIG):
-    return checkpoints.Manifest(checkpoints.FORMAT, "1.0", updates, score, config, {})
+    settings = checkpoints.jax_settings()
+    return checkpoints.Manifest(
+        checkpoints.FORMAT, "1.0", updates, score, config, settings, {}
+    )
 
 
-def restore(path, like=LIKE, config=CONFIG, version="1.0"):
-    return checkpoints.restore(path, like, config, version)
+def restore(path, like_fn=like, config=CONFIG, version="1.0", **options):
+    return checkpoints.restore(path, like_fn, config, version, **options)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +106,13 @@ def assert_older_one_is_used(folder, file):
     said = []
     before = {one: one.read_bytes() for one in files(folder)}
     restored, updates = checkpoints.restore_last(
-        folder, LIKE, CONFIG, "1.0", said.append, rename_damaged=True
+        folder, like, CONFIG, "1.0", said.append, resuming=True
     )
     assert updates == 10
     assert_same(restored, state(1.0))
     (message,) = said
     assert "00000020/" in message
-    assert "left aside as 00000020.damaged, and 00000010 used" in message
+    assert "renamed to 00000020.damaged. 00000010 is used instead." in message
     if file.name != "checksums.sha256":
         assert file.name in message
     # Nothing is overwritten: the damaged one is there under another name.
@@ -151,14 +158,14 @@ def test_a_file_too_many_is_damage(folder):
     assert_older_one_is_used(folder, folder / "00000020" / "checksums.sha256")
 
 
-@pytest.mark.parametrize("rename_damaged", [True, False])
-def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, rename_damaged):
+@pytest.mark.parametrize("resuming", [True, False])
+def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, resuming):
     for one in files(folder):
         empty(one)
     said, there = [], sorted(folder.rglob("*"))
-    with pytest.raises(DamagedCheckpointError, match="is whole") as error:
+    with pytest.raises(DamagedCheckpointError, match="no checkpoint in") as error:
         checkpoints.restore_last(
-            folder, LIKE, CONFIG, "1.0", said.append, rename_damaged=rename_damaged
+            folder, like, CONFIG, "1.0", said.append, resuming=resuming
         )
     assert "00000010/" in str(error.value)
     assert "00000020/" in str(error.value)
@@ -168,9 +175,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, rename_da
 
 def test_no_checkpoints_are_none(folder):
     nowhere = folder / "not there"
-    found = checkpoints.restore_last(
-        nowhere, LIKE, CONFIG, "1.0", print, rename_damaged=True
-    )
+    found = checkpoints.restore_last(nowhere, like, CONFIG, "1.0", print, resuming=True)
     assert found is None
 
 
@@ -233,9 +238,9 @@ def test_another_version_is_refused(folder):
     ],
 )
 def test_other_shapes_and_types_are_refused(folder, change, message):
-    like = jax.eval_shape(lambda: {**state(), **change})
+    changed = jax.eval_shape(lambda: {**state(), **change})
     with pytest.raises(OtherCheckpointError, match=message):
-        restore(folder / "00000020", like=like)
+        restore(folder / "00000020", like_fn=lambda: changed)
 
 
 def test_another_layout_is_refused(tmp_path):
@@ -247,7 +252,7 @@ def test_another_layout_is_refused(tmp_path):
 def test_the_newest_and_the_best_are_kept(tmp_path):
     for updates, score in enumerate([5.0, None, 9.0, 7.0, 1.0, 2.0], start=1):
         checkpoints.save(tmp_path, {"x": jnp.ones(1)}, manifest(updates, score))
-        checkpoints.delete_superfluous(tmp_path, last=2, best=1)
+        checkpoints.prune(tmp_path, last=2, best=1)
     kept = [int(path.name) for path in checkpoints.complete(tmp_path)]
     assert kept == [3, 5, 6]
     assert checkpoints.by_score(tmp_path)[-1].name == "00000003"
@@ -268,3 +273,80 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         checkpoints.save(tmp_path, {"x": jnp.ones(1)}, manifest(1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_advice_where_all_are_damaged_can_be_followed(folder, tmp_path):
+    shutil.copytree(folder / "00000010", tmp_path / "copy")
+    for one in files(folder):
+        empty(one)
+    with pytest.raises(DamagedCheckpointError, match="Put a whole one back"):
+        restore_last(folder)
+    shutil.rmtree(folder / "00000010")
+    shutil.copytree(tmp_path / "copy", folder / "00000010")
+    assert restore_last(folder)[1] == 10
+
+
+def restore_last(folder):
+    return checkpoints.restore_last(
+        folder, like, CONFIG, "1.0", lambda message: None, resuming=False
+    )
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"score": "high"}'])
+def test_a_manifest_that_says_no_score_is_no_best_checkpoint(folder, content):
+    (folder / "00000020" / "manifest.json").write_text(content)
+    assert checkpoints.by_score(folder) == []
+    checkpoints.prune(folder, last=1, best=0)
+    assert [path.name for path in checkpoints.complete(folder)] == ["00000020"]
+
+
+OTHER_SETTINGS = [
+    (jax.enable_x64, True, "jax_enable_x64=False, but it is True"),
+    (jax.default_prng_impl, "rbg", "jax_default_prng_impl='threefry2x32'"),
+    (jax.threefry_partitionable, False, "jax_threefry_partitionable=True"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "advice"), OTHER_SETTINGS)
+def test_settings_of_jax_must_be_the_same_to_go_on_and_not_to_look(
+    original, setting, value, advice
+):
+    with setting(value):
+        with pytest.raises(OtherCheckpointError, match=advice):
+            restore(original / "00000020", resuming=True)
+        restored, _ = restore(original / "00000020")
+    assert_same(restored, state(2.0))
+
+
+def test_double_precision_is_read_in_single(tmp_path):
+    with jax.enable_x64(True):
+        wide = wide_like()
+        assert wide["x"].dtype == jnp.float64
+        path = checkpoints.save(tmp_path, wide, manifest(1))
+    restored, _ = restore(path, lambda: jax.eval_shape(wide_like))
+    assert restored["x"].dtype == jnp.float32
+    np.testing.assert_array_equal(restored["x"], [0, 1, 2])
+
+
+def wide_like():
+    return {"x": jnp.arange(3.0), "key": jax.random.key(1)}
+
+
+def test_the_advised_variables_of_the_environment_are_jaxs():
+    """Every setting that a message may name, as it names it."""
+    program = "import jax; print(*[getattr(jax.config, name) for name in {}])"
+    names = sorted(checkpoints.jax_settings())
+    wanted = {
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_ENABLE_X64": "1",
+        "JAX_THREEFRY_PARTITIONABLE": "0",
+    }
+    assert list(wanted) == [name.upper() for name in names]
+    found = subprocess.run(
+        [sys.executable, "-c", program.format(names)],
+        env=os.environ | wanted,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["rbg", "True", "False"]

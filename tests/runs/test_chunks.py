@@ -5,37 +5,41 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from runs.tiny import CONFIG
+from compiling import compilations
+from tiny import CONFIG
 
 from trpo_jax.runs import chunks
-from trpo_jax.runs.chunks import Programs, advance, by_update
+from trpo_jax.runs.chunks import CAPACITY, Programs, by_update, run_chunks
 from trpo_jax.training import Metrics, train
+from trpo_jax.training.seeds import run_keys
 from trpo_jax.trust_region import UpdateInfo
 
 
 def metrics_of(first, count):
     """As many rows as there is room for, of which `count` are filled."""
-    rows = np.full(chunks._CAPACITY, -1, np.int32)
+    rows = np.full(CAPACITY, -1, np.int32)
     rows[:count] = np.arange(first + 1, first + count + 1)
     info = UpdateInfo(*[rows] * len(UpdateInfo._fields))
     return Metrics(**dict.fromkeys(Metrics._fields[:-1], rows), update=info)
 
 
 class Device:
-    """A state is the number of updates it has seen; one given up must not come back."""
+    """A state is the number of updates it has seen; a donated one is not used again."""
 
     def __init__(self):
         self.handed_out = []
-        self.given_up = set()
+        self.donated = set()
 
-    def advance(self, state, count):
-        assert state not in self.given_up
-        self.given_up.add(state)
+    def run_updates(self, state, count):
+        assert state not in self.donated
+        self.donated.add(state)
         self.handed_out.append(int(count))
         return state + int(count), metrics_of(state, int(count))
 
     def programs(self):
-        return Programs(init=None, advance=self.advance, copy=lambda state: -state)
+        return Programs(
+            init=None, run_updates=self.run_updates, copy=lambda state: -state
+        )
 
 
 @pytest.fixture
@@ -49,26 +53,26 @@ def steps(found):
 
 
 def test_every_update_comes_once_and_the_last_brings_the_state(device):
-    found = list(advance(device.programs(), 0, first=0, last=1000))
+    found = list(run_chunks(device.programs(), 0, first=0, last=1000))
     assert steps(found) == list(range(1, 1001))
     assert [chunk.state for chunk in found[:-1]] == [None] * (len(found) - 1)
     assert found[-1].state == found[-1].updates == 1000
     # So quick a device is handed more and more at a time, but not more than fits.
     assert device.handed_out[0] == 1
-    assert max(device.handed_out) == chunks._CAPACITY
+    assert max(device.handed_out) == CAPACITY
 
 
 def test_a_run_goes_on_where_it_stood(device):
-    found = list(advance(device.programs(), 7, first=7, last=20))
+    found = list(run_chunks(device.programs(), 7, first=7, last=20))
     assert steps(found) == list(range(8, 21))
 
 
 def test_there_is_nothing_to_do_for_a_run_that_is_done(device):
-    assert list(advance(device.programs(), 5, first=5, last=5)) == []
+    assert list(run_chunks(device.programs(), 5, first=5, last=5)) == []
 
 
-def test_the_device_has_the_next_chunk_in_hand_while_one_is_looked_at(device):
-    found = advance(device.programs(), 0, first=0, last=1000)
+def test_the_device_has_the_next_chunk_while_one_is_looked_at(device):
+    found = run_chunks(device.programs(), 0, first=0, last=1000)
     for looked_at, chunk in enumerate(found, start=1):
         ahead = len(device.handed_out) - looked_at
         assert ahead == (1 if chunk.updates < 1000 else 0)
@@ -76,7 +80,7 @@ def test_the_device_has_the_next_chunk_in_hand_while_one_is_looked_at(device):
 
 def test_chunks_end_at_boundaries_and_bring_copies_of_wanted_states(device):
     found = list(
-        advance(
+        run_chunks(
             device.programs(),
             0,
             first=0,
@@ -86,18 +90,18 @@ def test_chunks_end_at_boundaries_and_bring_copies_of_wanted_states(device):
         )
     )
     states = {chunk.updates: chunk.state for chunk in found if chunk.state is not None}
-    # Copies have a minus: what was given up is not kept.
+    # Copies have a minus: a donated state is not kept.
     assert states == {70: -70, 140: -140, 210: -210, 280: -280, 300: 300}
 
 
-def test_what_is_in_hand_is_finished_when_it_is_stopped(device):
+def test_chunks_in_flight_are_finished_when_it_is_stopped(device):
     asked = []
 
     def stop():
         asked.append(len(device.handed_out))
         return len(asked) > 4
 
-    found = list(advance(device.programs(), 0, first=0, last=1000, stop_fn=stop))
+    found = list(run_chunks(device.programs(), 0, first=0, last=1000, stop_fn=stop))
     assert sum(device.handed_out) == found[-1].updates < 1000
     assert found[-1].state == found[-1].updates
     assert steps(found) == list(range(1, found[-1].updates + 1))
@@ -107,19 +111,50 @@ def test_metrics_come_update_by_update():
     metrics = jax.tree.map(lambda leaf: leaf[:3], metrics_of(4, 3))
     rows = by_update(metrics)
     assert [int(row["kl"]) for row in rows] == [5, 6, 7]
-    assert rows[0].keys() == {*Metrics._fields, *UpdateInfo._fields} - {"update"}
+    sums = {"episode_return_sum", "episode_length_sum"}
+    means = {"episode_return", "episode_length"}
+    names = {*Metrics._fields, *UpdateInfo._fields} - {"update"}
+    assert rows[0].keys() == (names - sums) | means
 
 
 def test_seeds_side_by_side_are_those_of_train():
-    config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=16 * 3)
+    config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=16 * 4)
     programs = chunks.compile_programs(config)
-    start = programs.init(chunks.run_keys(config))
-    (*_, last) = advance(programs, start, first=0, last=3)
+    start = programs.init(run_keys(config))
+    (*_, last) = run_chunks(programs, start, first=0, last=4)
     expected = train(config)
-    assert last.metrics.env_steps.shape == (1, 2)
+    assert last.metrics.env_steps.shape[1] == 2
     np.testing.assert_array_equal(last.state.updates, expected.state.updates)
     np.testing.assert_allclose(
         last.metrics.update.entropy[-1],
         expected.metrics.update.entropy[:, -1],
         rtol=1e-3,
     )
+
+
+def test_programs_are_compiled_once():
+
+    def train_on():
+        programs = chunks.compile_programs(CONFIG)
+        state = programs.init(run_keys(CONFIG))
+        copied = programs.copy(state)
+        (*_, last) = run_chunks(programs, state, first=0, last=3)
+        return copied, last.state
+
+    train_on()
+    with compilations() as seconds:
+        start, end = train_on()
+    assert seconds == []
+    assert (start.updates, end.updates) == (0, 3)
+
+
+def test_other_settings_of_jax_are_other_programs():
+    config = dataclasses.replace(CONFIG, total_timesteps=32)
+    kinds = []
+    for impl in ("threefry2x32", "rbg"):
+        with jax.default_prng_impl(impl):
+            programs = chunks.compile_programs(config)
+            state = programs.init(run_keys(config))
+            (last,) = run_chunks(programs, state, first=0, last=1)
+            kinds.append(str(jax.random.key_impl(last.state.key)))
+    assert kinds == ["threefry2x32", "rbg"]

@@ -59,7 +59,7 @@ def test_python_objects_are_described_and_asked_for():
     assert values["max_kl_schedule"]["python"].endswith("test_config_file.schedule")
     assert values["env"]["python"] == "GymnaxEnvironment(CartPole-v1)"
     with pytest.raises(
-        ValueError, match="env, critic, max_kl_schedule, critic_optimizer"
+        ValueError, match=r"env \(.*critic \(.*schedule \(.*critic_optimizer \(.*config"
     ):
         config_from_dict(values)
     objects = {
@@ -73,7 +73,6 @@ def test_differences_are_named_with_both_values():
     other = dataclasses.replace(MANY, num_envs=8, max_kl=0.01)
     assert differing_fields(config_to_dict(MANY), config_to_dict(MANY)) == []
     assert differing_fields(config_to_dict(MANY), config_to_dict(other)) == [
-        "damping: 0.0 and 0.1",
         "max_kl: 0.03 and 0.01",
         "num_envs: 4 and 8",
     ]
@@ -82,10 +81,10 @@ def test_differences_are_named_with_both_values():
 @pytest.mark.parametrize(
     ("name", "text", "advice"),
     [
-        ("config.yaml", "", r"neither \.json nor \.toml"),
+        ("config.yaml", "", r"neither \.json nor \.toml; name such a file"),
         ("config.json", "{", r"config\.json is not json"),
         ("config.toml", "env = ", r"config\.toml is not toml"),
-        ("config.json", "[]", "holds no fields"),
+        ("config.json", "[]", r'write \{"env": "CartPole-v1"\}'),
         (
             "config.json",
             '{"num_env": 3}',
@@ -105,3 +104,9 @@ def test_files_that_make_no_run_are_refused(name, text, advice, tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.json cannot be read"):
         read_config(tmp_path / "absent.json")
+
+
+def test_the_advised_file_is_a_config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"env": "CartPole-v1"}')
+    assert read_config(path) == trpo_jax.TRPOConfig()

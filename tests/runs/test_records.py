@@ -1,12 +1,10 @@
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
+from tiny import Recorder, lines, write_lines
 
-from trpo_jax.runs.loggers import TensorBoardLogger, WandbLogger
-from trpo_jax.runs.records import rewind, summarize_seeds
+from trpo_jax.runs.records import MetricsFiles, Records, rewind, summarize_seeds
 
 
 def test_a_seed_alone_is_its_numbers():
@@ -42,17 +40,11 @@ def test_seeds_are_summarized_over_those_that_have_a_number():
     json.dumps(row, allow_nan=False)
 
 
-def write(path, updates, torn=""):
-    path.write_text(
-        "".join(json.dumps({"update": one}) + "\n" for one in updates) + torn
-    )
-
-
 @pytest.mark.parametrize("torn", ["", '{"upd', '{"update": 3'])
 @pytest.mark.parametrize("updates", [0, 2, 3, 5])
 def test_lines_after_an_update_are_cut_off(tmp_path, updates, torn):
     path = tmp_path / "metrics.jsonl"
-    write(path, [1, 2, 3], torn)
+    write_lines(path, [{"update": n} for n in (1, 2, 3)], torn)
     assert rewind(path, updates) == min(updates, 3)
     kept = [json.loads(line)["update"] for line in path.read_text().splitlines()]
     assert kept == list(range(1, min(updates, 3) + 1))
@@ -65,77 +57,38 @@ def test_a_line_that_cannot_be_read_costs_none_of_those_after_it(tmp_path):
     assert path.read_text() == '{"update": 1}\ngarbage\n{"update": 3}\n'
 
 
-def test_tensorboard_gets_scalars_by_environment_steps(tmp_path):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401 (the format)
-
-    with TensorBoardLogger(tmp_path) as logger:
-        logger.log(128, {"update": 1, "env_steps": 128, "kl": 0.01})
-    (file,) = tmp_path.iterdir()
-    events, content = [], file.read_bytes()
-    while content:  # length, its checksum, the event, its checksum
-        length = int.from_bytes(content[:8], "little")
-        events.append(Event.FromString(content[12 : 12 + length]))
-        content = content[16 + length :]
-    scalars = {
-        (value.tag, event.step): value.simple_value
-        for event in events
-        for value in event.summary.value
-    }
-    assert scalars == {("kl", 128): pytest.approx(0.01)}
+ROWS = [{"update": n, "env_steps": 16 * n, "kl": 0.1 * n} for n in (1, 2, 3)]
 
 
-def test_wandb_writes_offline_and_goes_on_with_the_same_run(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    ids = []
-    for _ in range(2):
-        with WandbLogger(tmp_path / "wandb", "test", {"env": "CartPole-v1"}) as logger:
-            logger.log(128, {"kl": 0.01})
-            ids.append(logger._run.id)
-    assert ids[0] == ids[1]
-    assert list((tmp_path / "wandb").rglob("*.wandb"))
+def test_files_get_a_line_for_each_update_and_each_chunk(tmp_path):
+    paths, warnings = (tmp_path / "metrics.jsonl", tmp_path / "timing.jsonl"), []
+    files = MetricsFiles(*paths, updates=0, warn_fn=warnings.append)
+    files.write(ROWS[:2], 5.0)
+    files.write(ROWS[2:], 7.0)
+    files.sync()
+    files.close()
+    assert lines(paths[0]) == ROWS
+    timing = lines(paths[1])
+    assert [(row["update"], row["steps_per_second"]) for row in timing] == [
+        (2, 5.0),
+        (3, 7.0),
+    ]
+    files = MetricsFiles(*paths, updates=2, warn_fn=warnings.append)
+    files.close()
+    assert lines(paths[0]) == ROWS[:2]
+    assert warnings == []
+    MetricsFiles(*paths, updates=9, warn_fn=warnings.append).close()
+    assert "does not reach update 9" in warnings[0]
 
 
-def test_wandb_is_told_what_it_is_to_write(tmp_path, monkeypatch):
-    """As its own documentation has it; entered, not made, is when it may wait."""
-    told = []
-
-    class Run:
-        def log(self, values, step):
-            told.append(("log", values, step))
-
-        def finish(self, exit_code):
-            told.append(("finish", exit_code))
-
-    def init(**options):
-        told.append(("init", options["project"], options["id"], options["resume"]))
-        return Run()
-
-    stub = types.SimpleNamespace(init=init)
-    monkeypatch.setitem(sys.modules, "wandb", stub)
-    for made in (0, 3):
-        logger = WandbLogger(tmp_path, "test", {"env": "CartPole-v1"})
-        assert len(told) == made
-        with logger:
-            logger.log(128, {"kl": 0.01})
-    name = (tmp_path / "run_id").read_text()
-    once = [("init", "test", name, "allow"), ("log", {"kl": 0.01}, 128), ("finish", 0)]
-    assert told == 2 * once
-
-
-@pytest.mark.parametrize(
-    ("module", "make", "extra"),
-    [
-        ("tensorboardX", lambda path: TensorBoardLogger(path), "tensorboard"),
-        ("wandb", lambda path: WandbLogger(path, "project", {}), "wandb"),
-    ],
-)
-def test_a_writer_that_is_not_installed_is_named(
-    module, make, extra, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(ValueError, match=rf"trpo_jax\[{extra}\]"):
-        make(tmp_path)
+def test_loggers_are_told_without_files_too():
+    recorder, warnings = Recorder(), []
+    records = Records(None, [recorder], warnings.append)
+    records.write(ROWS, 5.0)
+    records.sync()
+    records.close()
+    assert recorder.rows == [
+        (16 * n, ROWS[n - 1] | {"steps_per_second": 5.0}) for n in (1, 2, 3)
+    ]
+    assert recorder.left
+    assert warnings == []

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import import_suite, nearest, strong
+from trpo_jax.environments.suites import nearest, strong
 from trpo_jax.errors import UsageError
+from trpo_jax.extras import import_extra
 
 _BACKENDS = ("spring", "generalized", "positional", "mjx")
 
@@ -144,7 +145,7 @@ def make_brax(
 
 @functools.cache
 def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
-    envs = import_suite("brax.envs", extra="brax")
+    envs = import_extra("brax.envs", extra="brax")
     if name not in envs._envs:  # the only list that brax has
         near = nearest(name, envs._envs)
         raise UsageError(

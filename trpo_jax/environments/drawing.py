@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from trpo_jax.environments.suites import import_suite
+from trpo_jax.extras import import_extra
 
 # Those that gymnax draws by way of gymnasium.
 _CLASSIC_CONTROL = (
@@ -137,13 +137,13 @@ def draw_bodies(env: Any, states: PyTree, path: Path) -> None:
     Raises:
         ValueError: If brax is not installed.
     """
-    html = import_suite("brax.io.html", extra="brax")
+    html = import_extra("brax.io.html", extra="brax")
     if hasattr(env, "sys"):
         system, poses = env.sys, states.pipeline_state.x
         positions, rotations = poses.pos, poses.rot
     else:
         # A copy: the loader writes into it. Body 0 is the world, which brax leaves out.
-        mjcf = import_suite("brax.io.mjcf", extra="brax")
+        mjcf = import_extra("brax.io.mjcf", extra="brax")
         system = mjcf.load_model(copy.deepcopy(env.mj_model))
         positions, rotations = states.data.xpos[:, 1:], states.data.xquat[:, 1:]
     steps = shown_steps(len(positions), _MOST_POSES)
@@ -173,7 +173,7 @@ def _classic_control(
     as long.
     """
     with _without_devices():
-        import_suite("pygame", extra="pictures")
+        import_extra("pygame", extra="pictures")
         import gymnasium
         from gymnax.visualize import vis_gym
 

@@ -19,8 +19,9 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import bound, import_suite, nearest, strong
+from trpo_jax.environments.suites import bound, nearest, strong
 from trpo_jax.errors import UsageError
+from trpo_jax.extras import import_extra
 
 
 class JumanjiEnvironment:
@@ -130,7 +131,7 @@ def make_jumanji(name: str) -> JumanjiEnvironment:
 
 @functools.cache
 def _make(name: str) -> JumanjiEnvironment:
-    jumanji = import_suite("jumanji", extra="jumanji")
+    jumanji = import_extra("jumanji", extra="jumanji")
     known = sorted(jumanji.registered_environments())
     if name not in known:
         raise UsageError(

@@ -6,8 +6,9 @@ import subprocess
 import jax
 
 from trpo_jax.environments.brax import BraxEnvironment
-from trpo_jax.environments.suites import import_suite, nearest
+from trpo_jax.environments.suites import nearest
 from trpo_jax.errors import UsageError
+from trpo_jax.extras import import_extra
 
 
 def make_playground(name: str, episode_length: int | None = None) -> BraxEnvironment:
@@ -35,7 +36,7 @@ def make_playground(name: str, episode_length: int | None = None) -> BraxEnviron
 
 @functools.cache
 def _make(name: str, episode_length: int | None) -> BraxEnvironment:
-    registry = import_suite("mujoco_playground", extra="playground").registry
+    registry = import_extra("mujoco_playground", extra="playground").registry
     if name not in registry.ALL_ENVS:
         near = nearest(name, registry.ALL_ENVS)
         raise UsageError(

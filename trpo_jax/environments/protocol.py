@@ -108,7 +108,7 @@ class Environment(Protocol):
 class Drawable(Protocol):
     """What an environment may have besides: a picture of an episode.
 
-    Training does not ask for it; `trpo_jax.runs.render` does.
+    Training does not ask for it; `trpo_jax.pictures.render` does.
     """
 
     @property

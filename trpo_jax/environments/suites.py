@@ -1,7 +1,6 @@
-"""What the adapters share: finding a suite, naming its environments, types."""
+"""Helpers that the adapters share: similar names, strong types, action bounds."""
 
 import difflib
-import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,23 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-
-from trpo_jax.errors import UsageError
-
-
-def import_suite(module: str, *, extra: str) -> Any:
-    """Import `module`, which `pip install "trpo_jax[extra]"` brings.
-
-    Raises:
-        ValueError: If it cannot be imported; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(
-            f"{module} cannot be imported ({error}). It comes with: "
-            f'pip install "trpo_jax[{extra}]"'
-        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -5,8 +5,9 @@ import functools
 import jax
 
 from trpo_jax.environments.gymnax import GymnaxEnvironment
-from trpo_jax.environments.suites import import_suite, nearest
+from trpo_jax.environments.suites import nearest
 from trpo_jax.errors import UsageError
+from trpo_jax.extras import import_extra
 
 
 def make_target_gym(name: str) -> GymnaxEnvironment:
@@ -29,7 +30,7 @@ def make_target_gym(name: str) -> GymnaxEnvironment:
 
 @functools.cache
 def _make(name: str) -> GymnaxEnvironment:
-    registry = import_suite("target_gym.registry", extra="target-gym")
+    registry = import_extra("target_gym.registry", extra="target-gym")
     if name not in registry.REGISTRY:
         near = nearest(name, registry.REGISTRY)
         raise UsageError(

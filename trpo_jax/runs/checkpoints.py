@@ -1,12 +1,12 @@
-"""Checkpoints: whole states on disk, each with the checksums of its files.
+"""Checkpoints: whole states on disk, with a checksum of every file.
 
-    checkpoints/00001200/          after 1,200 updates; there once it is complete
+    checkpoints/00001200/          after 1,200 updates; appears once it is complete
         arrays/…                   the state's leaves, written by Orbax
-        manifest.json              what run they are of, their shapes and dtypes
-        checksums.sha256           of all the others; `sha256sum -c` reads it
+        manifest.json              the run that they are of, their shapes and dtypes
+        checksums.sha256           of the other files; `sha256sum -c` reads it
 
-Orbax restores a flipped bit, and another dtype, without a word; so nothing is restored
-here before every byte and every leaf has been compared.
+Orbax restores a flipped bit, or another dtype, without an error. So every byte and
+every leaf is compared before anything is restored.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +28,8 @@ from jaxtyping import PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.runs.config_file import differing_fields
 
-FORMAT = 1
-"""Number of the layout above; another is not read."""
+FORMAT = 2
+"""Number of the layout above; no other is read."""
 
 _CHECKSUMS = "checksums.sha256"
 _MANIFEST = "manifest.json"
@@ -38,6 +38,14 @@ _ARRAYS = "arrays"
 # Bytes that must be free for the indices that Orbax writes beside arrays; those of a
 # CartPole run are 50,000.
 _ROOM_BESIDE_ARRAYS = 2**20
+
+# Settings of JAX that change the numbers of a run: its types, its kind of key, and
+# what is drawn from a key. Under others a run does not go on bit for bit.
+_SETTINGS = (
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+)
 
 
 class DamagedCheckpointError(UsageError):
@@ -49,14 +57,16 @@ class OtherCheckpointError(UsageError):
 
 
 class Manifest(NamedTuple):
-    """What a checkpoint is of.
+    """Description of a checkpoint.
 
     Attributes:
         format: `FORMAT`.
-        version: Of this package.
+        version: Version of this package.
         updates: Updates made.
-        score: What the best ones are kept by, higher is better; None if unknown.
+        score: Mean return in training since the checkpoint before, by which the best
+            ones are kept; None if no episode ended.
         config: `config_to_dict` of the run.
+        jax_settings: `jax_settings` of the process.
         leaves: Shape and dtype of each leaf by its path, as "float32[4,64]".
     """
 
@@ -65,14 +75,20 @@ class Manifest(NamedTuple):
     updates: int
     score: float | None
     config: dict[str, Any]
+    jax_settings: dict[str, Any]
     leaves: dict[str, str]
 
 
+def jax_settings() -> dict[str, Any]:
+    """Return the settings of JAX that the numbers of a run depend on."""
+    return {name: getattr(jax.config, name) for name in _SETTINGS}
+
+
 def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Path:
-    """Write a checkpoint; it appears under its name when it is complete on disk.
+    """Write a checkpoint; it appears under its name once it is complete on disk.
 
     Args:
-        folder: Of all checkpoints.
+        folder: The folder of all checkpoints.
         state: A pytree of arrays.
         manifest: Its `leaves` are filled in here.
 
@@ -92,7 +108,8 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     try:
         partial.mkdir(parents=True)
         host = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
-        # A full disk told by TensorStore is many tracebacks, and asyncio adds to them.
+        # Checked here because TensorStore, and asyncio after it, report a full disk in
+        # pages of tracebacks.
         room = sum(leaf.nbytes for leaf in host.values()) + _ROOM_BESIDE_ARRAYS
         if shutil.disk_usage(partial).free < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
@@ -112,28 +129,43 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
 
 
 def restore(
-    path: pathlib.Path, like: PyTree, config: dict[str, Any], version: str
+    path: pathlib.Path,
+    like_fn: Callable[[], PyTree],
+    config: dict[str, Any],
+    version: str,
+    *,
+    resuming: bool = False,
 ) -> tuple[PyTree, Manifest]:
-    """Return the state of a checkpoint that is whole, and of this run.
+    """Return the state of a checkpoint, if it is whole and of this run.
 
     Args:
         path: The checkpoint's folder.
-        like: Shapes and dtypes of the state, as `jax.eval_shape` returns them.
+        like_fn: Returns the shapes and dtypes of the state, as `jax.eval_shape` does.
+            Called under the settings of JAX that the checkpoint was written with.
         config: `config_to_dict` of the run.
-        version: Of this package.
+        version: Version of this package.
+        resuming: Whether the run is to go on from the state; then those settings have
+            to be the same now. Otherwise the state is restored as it was written, but
+            for types that JAX does not have without x64.
 
     Raises:
         DamagedCheckpointError: If a file is not what was written.
-        OtherCheckpointError: If it is of another config, version or shape.
+        OtherCheckpointError: If it is of another config, version, shape or, when
+            resuming, of other settings of JAX.
     """
     from orbax.checkpoint import PyTreeCheckpointer
 
     manifest = verify(path)
+    if resuming:
+        _check_settings(path, manifest)
+    with _settings_of(manifest):
+        like = like_fn()
     _check_same(path, manifest, like, config, version)
     with PyTreeCheckpointer() as checkpointer:
         host = checkpointer.restore((path / _ARRAYS).absolute())
     wanted = _leaves(like)
     restored = {name: np.asarray(leaf) for name, leaf in host.items()}
+    # Orbax does not write empty arrays.
     restored |= {
         name: np.zeros(leaf.shape, leaf.dtype)
         for name, leaf in wanted.items()
@@ -141,14 +173,15 @@ def restore(
     }
     if _types(restored) != _types(wanted):
         raise DamagedCheckpointError(
-            f"{path}: Orbax gives back other leaves than it got."
+            f"{path}: Orbax returned other leaves than were written."
         )
 
     def device(like: Any, name: str) -> jax.Array:
         array = jnp.asarray(restored[name])
         if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             return array
-        return jax.random.wrap_key_data(array)
+        impl = manifest.jax_settings["jax_default_prng_impl"]
+        return jax.random.wrap_key_data(array, impl=impl)
 
     structure = jax.tree.structure(like)
     flat = map(device, jax.tree.leaves(like), wanted)
@@ -157,12 +190,12 @@ def restore(
 
 def restore_last(
     folder: pathlib.Path,
-    like: PyTree,
+    like_fn: Callable[[], PyTree],
     config: dict[str, Any],
     version: str,
     warn_fn: Callable[[str], None],
     *,
-    rename_damaged: bool,
+    resuming: bool,
     order_fn: Callable[[pathlib.Path], list[pathlib.Path]] | None = None,
 ) -> tuple[PyTree, int] | None:
     """Return the state of the last whole checkpoint in an order, and its updates.
@@ -170,14 +203,14 @@ def restore_last(
     None if there are no checkpoints. Damaged ones are named to `warn_fn`.
 
     Args:
-        folder: Of all checkpoints.
-        like: As `restore`.
+        folder: The folder of all checkpoints.
+        like_fn: As `restore`.
         config: As `restore`.
         version: As `restore`.
-        warn_fn: Is told of each damaged checkpoint that comes after it.
-        rename_damaged: Whether those are renamed to `<updates>.damaged`.
-        order_fn: folder ↦ its checkpoints, the one to be preferred last; `complete` if
-            None.
+        warn_fn: Called with a message for each damaged checkpoint that is later.
+        resuming: As `restore`; and damaged checkpoints are renamed to
+            `<updates>.damaged`, so that the run can write these anew.
+        order_fn: folder ↦ its checkpoints, the preferred one last; `complete` if None.
 
     Raises:
         DamagedCheckpointError: If none is whole; then nothing is renamed.
@@ -186,17 +219,17 @@ def restore_last(
     damaged: dict[pathlib.Path, str] = {}
     for path in reversed((order_fn or complete)(folder)):
         try:
-            state, manifest = restore(path, like, config, version)
+            state, manifest = restore(path, like_fn, config, version, resuming=resuming)
         except DamagedCheckpointError as error:
             damaged[path] = str(error)
             continue
-        for other, what in damaged.items():
-            left = "left where it is"
-            if rename_damaged:
-                aside = _free(other.with_suffix(".damaged"))
+        for other, reason in damaged.items():
+            renamed = ""
+            if resuming:
+                aside = _unused(other.with_suffix(".damaged"))
                 other.rename(aside)
-                left = f"left aside as {aside.name}"
-            warn_fn(f"{what} It is {left}, and {path.name} used.")
+                renamed = f" It is renamed to {aside.name}."
+            warn_fn(f"{reason}{renamed} {path.name} is used instead.")
         return state, manifest.updates
     if damaged:
         raise DamagedCheckpointError(
@@ -207,10 +240,12 @@ def restore_last(
 
 
 def verify(path: pathlib.Path) -> Manifest:
-    """Return the manifest of a checkpoint of which every byte is what was written.
+    """Return the manifest of a checkpoint after comparing every byte of its files.
 
     Raises:
-        DamagedCheckpointError: If one is not; the message names the file.
+        DamagedCheckpointError: If a byte is not what was written; the message names
+            the file.
+        OtherCheckpointError: If it has another layout.
     """
     try:
         stored = (path / _CHECKSUMS).read_bytes()
@@ -225,7 +260,7 @@ def verify(path: pathlib.Path) -> Manifest:
     if values.get("format") != FORMAT:
         raise OtherCheckpointError(
             f"{path} has the layout {values.get('format')}, and this version reads "
-            f"{FORMAT}; go on with trpo_jax {values.get('version')}, that wrote it."
+            f"{FORMAT}; use trpo_jax {values.get('version')}, which wrote it."
         )
     return Manifest(**values)
 
@@ -239,30 +274,34 @@ def complete(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def by_score(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the complete checkpoints that have a score, the best last."""
+    """Return the complete checkpoints that have a score, the best one last."""
     return sorted((path for path in complete(folder) if _score(path)[0]), key=_score)
 
 
-def delete_superfluous(folder: pathlib.Path, *, last: int, best: int) -> None:
-    """Keep the `last` newest and the `best` ones of the others, delete the rest."""
+def prune(folder: pathlib.Path, *, last: int, best: int) -> None:
+    """Keep the `last` newest checkpoints and the `best` of the others, delete the rest.
+
+    Those without a score are deleted first.
+    """
     paths = complete(folder)
     others = paths[: max(0, len(paths) - last)]
     others.sort(key=_score)
     for path in others[: max(0, len(others) - best)]:
-        # No longer a checkpoint from the first moment on, should this be interrupted.
+        # Renamed first: half a folder must not be taken for a checkpoint if this is
+        # interrupted.
         shutil.rmtree(path.rename(folder / f".{path.name}.deleted"))
 
 
 def delete_partial(folder: pathlib.Path) -> None:
-    """Delete what an interrupted `save` or `delete_superfluous` left behind."""
+    """Delete what an interrupted `save` or `prune` left behind."""
     for path in folder.glob(".*"):
         if path.suffix in (".partial", ".deleted"):
             shutil.rmtree(path)
 
 
 def _score(path: pathlib.Path) -> tuple[bool, float]:
-    """Return whether a checkpoint has a score, and that, to order them by."""
-    with contextlib.suppress(OSError, ValueError):
+    """Return whether a checkpoint has a score, and its score, to sort by."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         score = json.loads((path / _MANIFEST).read_text("utf-8"))["score"]
         if isinstance(score, int | float):
             return True, score
@@ -270,15 +309,15 @@ def _score(path: pathlib.Path) -> tuple[bool, float]:
 
 
 def _leaves(state: PyTree) -> dict[str, Any]:
-    """Return the leaves by their paths, keys as the numbers that they are."""
+    """Return the leaves by their paths, keys as their raw data."""
     named, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): _numbers(leaf)
+        jax.tree_util.keystr(path, simple=True, separator="."): _raw(leaf)
         for path, leaf in named
     }
 
 
-def _numbers(leaf: Any) -> Any:
+def _raw(leaf: Any) -> Any:
     if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -293,6 +332,31 @@ def _types(leaves: dict[str, Any]) -> dict[str, str]:
     }
 
 
+@contextlib.contextmanager
+def _settings_of(manifest: Manifest) -> Iterator[None]:
+    """Run a block under the settings of JAX that a checkpoint was written with."""
+    stored = manifest.jax_settings
+    with (
+        jax.enable_x64(stored["jax_enable_x64"]),
+        jax.default_prng_impl(stored["jax_default_prng_impl"]),
+    ):
+        yield
+
+
+def _check_settings(path: pathlib.Path, manifest: Manifest) -> None:
+    """Raise OtherCheckpointError unless JAX's settings are those of a checkpoint."""
+    here = jax_settings()
+    for name, stored in manifest.jax_settings.items():
+        if stored != here[name]:
+            text = str(int(stored)) if isinstance(stored, bool) else stored
+            raise OtherCheckpointError(
+                f"{path} was written with {name}={stored!r}, but it is {here[name]!r} "
+                "now. To go on with the run set it before anything else uses JAX: "
+                f"jax.config.update({name!r}, {stored!r}), or {name.upper()}={text} in "
+                "the environment of the process."
+            )
+
+
 def _check_same(
     path: pathlib.Path,
     manifest: Manifest,
@@ -304,7 +368,7 @@ def _check_same(
     differences = differing_fields(manifest.config, config)
     if manifest.version != version:
         differences.append(f"trpo_jax: {manifest.version!r} and {version!r}")
-    if not differences:  # or else they are why
+    if not differences:  # else these are the reason for other shapes
         differences = [
             f"{name}: {manifest.leaves.get(name)} and {expected.get(name)}"
             for name in sorted(manifest.leaves.keys() | expected.keys())
@@ -314,12 +378,13 @@ def _check_same(
         raise OtherCheckpointError(
             f"{path} is of another run. What differs (there, here): "
             + "; ".join(differences)
-            + ". Restore the run's own config and version, or start in another folder."
+            + ". Use the config and version that the run was started with, or start a "
+            "run in another folder."
         )
 
 
 def _checksums(path: pathlib.Path) -> str:
-    """Return what `sha256sum` prints for all files below `path` but its own list."""
+    """Return the output of `sha256sum` for all files below `path` but its own."""
     names = sorted(
         file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()
     )
@@ -350,13 +415,13 @@ def _first_difference(path: pathlib.Path, stored: bytes, actual: bytes) -> str:
     return f"{path / _CHECKSUMS} is damaged: it does not list the files beside it."
 
 
-def _free(path: pathlib.Path) -> pathlib.Path:
-    """Return `path`, or the next name like it that nothing has yet."""
-    number, free = 1, path
-    while free.exists():
+def _unused(path: pathlib.Path) -> pathlib.Path:
+    """Return `path`, or the first of `path`-2, `path`-3, … that does not exist."""
+    number, unused = 1, path
+    while unused.exists():
         number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+        unused = path.with_name(f"{path.name}-{number}")
+    return unused
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -368,8 +433,8 @@ def _sync(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Any:
-    """Make an OSError of what TensorStore says when it cannot write."""
+def _disk_errors() -> Iterator[None]:
+    """Raise an OSError where TensorStore reports that it cannot write."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A run watched from the host: the compiled `step` looped on the device, in chunks."""
+"""Training in chunks of updates, while the host handles the chunk before."""
 
 import functools
 import time
@@ -10,32 +10,32 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
-from trpo_jax.training.compilation import compiler_options
+from trpo_jax.training.compilation import compiler_options, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
-from trpo_jax.training.keys import as_key
-from trpo_jax.training.state import TrainState, init
+from trpo_jax.training.seeds import init_seeds, run_keys, state_type
+from trpo_jax.training.state import TrainState
 
-# A chunk is to take about so long: the host wakes up seldom beside an update, the
-# program seldom asks the system for its memory anew (some 40 MB at 1024 × 128), and a
-# person who watches, or who interrupts, need not wait.
+# Seconds that a chunk should take: long enough that the host is seldom awake beside an
+# update, and that the program seldom asks the system for its memory again (some 40 MB
+# at 1024 × 128); short enough for a person who watches or interrupts.
 _CHUNK_SECONDS = 2.0
 
-# Updates in a chunk at most; so many rows of metrics are kept on the device.
-_CAPACITY = 256
+CAPACITY = 256
+"""Updates in a chunk at most: rows of metrics that are kept on the device."""
 
 
 class Chunk(NamedTuple):
-    """Some updates of a run, one after the other.
+    """Some consecutive updates of a run.
 
     Attributes:
-        updates: Updates that the run has made with them.
-        metrics: Of each of the chunk's n updates, NumPy leaves [n], or [n, num_seeds]
+        updates: Updates that the run has made up to the end of the chunk.
+        metrics: Metrics of the chunk's n updates, NumPy leaves [n], or [n, num_seeds]
             with several seeds.
-        state: The state after the last, or None if it was not asked for.
-        seconds: Since the chunk before was done.
+        state: The state after the last update, or None if it was not asked for.
+        seconds: Seconds since the end of the chunk before.
     """
 
     updates: int
@@ -45,63 +45,51 @@ class Chunk(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """What a run is made of, compiled.
+    """The compiled functions of a run.
 
     Attributes:
-        init: key ↦ state.
-        advance: (state, n) ↦ (state, metrics [_CAPACITY, …] of which n are filled);
-            gives the state that it gets up.
-        copy: state ↦ another in memory of its own.
+        init: keys ↦ state.
+        run_updates: (state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled);
+            the state is donated.
+        copy: state ↦ a copy in memory of its own.
     """
 
     init: Callable[[jax.Array], TrainState]
-    advance: Callable[[TrainState, Int[Array, ""]], tuple[TrainState, Metrics]]
+    run_updates: Callable[[TrainState, Int[Array, ""]], tuple[TrainState, Metrics]]
     copy: Callable[[TrainState], TrainState]
 
 
-def run_keys(config: TRPOConfig, key: jax.Array | None = None) -> jax.Array:
-    """Return the key that `train(config, key)` starts from, one for each seed."""
-    if key is None:
-        key = jax.random.key(config.seed)
-    key = as_key(key)
-    return jax.random.split(key, config.num_seeds) if config.num_seeds > 1 else key
-
-
-@functools.lru_cache(maxsize=16)
-def state_type(config: TRPOConfig) -> PyTree:
-    """Return shapes and dtypes of the state of `config`, without compiling.
-
-    Raises:
-        ValueError: If the config does not make a run, as `init`.
-    """
-    return jax.eval_shape(_start, config, run_keys(config))
-
-
-@functools.lru_cache(maxsize=16)
 def compile_programs(config: TRPOConfig) -> Programs:
-    """Compile what `config` runs, the one program while the next is traced."""
-    keys = run_keys(config)
-    key_type = jax.ShapeDtypeStruct(keys.shape, keys.dtype)
+    """Compile the functions of a run, one while the next is traced."""
+    options = compiler_options(config.all_env_steps)
     like = state_type(config)
-    quick = compiler_options(env_steps=0)
-    programs: tuple[tuple[Any, tuple, dict], ...] = (
-        (_start, (config, key_type), quick),
+    programs: tuple[tuple[jax.stages.Wrapped, tuple], ...] = (
+        # Each runs once or seldom: quick to compile is better than quick.
         (
-            jax.jit(_advance, donate_argnums=1),
-            (config, like, jnp.int32(1)),
-            compiler_options(config.all_env_steps),
+            jit_with_options(init_seeds, config, env_steps=0),
+            (config, jax.eval_shape(lambda: run_keys(config))),
         ),
-        (jax.jit(_copy), (config, like), quick),
+        (
+            _jit_donating(tuple(options.items())),
+            (config, like, jax.ShapeDtypeStruct((), jnp.int32)),
+        ),
+        (jit_with_options(_copy, config, env_steps=0), (config, like)),
     )
-    with ThreadPoolExecutor() as pool:
-        compiling = [
-            pool.submit(jitted.lower(*arguments).compile, options)
-            for jitted, arguments, options in programs
-        ]
-    return Programs(*(functools.partial(one.result(), config) for one in compiling))
+    # JAX keeps each executable with its lowered program, where the first call of the
+    # same jitted function finds it. So there is no cache here that would have to know
+    # of JAX's own settings, and without jit (JAX_DISABLE_JIT) nothing to be done.
+    if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        with ThreadPoolExecutor() as pool:
+            compiling = [
+                pool.submit(jitted.lower(*arguments).compile)
+                for jitted, arguments in programs
+            ]
+        for one in compiling:
+            one.result()
+    return Programs(*(functools.partial(jitted, config) for jitted, _ in programs))
 
 
-def advance(
+def run_chunks(
     programs: Programs,
     state: TrainState,
     *,
@@ -111,74 +99,68 @@ def advance(
     boundary_every: int | None = None,
     stop_fn: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chunk]:
-    """Yield the updates `first` + 1 … `last` as they are made.
+    """Yield the updates `first` + 1 … `last` in chunks, as they are made.
 
-    The device has the next chunk in hand while the host looks at one. How updates are
-    cut into chunks follows the clock, and changes no bit of them.
+    The device already works on the next chunk while the host handles one. How updates
+    are cut into chunks follows the clock, and does not change a bit of their results.
 
     Args:
-        programs: The run's.
-        state: After `first` updates; given up.
+        programs: The functions of the run.
+        state: After `first` updates; donated.
         first: Updates made already.
         last: Updates to stop after.
         wants_state_fn: Whether the chunk that ends after so many updates is to bring
             the state. The last one always does.
         boundary_every: Chunks end at the multiples of this number.
-        stop_fn: Asked before each chunk; once true, what is in hand is finished.
+        stop_fn: Asked before each chunk; once true, the chunks in flight are finished.
     """
-    in_hand: deque[tuple[int, int, Metrics, TrainState | None]] = deque()
-    pace = _Pace()
+    in_flight: deque[tuple[int, int, Metrics, TrainState | None]] = deque()
+    sizer = _ChunkSizer()
     updates = first
     while updates < last and not stop_fn():
-        end = min(updates + pace.updates, last)
+        end = min(updates + sizer.updates, last)
         if boundary_every is not None:
             end = min(end, (updates // boundary_every + 1) * boundary_every)
         count, updates = end - updates, end
-        state, metrics = programs.advance(state, jnp.int32(count))
+        state, metrics = programs.run_updates(state, jnp.int32(count))
         wanted = updates < last and wants_state_fn(updates)
         kept = programs.copy(state) if wanted else None
-        in_hand.append((updates, count, metrics, kept))
-        if len(in_hand) > 1:
-            yield _fetch(*in_hand.popleft(), pace)
-    while in_hand:
-        ends, count, metrics, kept = in_hand.popleft()
-        kept = kept if in_hand else state
-        yield _fetch(ends, count, metrics, kept, pace)
+        in_flight.append((updates, count, metrics, kept))
+        if len(in_flight) > 1:
+            yield _fetch(*in_flight.popleft(), sizer)
+    while in_flight:
+        ends, count, metrics, kept = in_flight.popleft()
+        kept = kept if in_flight else state
+        yield _fetch(ends, count, metrics, kept, sizer)
 
 
-class _Pace:
-    """Chooses how many updates to hand out at a time."""
+class _ChunkSizer:
+    """Chooses how many updates to make in the next chunk."""
 
     def __init__(self) -> None:
         self.updates = 1
         self._last = time.perf_counter()
 
     def lap(self, count: int) -> float:
-        """Return the seconds since the last call, in which `count` were made."""
+        """Return the seconds since the last call, for `count` updates."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         fitting = int(count * _CHUNK_SECONDS / max(seconds, 1e-9))
-        # At most twice as many: one short lap may be an accident.
-        self.updates = max(1, min(fitting, 2 * count, _CAPACITY))
+        # At most twice as many: one short chunk may be an accident.
+        self.updates = max(1, min(fitting, 2 * count, CAPACITY))
         return seconds
 
 
 def _fetch(
-    updates: int, count: int, metrics: Metrics, state: TrainState | None, pace: _Pace
+    updates: int,
+    count: int,
+    metrics: Metrics,
+    state: TrainState | None,
+    sizer: _ChunkSizer,
 ) -> Chunk:
-    """Wait for a chunk's metrics."""
+    """Wait for a chunk's metrics, and return them."""
     filled = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(metrics))
-    return Chunk(updates, filled, state, pace.lap(count))
-
-
-def _init(config: TRPOConfig, keys: jax.Array) -> TrainState:
-    if config.num_seeds == 1:
-        return init(config, keys)
-    return jax.vmap(init, in_axes=(None, 0))(config, keys)
-
-
-# One for `state_type` and `compile_programs`, so that it is traced once.
-_start = jax.jit(_init)
+    return Chunk(updates, filled, state, sizer.lap(count))
 
 
 def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
@@ -191,11 +173,20 @@ def _step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     return jax.vmap(step, in_axes=(None, 0))(config, state)
 
 
-def _advance(
+@functools.cache
+def _jit_donating(options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
+    """Return `_run_updates` jitted; the same object for the same options."""
+    return jax.jit(
+        _run_updates, donate_argnums=1, compiler_options=dict(options) or None
+    )
+
+
+def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
-    """Make `count` updates, known only when it runs: every chunk is one program."""
-    one_step = jax.jit(functools.partial(_step, config), inline=True)  # traced once
+    """Make `count` updates; traced, so that chunks of all sizes are one program."""
+    # Under `jit` for its cache, so that `eval_shape` and the loop trace it once.
+    one_step = jax.jit(functools.partial(_step, config), inline=True)
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry
@@ -205,13 +196,13 @@ def _advance(
 
     _, metrics_type = jax.eval_shape(one_step, state)
     records = jax.tree.map(
-        lambda leaf: jnp.zeros((_CAPACITY, *leaf.shape), leaf.dtype), metrics_type
+        lambda leaf: jnp.zeros((CAPACITY, *leaf.shape), leaf.dtype), metrics_type
     )
     return jax.lax.fori_loop(0, count, body, (state, records))
 
 
 def by_update(metrics: Metrics) -> list[dict[str, np.ndarray]]:
-    """Return a chunk's metrics update by update, the update's own evidence among them.
+    """Return a chunk's metrics update by update, with the fields of `UpdateInfo`.
 
     Args:
         metrics: Leaves [n] or [n, num_seeds].

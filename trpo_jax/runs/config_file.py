@@ -1,4 +1,4 @@
-"""A configuration as a file that people read, and that makes the run again."""
+"""Configs as files: readable, and enough to make the run again."""
 
 import dataclasses
 import json
@@ -14,11 +14,11 @@ _FIELDS = {field.name for field in dataclasses.fields(TRPOConfig)}
 
 
 def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
-    """Return the configuration as JSON knows it.
+    """Return the config as plain values, fit for JSON.
 
-    What is a Python object (a network, a schedule, an environment of one's own) becomes
-    {"python": its description}, which it cannot be made from. Two are compared by what
-    they print as, so a function by its name only.
+    A Python object (a network, a schedule, your own environment) becomes
+    {"python": its description}, from which it cannot be made again. Two of these are
+    compared by their descriptions, so functions by their names only.
     """
     values = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(config)
@@ -27,16 +27,16 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
-    """Return the configuration that `config_to_dict` was given.
+    """Return the config that `config_to_dict` was given.
 
     Args:
-        values: Fields by name; those left out have their defaults.
+        values: Fields by name; the others have their defaults.
         objects: The fields that are Python objects.
 
     Raises:
-        ValueError: If a name is unknown, a Python object is missing, or the values do
+        UsageError: If a name is unknown, a Python object is missing, or the values do
             not make a run.
-        TypeError: If a value is of the wrong kind.
+        UsageTypeError: If a value is of the wrong type.
     """
     values = {**values, **objects}
     unknown = sorted(values.keys() - _FIELDS)
@@ -48,10 +48,10 @@ def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
     missing = from_python(values)
     if missing:
         raise UsageError(
-            f"{', '.join(missing)} of this run came from Python ("
-            + "; ".join(values[name]["python"] for name in missing)
-            + "), which a file does not hold. Pass the config that it was started "
-            "with: config=TRPOConfig(...)."
+            "Python objects that a file does not hold: "
+            + "; ".join(f"{name} ({values[name]['python']})" for name in missing)
+            + ". In Python, pass the config that the run was started with as the "
+            "argument config."
         )
     values = {
         name: tuple(value) if isinstance(value, list) else value
@@ -66,21 +66,21 @@ def _with_nearest(name: str) -> str:
 
 
 def read_config(path: str | pathlib.Path, **objects: Any) -> TRPOConfig:
-    """Return the configuration in a .json or .toml file.
+    """Return the config in a .json or .toml file.
 
     Raises:
-        ValueError: If there is no such file, it cannot be read, or its values do not
-            make a run; the message names the file.
+        UsageError: If there is no such file, it cannot be read, or its values do not
+            make a run.
     """
     path = pathlib.Path(path)
     return config_from_dict(read_config_values(path), **objects)
 
 
 def read_config_values(path: pathlib.Path) -> dict[str, Any]:
-    """Return the fields in a .json or .toml file; ValueError as `read_config`."""
+    """Return the fields in a .json or .toml file; raises as `read_config`."""
     parsers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in parsers:
-        raise UsageError(f"{path} is neither .json nor .toml; name one of these.")
+        raise UsageError(f"{path} is neither .json nor .toml; name such a file.")
     try:
         values = parsers[path.suffix](path.read_text("utf-8"))
     except OSError as error:
@@ -88,12 +88,12 @@ def read_config_values(path: pathlib.Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} is not {path.suffix[1:]}: {error}.") from error
     if not isinstance(values, dict):
-        raise UsageError(f'{path} holds no fields; write {{"env": ...}}.')
+        raise UsageError(f'{path} holds no fields; write {{"env": "CartPole-v1"}}.')
     return values
 
 
 def differing_fields(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
-    """Return the names under which two `config_to_dict` differ, with both values."""
+    """Return the fields in which two `config_to_dict` differ, with both values."""
     return [
         f"{name}: {left.get(name)!r} and {right.get(name)!r}"
         for name in sorted(left.keys() | right.keys())
@@ -102,7 +102,7 @@ def differing_fields(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
 
 
 def from_python(values: dict[str, Any]) -> list[str]:
-    """Return the names in a `config_to_dict` of fields that no file can hold."""
+    """Return the fields of a `config_to_dict` that are Python objects."""
     return [
         name
         for name, value in values.items()
@@ -121,12 +121,12 @@ def _plain(value: Any) -> Any:
 
 
 def _describe(value: Any) -> str:
-    """Name a function by where it is defined; for the rest, what it says of itself."""
+    """Return a function's qualified name, or the repr of another object."""
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if type(value) is tuple:
         return f"({', '.join(map(_describe, value))})"
     text = " ".join(repr(value).split())
-    if " at 0x" in text:  # an address, which says nothing in another process
+    if " at 0x" in text:  # an address, which means nothing in another process
         return f"{type(value).__module__}.{type(value).__qualname__}"
     return text

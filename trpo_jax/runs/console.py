@@ -1,6 +1,8 @@
-"""A run in the terminal: how far it is, how well it does, and how its updates fare."""
+"""Live progress of a run, and the protocol of whoever shows it."""
 
+import contextlib
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -18,12 +20,45 @@ from rich.table import Column
 from trpo_jax.runs.chunks import Chunk, by_update
 from trpo_jax.training.config import TRPOConfig
 
-# Where there is no terminal to draw a bar in, a run prints about this many lines.
+# Lines that a run prints where there is no terminal to draw a bar in, about.
 _NUM_PLAIN_LINES = 20
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """Something that shows the progress of a run."""
+
+    def watch(self, chunk: Chunk) -> None:
+        """Show the updates of a chunk."""
+
+    def notify(self, message: str) -> None:
+        """Show a message; may be called from any thread."""
+
+
+class SilentWatcher:
+    """Shows nothing."""
+
+    def watch(self, chunk: Chunk) -> None:
+        """Show nothing."""
+
+    def notify(self, message: str) -> None:
+        """Show nothing."""
+
+
+def watching(
+    config: TRPOConfig, *, progress: bool
+) -> contextlib.AbstractContextManager[Watcher]:
+    """Return a watcher that shows progress in the terminal, or none."""
+    if progress:
+        return ConsoleWatcher(config)
+    return contextlib.nullcontext(SilentWatcher())
+
+
 class ConsoleWatcher:
-    """Shows a run as a bar; where there is no terminal, as plain lines."""
+    """Shows a run as a progress bar; where there is no terminal, as plain lines.
+
+    Return, KL, CG residual, accepted fraction, entropy and speed, of the last update.
+    """
 
     def __init__(self, config: TRPOConfig, console: Console | None = None):
         """Show a run of `config`."""
@@ -50,10 +85,10 @@ class ConsoleWatcher:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._gone = False  # its thread is to be stopped all the same
+        self._gone = False  # the bar's own thread has to be stopped all the same
         self._show(self._progress.stop)
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Print a line above the bar."""
         self._show(
             lambda: self._console.print(
@@ -63,17 +98,17 @@ class ConsoleWatcher:
 
     def watch(self, chunk: Chunk) -> None:
         """Show the updates of a chunk."""
-        self._show(lambda: self._tell(chunk))
+        self._show(lambda: self._update(chunk))
 
     def _show(self, show_fn: Callable[[], None]) -> None:
-        """Go on in silence when the terminal or the pipe is gone: the run does."""
+        """Call `show_fn`; stop showing, but not the run, if the terminal is gone."""
         if not self._gone:
             try:
                 show_fn()
             except (OSError, UnicodeError, SystemExit):  # the last is Rich's for a pipe
                 self._gone = True
 
-    def _tell(self, chunk: Chunk) -> None:
+    def _update(self, chunk: Chunk) -> None:
         metrics = by_update(chunk.metrics)
         first = chunk.updates - len(metrics)
         steps = self._config.num_seeds * self._config.batch_size * len(metrics)
@@ -85,7 +120,7 @@ class ConsoleWatcher:
             shown = update % self._line_every == 0 or last
             if shown and not self._console.is_terminal:
                 env_steps = update * self._config.batch_size
-                self.say(f"{env_steps:>11,} steps  {self._describe(one, speed)}")
+                self.notify(f"{env_steps:>11,} steps  {self._describe(one, speed)}")
         self._progress.update(
             self._task,
             completed=chunk.updates * self._config.batch_size,

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and who may write there."""
+"""The folder of a run: its files, and the lock on it."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jaxlib
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
@@ -24,25 +24,25 @@ from trpo_jax.runs.config_file import (
     read_config_values,
 )
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.version import __version__
 
 
 class RunFolder:
     """The files of one run.
 
-    config.json       what was run, enough to run it again
-    settings.json     what was to be recorded of it
-    events.jsonl      when it was started, resumed, ended; versions and device
+    config.json       the config, enough to make the run again
+    settings.json     the `RunSettings`
+    events.jsonl      starts, resumptions, warnings, the end; versions and device
     metrics.jsonl     one line for each update, the same in every repetition
-    timing.jsonl      when they were made, and how fast
+    timing.jsonl      when the updates were made, and how fast
     checkpoints/      whole states
-    evaluation.json   how the last one does
+    evaluation.json   evaluation of the last state
     pictures/         drawn from these
     """
 
     def __init__(self, path: str | pathlib.Path):
-        """Name the files in `path`; touches none."""
+        """Name the files in `path`, without touching any."""
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.settings = self.path / "settings.json"
@@ -54,31 +54,35 @@ class RunFolder:
         self._writing = threading.Lock()
 
     def create(self, config: TRPOConfig, settings: RunSettings) -> None:
-        """Make a new run of a folder that is held (`lock`).
+        """Write the first files of a run into a folder that is locked (`lock`).
 
         Raises:
-            ValueError: If a run, or anything else, is there already, or the folder
-                cannot be written.
+            UsageError: If the folder holds a run, or anything else, or cannot be
+                written.
         """
         self.check_new(config)
         with _readable_errors(self.path):
             write_json(self.settings, dataclasses.asdict(settings))
-            # The last: with it the folder holds a run.
+            # Last: a folder with this file holds a run.
             write_json(self.config, config_to_dict(config))
 
     def check_new(self, config: TRPOConfig) -> None:
-        """Raise ValueError as `create` does; touches nothing."""
+        """Raise UsageError as `create` does, without touching anything."""
         with _readable_errors(self.path):
             if self.config.exists():
                 raise UsageError(self._taken(config))
-            there = self.path.iterdir() if self.path.exists() else ()
-            if not all(map(self._is_left_over, there)):
+            if not self._is_free():
                 raise UsageError(
                     f"{self.path} is not empty and holds no run; name a new folder."
                 )
 
+    def _is_free(self) -> bool:
+        """Return whether there is nothing, or only what a killed process left."""
+        there = self.path.iterdir() if self.path.exists() else ()
+        return all(map(self._is_left_over, there))
+
     def _is_left_over(self, path: pathlib.Path) -> bool:
-        """Whether a process that was killed while it made the folder left a file."""
+        """Return whether a file is from a process killed while it made the folder."""
         if path == self.settings:
             with contextlib.suppress(ValueError):
                 self.read_settings()
@@ -90,7 +94,7 @@ class RunFolder:
         differences = differing_fields(stored, config_to_dict(config))
         if differences:
             return (
-                f"{self.path} holds a run of another config. What differs (there, "
+                f"{self.path} holds a run with another config. What differs (there, "
                 f"here): {'; '.join(differences)}. Name another folder."
             )
         return (
@@ -99,9 +103,9 @@ class RunFolder:
         )
 
     def how_to_resume(self, config: TRPOConfig) -> str:
-        """Return what to write to go on with the run: a command, or if need be a call.
+        """Return the command that resumes the run, or the call if it needs one.
 
-        A config with Python objects has to be given again, and only a call can.
+        A config with Python objects has to be passed again, which only a call can do.
         """
         if from_python(config_to_dict(config)):
             return f"trpo_jax.resume({str(self.path)!r}, config)"
@@ -111,56 +115,72 @@ class RunFolder:
         """Return the config of the run that the folder holds.
 
         Args:
-            config: The same, where it has Python objects that no file can hold.
+            config: The same, if it has Python objects, which no file can hold.
 
         Raises:
-            ValueError: If there is no run, or `config` is another; the message names
+            UsageError: If there is no run, or `config` is another; the message names
                 the fields.
         """
-        if not self.config.exists():
-            what = (
-                "holds no run (no config.json)"
-                if self.path.exists()
-                else "is not there"
-            )
-            raise UsageError(
-                f"{self.path} {what}; name the folder of a run, or start one by "
-                f"trpo_jax.run(config, {str(self.path)!r}) or, on the command line, "
-                f"`python -m trpo_jax train --folder {shlex.quote(str(self.path))}`."
-            )
+        if not self.config.is_file():
+            raise UsageError(self._no_run())
         stored = read_config_values(self.config)
         if config is None:
             return config_from_dict(stored)
+        check_config(config)
         differences = differing_fields(stored, config_to_dict(config))
         if differences:
+            advice = "pass the config that the run was started with"
+            if not from_python(stored):
+                advice = "leave out the argument config"
             raise UsageError(
-                f"{self.path} holds a run of another config. What differs (there, "
-                f"here): {'; '.join(differences)}."
+                f"{self.path} holds a run with another config. What differs (there, "
+                f"here): {'; '.join(differences)}; {advice}."
             )
         return config
 
+    def _no_run(self) -> str:
+        start = (
+            f", or start one by trpo_jax.run(config, {str(self.path)!r}) or, on the "
+            f"command line, `python -m trpo_jax train --folder "
+            f"{shlex.quote(str(self.path))}`."
+        )
+        if not self.path.exists():
+            return f"{self.path} does not exist; name the folder of a run{start}"
+        if not self.path.is_dir():
+            return f"{self.path} is a file; name the folder of a run."
+        # A run cannot be started beside other files.
+        advice = start if self._is_free() else "."
+        return (
+            f"{self.path} holds no run (no config.json); name the folder of a "
+            f"run{advice}"
+        )
+
     def read_settings(self) -> RunSettings:
-        """Return what is to be recorded; ValueError if the file does not say."""
+        """Return the settings of the run; UsageError if the file is not usable."""
         values = read_config_values(self.settings)
         unknown = values.keys() - {one.name for one in dataclasses.fields(RunSettings)}
         if unknown:
             raise UsageError(
-                f"{self.settings} has no business with {', '.join(sorted(unknown))}; "
-                "delete what `trpo_jax.RunSettings` does not have."
+                f"{self.settings} has unknown settings: {', '.join(sorted(unknown))}; "
+                "delete them there."
             )
-        return RunSettings(**values)
+        try:
+            return RunSettings(**values)
+        except (UsageError, UsageTypeError) as error:
+            raise UsageError(f"{self.settings}: {error}") from error
 
     @contextlib.contextmanager
     def lock(self, *, make: bool = False) -> Iterator[None]:
-        """Hold the folder; released, too, when the process is killed.
+        """Lock the folder; the lock is also released when the process is killed.
 
         Args:
-            make: Make the folder, if there is none.
+            make: Make the folder, if it does not exist.
 
         Raises:
-            ValueError: If another process holds it, or it cannot be written.
+            UsageError: If another process holds the lock, or the folder cannot be
+                written.
         """
-        import fcntl  # which not every system has
+        import fcntl  # not on every system
 
         with _readable_errors(self.path):
             if make:
@@ -171,20 +191,20 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
-                    f"another process is running in {self.path}; let it end, or stop "
-                    "it first."
+                    f"another process is running in {self.path}; wait until it ends, "
+                    "or stop it first."
                 ) from error
             yield
 
     def log_event(self, event: str, **details: Any) -> None:
-        """Add a line to the folder's events; from any thread."""
+        """Append a line to the events; may be called from any thread."""
         line = {"event": event, "time": time.time(), **details}
         with self._writing, open(self.events, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def system_info() -> dict[str, Any]:
-    """Return the versions and the device that a run's numbers come from."""
+    """Return the versions and the device that a run uses."""
     return {
         "trpo_jax": __version__,
         "jax": jax.__version__,
@@ -197,7 +217,7 @@ def system_info() -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a file that is either the old one or the new one, whole, at any instant."""
+    """Write a file atomically: at any instant it is the old one or the new one."""
     partial = path.with_suffix(".partial")
     with open(partial, "w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=1) + "\n")
@@ -212,5 +232,5 @@ def _readable_errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror}); name a folder that can."
+            f"{path} cannot be written ({error.strerror}); name another folder."
         ) from error

@@ -1,4 +1,4 @@
-"""When a run's state is saved, beside the run."""
+"""Saving checkpoints in a thread while the run goes on."""
 
 import math
 import pathlib
@@ -17,12 +17,14 @@ from trpo_jax.version import __version__
 
 
 class Saver:
-    """Saves states in a thread, one after the other, and deletes superfluous ones."""
+    """Saves states in a thread, one after the other, and prunes old ones."""
 
     def __init__(self, folder: pathlib.Path, config: TRPOConfig, settings: RunSettings):
-        """Save states of `config` into `folder`, as often as `settings` say."""
+        """Save states of `config` in `folder`, as often as `settings` say."""
         self._folder = folder
         self._config = config_to_dict(config)
+        # Read here: a `with jax.enable_x64(…)` block does not reach other threads.
+        self._jax_settings = checkpoints.jax_settings()
         self._settings = settings
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._saving: Future[Any] | None = None
@@ -39,16 +41,16 @@ class Saver:
         self._due = self._next_time()
         return True
 
-    def observe(self, episode_returns: np.ndarray) -> None:
-        """Take note of an update's returns, by which checkpoints are ranked."""
+    def add_returns(self, episode_returns: np.ndarray) -> None:
+        """Add the returns of some updates to the next checkpoint's score."""
         finite = episode_returns[np.isfinite(episode_returns)]
         self._returns.extend(finite.ravel().tolist())
 
     def save(self, chunk: Chunk) -> None:
-        """Begin to save a chunk's state, once the one before is saved.
+        """Start saving a chunk's state, once the one before is saved.
 
         Raises:
-            OSError: If the one before could not be.
+            OSError: If the one before could not be saved.
         """
         self.wait()
         score = float(np.mean(self._returns)) if self._returns else math.nan
@@ -59,23 +61,24 @@ class Saver:
             updates=chunk.updates,
             score=score if math.isfinite(score) else None,
             config=self._config,
+            jax_settings=self._jax_settings,
             leaves={},
         )
         self._saving = self._pool.submit(self._save, chunk.state, manifest)
 
     def wait(self) -> None:
-        """Wait until what was begun is done; OSError if it could not be."""
+        """Wait until the last state is saved; OSError if it could not be."""
         if self._saving is not None:
             saving, self._saving = self._saving, None
             saving.result()
 
     def close(self) -> None:
-        """Wait for the thread to end, whatever comes of it."""
+        """Wait for the thread to end, whether or not it fails."""
         self._pool.shutdown()
 
     def _save(self, state: Any, manifest: checkpoints.Manifest) -> None:
         checkpoints.save(self._folder, state, manifest)
-        checkpoints.delete_superfluous(
+        checkpoints.prune(
             self._folder, last=self._settings.keep_last, best=self._settings.keep_best
         )
 

@@ -1,4 +1,4 @@
-"""What is to be recorded of a run."""
+"""Settings of a recorded run: checkpoints, evaluation, logs."""
 
 import dataclasses
 
@@ -7,27 +7,27 @@ from trpo_jax.errors import UsageError, UsageTypeError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What is to be recorded of a run, and how often. Validated when made."""
+    """What a run records, and how often. Validated when made."""
 
     checkpoint_minutes: float | None = 5.0
-    """Minutes between two checkpoints; None for none but by updates."""
+    """Minutes between two checkpoints; None to save by updates alone."""
     checkpoint_updates: int | None = None
-    """Updates between two checkpoints; None for none but by minutes."""
+    """Updates between two checkpoints; None to save by minutes alone."""
     keep_last: int = 3
-    """The newest checkpoints that are kept."""
+    """Newest checkpoints to keep."""
     keep_best: int = 1
-    """Older checkpoints that are kept for their return in training."""
+    """Older checkpoints to keep for their return in training."""
     evaluation_episodes: int = 128
-    """Episodes that the last policy plays when the run is done."""
+    """Episodes that evaluate the last policy when the run is done."""
     tensorboard: bool = False
     """Also write TensorBoard's event files."""
     wandb: str | None = None
-    """Also write to this Weights & Biases project."""
+    """Also log to this Weights & Biases project."""
     max_nonfinite_updates: int = 20
-    """Stop after so many updates in a row that saw NaN or infinity."""
+    """Stop after so many consecutive updates that met NaN or infinity."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError or TypeError for what could only fail later."""
+        """Raise UsageError or UsageTypeError for values that could only fail later."""
         least = {
             "checkpoint_updates": 1,
             "keep_last": 1,
@@ -44,7 +44,29 @@ class RunSettings:
             if value < fewest:
                 raise UsageError(f"{name}={value}; write at least {fewest}.")
         minutes = self.checkpoint_minutes
-        if minutes is not None and not 0 <= minutes < float("inf"):
+        if minutes is not None and not (
+            isinstance(minutes, int | float) and 0 <= minutes < float("inf")
+        ):
             raise UsageError(
-                f"checkpoint_minutes={minutes}; write minutes, as 5, or None."
+                f"checkpoint_minutes={minutes!r}; write minutes, as 5, or None."
             )
+        if not isinstance(self.tensorboard, bool):
+            raise UsageTypeError(f"tensorboard={self.tensorboard!r}; write True.")
+        if self.wandb is not None and not (isinstance(self.wandb, str) and self.wandb):
+            raise UsageTypeError(
+                f"wandb={self.wandb!r} is not a project; write wandb='trpo_jax', say."
+            )
+
+    def check_without_folder(self) -> None:
+        """Raise UsageError if a setting asks for files, for a run without a folder."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _WITHOUT_FILES and value != field.default:
+                raise UsageError(
+                    f"{field.name}={value!r} asks for files, but the run has no "
+                    "folder; write --folder NAME on the command line, or "
+                    "trpo_jax.run(config, folder, settings)."
+                )
+
+
+_WITHOUT_FILES = ("evaluation_episodes", "max_nonfinite_updates")

@@ -1,4 +1,4 @@
-"""How fast a run goes on this machine."""
+"""Training throughput on this machine."""
 
 import dataclasses
 import time
@@ -8,29 +8,31 @@ import jax
 import numpy as np
 
 from trpo_jax.errors import UsageError
-from trpo_jax.runs.chunks import advance, compile_programs, run_keys
+from trpo_jax.runs.chunks import compile_programs, run_chunks
 from trpo_jax.runs.folder import system_info
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.seeds import run_keys
 
 
 def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str, Any]:
-    """Train for some seconds, and return how fast that went.
+    """Train for some seconds, and return the throughput.
 
     Args:
         config: The run.
-        seconds: How long, but for two chunks at least.
+        seconds: Duration; at least two chunks of updates are made.
 
     Returns:
-        `compile_seconds`; of the chunks of updates after the first, environment steps
-        per second of all seeds together: their median, and the quarter points as
+        `compile_seconds`; the median `steps_per_second` of the chunks after the first
+        quarter, environment steps of all seeds together, and the quartiles as
         `steps_per_second_spread`; `seconds_per_update`; versions and device.
 
     Raises:
-        ValueError: If `seconds` is less than 0.1.
+        UsageError: If `seconds` is less than 0.1.
     """
+    check_config(config)
     if not seconds >= 0.1:
         raise UsageError(f"seconds={seconds} is too short to measure; write 5.")
-    # A trust region that has shrunk to nothing would be searched in vain.
+    # Without schedules: δ = 0 after the last update would change what is measured.
     config = dataclasses.replace(
         config, max_kl_schedule="constant", critic_learning_rate_schedule="constant"
     )
@@ -39,7 +41,7 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
     compiled = time.perf_counter() - start
     state = jax.block_until_ready(programs.init(run_keys(config)))
     end = time.perf_counter() + seconds
-    chunks = advance(
+    chunks = run_chunks(
         programs,
         state,
         first=0,
@@ -47,7 +49,7 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
         stop_fn=lambda: time.perf_counter() > end,
     )
     per_update = [chunk.seconds / len(chunk.metrics.env_steps) for chunk in chunks]
-    # The first chunks are short, and there is nothing in hand before the first.
+    # The first chunks are short, and no chunk is in flight before the first.
     settled = np.array(per_update[len(per_update) // 4 :])
     steps = config.num_seeds * config.batch_size
     low, middle, high = np.quantile(steps / settled, [0.25, 0.5, 0.75])

@@ -1,41 +1,42 @@
-"""Pictures of how runs went, from what is in their folders."""
+"""Plots of runs, from the records in their folders."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from trpo_jax.errors import UsageError
-from trpo_jax.runs.curves import read_run
+from trpo_jax.pictures.curves import read_run
 
 
 def plot_runs(
     folders: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
-    """Draw the learning curves and diagnostics of runs, laid over each other.
+    """Draw the learning curves and diagnostics of runs into two common pictures.
 
-    `learning-curves.png` has the episode return, a panel for each environment;
+    `learning-curves.png` shows the episode return, a panel for each environment;
     `diagnostics.png` the KL against δ, the residual of conjugate gradient, the accepted
-    fraction, the entropy, and the critic's explained variance and loss. Both have means
-    over seeds with a 95 % interval (on a logarithmic axis that of the logarithm, by the
-    delta method), smoothed over 4 % of a run's updates. A run that is still going on is
-    drawn as far as it is.
+    fraction, the entropy, and the critic's explained variance and loss. Curves are
+    means over seeds with a 95 % interval (on a logarithmic axis that of the logarithm,
+    by the delta method), smoothed over 4 % of a run's updates. A run in progress is
+    drawn as far as it has come.
 
     Args:
-        folders: Of one or more runs, each with its `config.json` and `metrics.jsonl`.
-        output: The folder for the pictures, made if there is none; by default
+        folders: One or more folders of runs, each with `config.json` and
+            `metrics.jsonl`.
+        output: The folder for the pictures, made if it does not exist; by default
             `pictures` inside the folder of a single run, and `trpo_jax-pictures` in the
-            current one for several.
+            current folder for several.
 
     Returns:
         The paths of the two pictures.
 
     Raises:
-        ValueError: If there are no folders, or one of them holds no run, no metrics
+        UsageError: If there are no folders, or one of them holds no run, no metrics
             yet, or a damaged line (the message names file and line).
     """
-    # A figure takes half a second to import.
-    from trpo_jax.runs.figures import draw_diagnostics, draw_returns
+    # Here, because Matplotlib takes half a second to import.
+    from trpo_jax.pictures.figures import draw_diagnostics, draw_returns
 
     if isinstance(folders, str | os.PathLike):
         raise UsageError(f"folders={folders!r} is one path; write [{str(folders)!r}].")

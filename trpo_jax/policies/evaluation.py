@@ -1,4 +1,4 @@
-"""How well a trained policy does, over whole episodes."""
+"""Evaluation of a trained policy over whole episodes."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,15 +8,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 from trpo_jax.errors import UsageError
-from trpo_jax.runs.acting import Actions, check_actions
-from trpo_jax.runs.chunks import state_type
-from trpo_jax.runs.episodes import Episodes, advance, check_seeds, start_episodes
+from trpo_jax.policies.acting import (
+    Actions,
+    Episodes,
+    check_actions,
+    check_trained,
+    start_episodes,
+    step_episodes,
+)
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import TrainState
 
 _MAX_STEPS = 10_000
@@ -37,44 +43,52 @@ def evaluate(
         config: The run.
         state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
         key: Randomness; consumed.
-        num_episodes: How many episodes, side by side.
-        actions: The most probable action, or one drawn from the policy.
-        max_steps: An episode that has not ended by then counts as NaN.
+        num_episodes: Episodes of each seed, played side by side.
+        actions: The most probable action, or one sampled from the policy.
+        max_steps: The return of an episode that is longer is NaN.
 
     Returns:
         Returns float[num_episodes], or float[num_seeds, num_episodes].
 
     Raises:
-        TypeError: If `config` or `state` is something else, or `key` not a key.
-        ValueError: If a count is not positive, `actions` neither of the two, or the
-            state is of another number of seeds.
+        UsageTypeError: If `config` or `state` is something else, or `key` not a key.
+        UsageError: If a count is not positive, `actions` neither of the two, or the
+            state has other seeds, observations or parameters than `config` makes.
     """
     key = as_key(key)
     for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
         if count < 1:
             raise UsageError(f"{name}={count} is not positive; write at least 1.")
     check_actions(actions)
-    check_seeds(config, state, "vmap evaluate over other axes")
-    run = _program((state, key))
-    return run(config, state, key, num_episodes, actions, max_steps)
+    check_trained(config, state, "vmap evaluate over other axes")
+    play = _program(config)
+    returns, ended = play(config, state, key, num_episodes, actions, max_steps)
+    if isinstance(returns, jax.core.Tracer):
+        return jnp.where(ended, returns, jnp.nan)
+    # By NumPy: a NaN that leaves a compiled program is an error to `jax_debug_nans`,
+    # with which people look for NaN of their own.
+    return jax.device_put(np.where(ended, returns, np.nan))
 
 
 @contextlib.contextmanager
 def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None]:
-    """Compile what `evaluate(config, …, num_episodes)` runs while the block trains.
+    """Compile `evaluate(config, …, num_episodes)` in a thread while the block trains.
 
-    Of a short run it is a good part; a long one does without. What goes wrong in the
-    thread does so again, and is told, in `evaluate`. A block that is interrupted does
-    not wait for the thread.
+    In a short run its compilation takes a good part of the time; a long run does
+    without. An error in the thread is ignored: `evaluate` meets it again, and raises
+    it. A block that is interrupted does not wait for the thread.
     """
-    if not is_short(config.all_env_steps):
+    without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    if without_jit or not is_short(config.all_env_steps):
         yield
         return
     key_type = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = _program().lower(
+    lowered = _program(config).lower(
         config, state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
     )
     pool = ThreadPoolExecutor(max_workers=1)
+    # JAX keeps the executable with the lowered program, where the call of the same
+    # jitted function finds it.
     pool.submit(lowered.compile)
     try:
         yield
@@ -87,11 +101,11 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
 def summarize_returns(
     config: TRPOConfig, returns: Float[Array, "*seeds episodes"]
 ) -> dict[str, Any]:
-    """Return what `evaluate` returned in a few numbers, as JSON knows them.
+    """Summarise what `evaluate` returned in a few numbers, fit for JSON.
 
     Returns:
-        Over the episodes that ended: `return_mean`, `return_std`, `return_by_seed`,
-        None where none did; and `num_episodes` of each seed, `num_unended` of all.
+        Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
+        None where none did; `num_episodes` of each seed, and `num_unended` of all.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
 
@@ -108,11 +122,11 @@ def summarize_returns(
     }
 
 
-def in_words(evaluation: dict[str, Any]) -> str:
-    """Return a line or two on what `summarize_returns` returned."""
+def format_evaluation(evaluation: dict[str, Any]) -> str:
+    """Format what `summarize_returns` returned as one to three lines of text."""
     mean, std = evaluation["return_mean"], evaluation["return_std"]
     if mean is None:
-        return "evaluation: no episode came to an end"
+        return "evaluation: no episode ended"
     text = (
         f"evaluation over {evaluation['num_episodes']} episodes: return {mean:.1f}, "
         f"standard deviation {std:.1f}"
@@ -126,10 +140,10 @@ def in_words(evaluation: dict[str, Any]) -> str:
     return text
 
 
-def _program(inputs: PyTree = ()) -> jax.stages.Wrapped:
-    """Return `_evaluate`, jitted with the options of a short run: it is one."""
+def _program(config: TRPOConfig) -> jax.stages.Wrapped:
+    """Return `_evaluate`, jitted with the options for a short run."""
     static = (3, 4, 5)  # num_episodes, actions, max_steps
-    return jit_with_options(_evaluate, inputs, env_steps=1, static_argnums=static)
+    return jit_with_options(_evaluate, config, env_steps=1, static_argnums=static)
 
 
 def _evaluate(
@@ -139,19 +153,21 @@ def _evaluate(
     num_episodes: int,
     actions: Actions,
     max_steps: int,
-) -> Float[Array, "*seeds episodes"]:
-    def play(state: TrainState, key: KeyLike) -> Float[Array, " episodes"]:
+) -> tuple[Float[Array, "*seeds episodes"], Bool[Array, "*seeds episodes"]]:
+    """Return the returns of the episodes, and which of them ended."""
+
+    def play(state: TrainState, key: KeyLike) -> tuple[Array, Array]:
         reset_key, key = jax.random.split(key)
 
-        def proceed(episodes: Episodes) -> Array:
+        def unfinished(episodes: Episodes) -> Array:
             return (episodes.steps < max_steps) & ~jnp.all(episodes.ended)
 
         def step(episodes: Episodes) -> Episodes:
-            return advance(config, state, key, episodes, actions)
+            return step_episodes(config, state, key, episodes, actions)
 
         start = start_episodes(config, reset_key, num_episodes)
-        episodes = jax.lax.while_loop(proceed, step, start)
-        return jnp.where(episodes.ended, episodes.returns, jnp.nan)
+        episodes = jax.lax.while_loop(unfinished, step, start)
+        return episodes.returns, episodes.ended
 
     if config.num_seeds == 1:
         return play(state, key)

@@ -1,4 +1,4 @@
-"""A picture of what a trained policy does."""
+"""Rendering of an episode that a trained policy plays."""
 
 import os
 from pathlib import Path
@@ -10,28 +10,29 @@ from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.environments import DRAWN_BY_GYMNAX, Drawable, Environment
 from trpo_jax.errors import UsageError
-from trpo_jax.runs.acting import Actions, check_actions
-from trpo_jax.runs.episodes import (
+from trpo_jax.policies.acting import (
+    Actions,
     Episodes,
-    advance,
-    one_seed,
+    check_actions,
     start_episodes,
+    state_of_seed,
+    step_episodes,
 )
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.components import make_components
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.state import TrainState
 
 
 class RenderedEpisode(NamedTuple):
-    """An episode that was drawn.
+    """A rendered episode.
 
     Attributes:
-        path: Of the picture.
-        episode_return: Undiscounted, of the steps that were played.
-        length: How many those are.
-        ended: Whether the episode had by then.
+        path: The file of the picture.
+        episode_return: Undiscounted return of the steps that were played.
+        length: Steps that were played.
+        ended: Whether the episode ended with the last of them.
     """
 
     path: Path
@@ -52,42 +53,42 @@ def render_episode(
 ) -> RenderedEpisode:
     """Play one episode on the device and draw it into a file.
 
-    It is the episode that `evaluate(config, state, key, 1)` plays: of gymnax's
-    environments a GIF, of brax's and MuJoCo Playground's an HTML page. What is drawn
-    are the states that were acted in: where the last action led is not.
+    The episode is the one that `evaluate(config, state, key, 1)` plays: a GIF for
+    gymnax, an HTML page for Brax and MuJoCo Playground. It shows the states in which an
+    action was taken, without the state after the last action.
 
     Args:
         config: The run.
         state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
-        path: The file to write, and its folder if there is none. If the path has no
-            suffix it gets the one of what is written, ".gif" or ".html".
+        path: The file to write; its folder is made if it does not exist. A path without
+            a suffix gets the one that fits, ".gif" or ".html".
         key: Randomness; consumed.
-        max_steps: How much of a longer episode to play.
-        actions: The most probable action, or one drawn from the policy.
-        seed_index: Which of the run's seeds.
+        max_steps: A longer episode is cut after so many steps.
+        actions: The most probable action, or one sampled from the policy.
+        seed_index: Index of one of the run's seeds.
 
     Returns:
-        The path, and what there is to see.
+        The path, and the return and length of the episode.
 
     Raises:
-        TypeError: If `key` is not a key.
-        ValueError: If the environment cannot be drawn (the message names those that
+        UsageTypeError: If `config` or `state` is something else, or `key` not a key.
+        UsageError: If the environment cannot be drawn (the message names those that
             can), or not into such a file; if `max_steps` is not positive, `actions`
-            neither of the two, there is no such seed, the state is of another number
-            of seeds, or what draws is not installed.
+            neither of the two, there is no such seed, the state has other seeds,
+            observations or parameters than `config` makes, or the package that draws is
+            not installed.
     """
+    check_config(config)
     key = as_key(key)
     if max_steps < 1:
         raise UsageError(f"max_steps={max_steps} is not positive; write at least 1.")
     check_actions(actions)
     environment = make_components(config).environment
     drawable, path = _check_drawable(environment, Path(path))
-    played = one_seed(config, state, seed_index)
+    played = state_of_seed(config, state, seed_index)
     if config.num_seeds > 1:
         key = jax.random.split(key, config.num_seeds)[seed_index]
-    play = jit_with_options(
-        _play, (played, key), env_steps=max_steps, static_argnums=(3, 4)
-    )
+    play = jit_with_options(_play, config, env_steps=max_steps, static_argnums=(3, 4))
     episodes, states, returns = play(config, played, key, actions, max_steps)
     length = int(episodes.steps)
     states, returns = jax.tree.map(
@@ -101,19 +102,19 @@ def render_episode(
 
 
 def _check_drawable(environment: Environment, path: Path) -> tuple[Drawable, Path]:
-    """Return the environment, and the path with its suffix, if it can be drawn."""
+    """Return the environment and the path with a suffix; raise if it has no picture."""
     if not isinstance(environment, Drawable) or environment.picture_suffix is None:
         raise UsageError(
-            f"{environment!r} cannot be drawn. What can: {', '.join(DRAWN_BY_GYMNAX)}; "
-            "of 'brax/…' and 'playground/…', whatever has bodies and no ellipsoids; "
-            "and an environment of your own that has the two members of "
-            "trpo_jax.environments.Drawable."
+            f"{environment!r} cannot be drawn. These can: "
+            f"{', '.join(DRAWN_BY_GYMNAX)}; the environments of 'brax/…' and "
+            "'playground/…' that have bodies and no ellipsoids; and your own if it has "
+            "the members of trpo_jax.environments.Drawable."
         )
     suffix = environment.picture_suffix
     path = path if path.suffix else path.with_suffix(suffix)
     if path.suffix.lower() != suffix:
         raise UsageError(
-            f"{path.name} would be {environment!r}, which is drawn as {suffix}; write "
+            f"{environment!r} is drawn as {suffix}, not {path.suffix}; write "
             f"{path.with_suffix(suffix).name}."
         )
     return environment, path
@@ -126,9 +127,9 @@ def _play(
     actions: Actions,
     max_steps: int,
 ) -> tuple[Episodes, PyTree, Float[Array, " T"]]:
-    """Return one episode's end, its states [T, …] and its return after each step.
+    """Return one finished episode, its states [T, …] and the return after each step.
 
-    What comes after `steps` of them is of no account.
+    Only the first `episodes.steps` of them are of the episode.
     """
     reset_key, key = jax.random.split(key)
 
@@ -136,7 +137,7 @@ def _play(
         following = jax.lax.cond(
             episodes.ended[0],
             lambda episodes: episodes,
-            lambda episodes: advance(config, state, key, episodes, actions),
+            lambda episodes: step_episodes(config, state, key, episodes, actions),
             episodes,
         )
         acted_in = jax.tree.map(lambda leaf: leaf[0], episodes.env_state)

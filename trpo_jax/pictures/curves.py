@@ -1,4 +1,4 @@
-"""What a run's folder says about its course: curves, with intervals over its seeds."""
+"""Learning curves, read from the folders of runs, with intervals over seeds."""
 
 import json
 import math
@@ -10,18 +10,18 @@ from jaxtyping import Float
 
 from trpo_jax.errors import UsageError
 
-# A point of a curve is a mean over so large a part of the run's updates.
+# A point of a curve is a mean over one 25th of the run's updates.
 _SMOOTHED_PART = 25
 
 
 class Run(NamedTuple):
-    """A run as its folder has it.
+    """A run, read from its folder.
 
     Attributes:
-        folder: Where it is.
-        env: Its environment.
-        num_seeds: How many seeds it has.
-        updates: The U lines of metrics, by update.
+        folder: The folder.
+        env: Name of the environment.
+        num_seeds: Number of seeds.
+        updates: The U lines of metrics, in the order of updates.
     """
 
     folder: Path
@@ -36,21 +36,22 @@ class Run(NamedTuple):
 
     @property
     def window(self) -> int:
-        """Over how many updates a point of a curve is a mean: 4 %, rounded up."""
+        """Updates that a point of a curve is a mean of: 4 %, rounded up."""
         return -(-len(self.updates) // _SMOOTHED_PART)
 
     def metric(self, name: str) -> Float[np.ndarray, " U"]:
-        """Return what the lines say of `name`; NaN where they say null or nothing."""
+        """Return a metric after each update; NaN where it is null or missing."""
         return np.array([_number(line.get(name)) for line in self.updates])
 
 
 class Curve(NamedTuple):
-    """A mean over seeds.
+    """A mean over seeds with its 95 % interval.
 
     Attributes:
         steps: Environment steps of one seed, float[U].
-        mean: NaN where nothing was measured, float[U].
-        half_width: Of its 95 % interval, float[U]; NaN where fewer than two seeds are.
+        mean: Mean over seeds, float[U]; NaN where nothing was measured.
+        half_width: Half the width of the interval, float[U]; NaN with fewer than two
+            seeds.
     """
 
     steps: Float[np.ndarray, " U"]
@@ -59,44 +60,45 @@ class Curve(NamedTuple):
 
 
 def read_run(folder: Path) -> Run:
-    """Read `config.json` and `metrics.jsonl` of a run that is over, or is going on.
+    """Read `config.json` and `metrics.jsonl` of a run, finished or in progress.
 
-    A last line without its end is being written, or was when the run was killed: it
-    does not count. Of lines for the same update, as after a run has been taken up from
-    an earlier checkpoint, the last counts.
+    A last line without its end is still being written, or was when the run was killed;
+    it is ignored. Of two lines for the same update, as after a run that was resumed
+    from an earlier checkpoint, the last one counts.
 
     Raises:
-        ValueError: If there is no such folder, no run in it or no metrics yet, or a
+        UsageError: If the folder does not exist, holds no run or no metrics yet, or a
             line is damaged; the message says where.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; write the folder of a run.")
+        raise UsageError(f"{folder} is not a folder; write the folder of a run.")
     config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
     if not config_path.is_file():
         raise UsageError(
             f"{folder} holds no run: it has no config.json. Write the folder that the "
-            "run was written to, not one above or inside it."
+            "run was given, not one above or inside it."
         )
-    config = _read_object(config_path.read_bytes(), str(config_path))
-    # What follows the last end of line is nothing, or torn.
+    config = _read_object(
+        config_path.read_bytes(), str(config_path), "restore it from a copy"
+    )
+    # After the last end of line there is nothing, or an incomplete line.
     lines = []
     if metrics_path.is_file():
         lines = metrics_path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
     if not lines:
         raise UsageError(
-            f"{folder} holds no metrics yet: metrics.jsonl has no line. The first is "
-            "written after the first update; wait for it."
+            f"{folder} holds no metrics yet: metrics.jsonl has no line. The first one "
+            "is written after the first update; wait for it, or resume the run."
         )
     updates = {}
     for number, text in enumerate(lines, start=1):
         where = f"{metrics_path}, line {number}"
-        line = _read_object(text, where)
+        line = _read_object(text, where, "remove the line")
         if not all(
             math.isfinite(_number(line.get(n))) for n in ("update", "env_steps")
         ):
             raise UsageError(
-                f"{where} has no numbers 'update' and 'env_steps'; remove the line, or "
-                "write the folder of another run."
+                f"{where} has no numbers 'update' and 'env_steps'; remove the line."
             )
         updates[line["update"]] = line
     return Run(
@@ -108,14 +110,14 @@ def read_run(folder: Path) -> Run:
 
 
 def _name_of(env: Any) -> str:
-    """Name an environment, also one that came from Python."""
+    """Return the name of an environment, also of a Python object."""
     return str(env["python"] if isinstance(env, dict) and "python" in env else env)
 
 
 def return_curve(run: Run) -> Curve:
-    """Return the mean return of the episodes that ended, over the latest updates.
+    """Return the mean return of the episodes that ended in the latest updates.
 
-    Each seed is smoothed by itself; mean and interval are of what that gives.
+    Each seed is smoothed by itself, before mean and interval are taken over seeds.
     """
     if run.num_seeds == 1:
         by_seed = run.metric("episode_return")[None]
@@ -129,9 +131,10 @@ def return_curve(run: Run) -> Curve:
 
 
 def metric_curve(run: Run, name: str) -> Curve:
-    """Return a metric's mean over seeds, and the interval of one update's.
+    """Return a metric's mean over seeds, and its interval.
 
-    Both are smoothed: means over the latest updates.
+    Both are taken for each update and then smoothed, since the lines have the spread
+    over seeds but not each seed's number.
     """
     half_width = np.full(len(run.updates), np.nan)
     if run.num_seeds > 1:
@@ -143,9 +146,9 @@ def metric_curve(run: Run, name: str) -> Curve:
 def trailing_mean(
     values: Float[np.ndarray, "... U"], window: int
 ) -> Float[np.ndarray, "... U"]:
-    """Return the mean over the last `window` numbers, passing over NaN.
+    """Return the mean over the last `window` numbers, without those that are NaN.
 
-    Fewer at the beginning; NaN where all of them are.
+    Over fewer at the beginning; NaN where all of them are NaN.
     """
     seen = np.isfinite(values)
     padding = [(0, 0)] * (values.ndim - 1) + [(window, 0)]
@@ -165,8 +168,8 @@ def mean_interval(
 ) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
     """Return the mean over seeds, and half the width of its 95 % interval.
 
-    x̄ ± t₀.₉₇₅(n − 1) · s / √n, with Student's t, of the n seeds that are not NaN; the
-    mean of none, and the interval of fewer than two, are NaN.
+    x̄ ± t₀.₉₇₅(n − 1) · s / √n, with Student's t, over the n seeds that are not NaN. The
+    mean of no seed, and the interval of fewer than two, are NaN.
     """
     seen = np.isfinite(by_seed)
     count = seen.sum(axis=0)
@@ -179,7 +182,7 @@ def mean_interval(
 
 
 def _quantile_of_mean(count: int) -> float:
-    """t₀.₉₇₅(n − 1) / √n; NaN for fewer than two."""
+    """Return t₀.₉₇₅(n − 1) / √n; NaN for fewer than two."""
     from scipy.special import stdtrit
 
     if count < 2:
@@ -187,15 +190,13 @@ def _quantile_of_mean(count: int) -> float:
     return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
 
 
-def _read_object(text: str | bytes, where: str) -> dict[str, Any]:
+def _read_object(text: str | bytes, where: str, advice: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise UsageError(
-            f"{where} cannot be read ({error}); mend or remove it."
-        ) from error
+        raise UsageError(f"{where} cannot be read ({error}); {advice}.") from error
     if not isinstance(fields, dict):
-        raise UsageError(f"{where} is no JSON object; mend or remove it.")
+        raise UsageError(f"{where} is not a JSON object; {advice}.")
     return fields
 
 

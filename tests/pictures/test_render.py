@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import compilations, fast_jit
+from compiling import compilations
 from PIL import Image
 from probes import CHAIN, TABULAR
+from tiny import make_state
 
-from trpo_jax import TRPOConfig, evaluate, init
+from trpo_jax import TRPOConfig, evaluate
 from trpo_jax.environments import Box, Discrete, Drawable, SquashedActions, TimeStep
-from trpo_jax.runs.render import render_episode
+from trpo_jax.pictures.render import render_episode
 
 
 class Rung(NamedTuple):
@@ -60,24 +61,6 @@ class Ladder:
         return jnp.stack([state.place, state.height]).astype(jnp.float32)
 
 
-def make(environment, **fields):
-    config = TRPOConfig(
-        env=environment,
-        num_envs=2,
-        rollout_length=2,
-        total_timesteps=4,
-        critic_minibatches=1,
-        hidden_sizes=(4,),
-        **fields,
-    )
-    keys = jax.random.key(0)
-    start = init
-    if config.num_seeds > 1:
-        keys = jax.random.split(keys, config.num_seeds)
-        start = jax.vmap(init, in_axes=(None, 0))
-    return config, fast_jit(start, static_argnums=0)(config, keys)
-
-
 @pytest.mark.parametrize(
     ("space", "fields"),
     [
@@ -90,7 +73,7 @@ def make(environment, **fields):
 )
 def test_the_episode_is_the_one_that_evaluation_plays(tmp_path, space, fields):
     ladder = Ladder(space)
-    config, state = make(ladder, **fields)
+    config, state = make_state(ladder, **fields)
     key, index = jax.random.key(1), config.num_seeds - 1
     path = tmp_path / "new" / "ladder"
     result = render_episode(
@@ -116,7 +99,7 @@ def test_the_episode_is_the_one_that_evaluation_plays(tmp_path, space, fields):
 
 def test_a_longer_episode_is_cut_and_compiled_once(tmp_path):
     ladder = Ladder()
-    config, state = make(ladder)
+    config, state = make_state(ladder)
     for repeat in range(2):
         with compilations() as compiled:
             result = render_episode(
@@ -128,7 +111,7 @@ def test_a_longer_episode_is_cut_and_compiled_once(tmp_path):
 
 
 def test_catch_becomes_a_gif(tmp_path):
-    config, state = make("Catch-bsuite")
+    config, state = make_state("Catch-bsuite")
     result = render_episode(config, state, tmp_path / "c.gif", key=jax.random.key(1))
     assert Image.open(result.path).n_frames == result.length == 9
     assert result.episode_return in (-1, 1)
@@ -147,8 +130,8 @@ def test_squashing_is_as_drawable_as_what_it_squashes():
 @pytest.mark.parametrize(
     ("env", "arguments", "advice"),
     [
-        ((TABULAR, CHAIN), {}, r"Tabular.* cannot be drawn\. What can: .*CartPole-v1"),
-        (Ladder(), {"path": "a.gif"}, r"drawn as \.txt; write a\.txt"),
+        ((TABULAR, CHAIN), {}, r"Tabular.* cannot be drawn\. These can: .*CartPole-v1"),
+        (Ladder(), {"path": "a.gif"}, r"drawn as \.txt, not \.gif; write a\.txt"),
         (Ladder(), {"max_steps": 0}, "max_steps=0 is not positive; write at least 1"),
         (Ladder(), {"actions": "best"}, "actions='best'; write 'mode' or 'sample'"),
         (Ladder(), {"seed_index": 1}, "the run has 1 seed"),
@@ -163,7 +146,14 @@ def test_what_cannot_be_drawn_is_refused_before_it_is_played(env, arguments, adv
 
 
 def test_a_state_of_another_number_of_seeds_is_refused(tmp_path):
-    config, state = make(Ladder())
+    config, state = make_state(Ladder())
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
     with pytest.raises(ValueError, match="pass the config that the state was trained"):
         render_episode(config, states, tmp_path / "a", key=jax.random.key(0))
+
+
+def test_the_state_of_another_environment_is_refused_by_both_shapes(tmp_path):
+    config, _ = make_state(Ladder())
+    _, state = make_state((TABULAR, CHAIN))
+    with pytest.raises(ValueError, match=r"observations \(3,\), but .* \(2,\) and act"):
+        render_episode(config, state, tmp_path / "a", key=jax.random.key(0))

@@ -1,9 +1,9 @@
-"""A trained policy for use: in this process, or as a file that needs no package."""
+"""A trained policy as a function, and its export to a file that needs JAX alone."""
 
+import dataclasses
 import pathlib
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.export
@@ -13,52 +13,61 @@ from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
 from trpo_jax.errors import UsageError, UsageTypeError
-from trpo_jax.runs import checkpoints
-from trpo_jax.runs.acting import Actions, act, check_actions, initial_memory
-from trpo_jax.runs.chunks import state_type
-from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.episodes import one_seed
-from trpo_jax.runs.folder import RunFolder
+from trpo_jax.policies.acting import (
+    Actions,
+    act,
+    check_actions,
+    check_trained,
+    initial_memory,
+)
 from trpo_jax.training.components import make_components
-from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.state import TrainState
-from trpo_jax.version import __version__
 
-# NumPy's arrays as well: what is used after training need not come from JAX.
+# NumPy arrays as well: what a policy is used on after training need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
-
-CheckpointChoice = Literal["last", "best"]
-_ORDERS = {"last": checkpoints.complete, "best": checkpoints.by_score}
 
 
 class LoadedPolicy:
     """A policy that maps one observation to one action. Pure: `jit` it, `vmap` it.
 
-    Observations are as the environment gives them; the normaliser of the run is
-    inside. Actions are as the environment takes them: within its bounds, if it has any.
+    Observations are as the environment returns them; the normaliser of the run is
+    applied inside. Actions are as the environment takes them, within its bounds.
 
     Attributes:
         config: The run that it comes from.
-        initial_memory: What it remembers before an episode; () if nothing.
+        initial_memory: Its memory before an episode; () if it has none.
     """
 
     def __init__(self, config: TRPOConfig, state: TrainState, actions: Actions):
-        """Wrap the state of one seed."""
+        """Wrap the state of one seed.
+
+        Raises:
+            UsageError: If the state has other observations or parameters than `config`
+                makes, or several seeds.
+        """
+        check_config(config)
         check_actions(actions)
+        check_trained(
+            dataclasses.replace(config, num_seeds=1), state, "index the seeds first"
+        )
         self.config = config
         self._state = state
         self._actions = actions
         self._environment = make_components(config).environment
+        self._masked = isinstance(state.rollout.observation, MaskedObservation)
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
 
     def __call__(self, observation: Seen, key: KeyLike) -> Num[Array, "..."]:
-        """Return the action for an observation; consumes `key` where it is drawn.
+        """Return the action for an observation; consumes `key` if it is sampled.
 
         Raises:
-            TypeError: If the policy has a memory, which has to be handed on: `step`.
+            UsageTypeError: If the policy has a memory, which has to be passed on: use
+                `step`.
+            UsageError: As `step`.
         """
         if jax.tree.leaves(self.initial_memory):
             raise UsageTypeError(
@@ -78,15 +87,17 @@ class LoadedPolicy:
 
         Args:
             memory: From the step before.
-            observation: As the environment gave it.
-            key: Randomness; consumed where actions are drawn.
-            start: Whether an episode begins here: then the memory is emptied.
+            observation: As the environment returned it.
+            key: Randomness; consumed if actions are sampled.
+            start: Whether an episode begins here; if so, the memory is reset.
 
         Raises:
-            TypeError: If `key` is not a key.
-            ValueError: If the observation is not one of the run's environment.
+            UsageTypeError: If `key` is not a key.
+            UsageError: If the observation is not one of the run's environment.
         """
         key = as_key(key)
+        if not isinstance(observation, MaskedObservation):
+            observation = jnp.asarray(observation)
         self._check_observation(observation)
         inputs: Any = (memory, observation, jnp.asarray(start))
         memory, seen, starts = jax.tree.map(
@@ -97,16 +108,28 @@ class LoadedPolicy:
         return memory, self._within_bounds(action)
 
     def _check_observation(self, observation: Seen) -> None:
+        if isinstance(observation, MaskedObservation) != self._masked:
+            raise UsageError(
+                f"{self.config.env} has {'' if self._masked else 'no '}action masks; "
+                "write "
+                + ("MaskedObservation(values, mask)." if self._masked else "an array.")
+            )
         if isinstance(observation, MaskedObservation):
             observation = observation.values
         shape = observation.shape
         expected = self._environment.observation_shape
-        if shape != expected:
-            raise UsageError(
-                f"the observation has the shape {shape}; this policy maps one, "
-                f"{expected}, to one action. For a batch write jax.vmap(policy)("
-                "observations, jax.random.split(key, len(observations)))."
+        if shape == expected:
+            return
+        advice = "."
+        if shape[1:] == expected:  # a batch
+            advice = (
+                "; for a batch write jax.vmap(policy)(observations, "
+                f"jax.random.split(key, {shape[0]}))."
             )
+        raise UsageError(
+            f"the observation has the shape {shape}, but this policy maps one "
+            f"observation {expected} to one action{advice}"
+        )
 
     def _within_bounds(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
         if isinstance(self._environment, SquashedActions):
@@ -115,72 +138,6 @@ class LoadedPolicy:
         if isinstance(space, Box) and space.low is not None:
             return jnp.clip(action, jnp.array(space.low), jnp.array(space.high))
         return action
-
-
-def load_state(
-    folder: str | pathlib.Path,
-    config: TRPOConfig | None = None,
-    *,
-    checkpoint: CheckpointChoice = "last",
-) -> tuple[TRPOConfig, TrainState]:
-    """Return what was run in a folder, and its state. Executes no code from there.
-
-    Args:
-        folder: Of a run.
-        config: That it was given, if it has Python objects.
-        checkpoint: The newest, or the one with the best return in training.
-
-    Raises:
-        ValueError: If there is no run, or no checkpoint yet; or the checkpoint is of
-            another config or version, or damaged (the message names the file). Beside
-            damaged ones the next whole one is taken, with a warning.
-    """
-    run_folder = RunFolder(folder)
-    config = run_folder.read_config(config)
-    if checkpoint not in _ORDERS:
-        raise UsageError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
-    found = checkpoints.restore_last(
-        run_folder.checkpoints,
-        state_type(config),
-        config_to_dict(config),
-        __version__,
-        warnings.warn,
-        rename_damaged=False,
-        order_fn=_ORDERS[checkpoint],
-    )
-    if found is None:
-        saved = checkpoints.complete(run_folder.checkpoints)
-        raise UsageError(
-            f"{run_folder.path} has no {'scored ' if saved else ''}checkpoint yet; to "
-            f"go on with the run: {run_folder.how_to_resume(config)}"
-        )
-    return config, found[0]
-
-
-def load_policy(
-    folder: str | pathlib.Path,
-    config: TRPOConfig | None = None,
-    *,
-    actions: Actions = "mode",
-    seed_index: int = 0,
-    checkpoint: CheckpointChoice = "last",
-) -> LoadedPolicy:
-    """Return the policy trained in a folder, `policy(observation, key) -> action`.
-
-    Executes no code from there.
-
-    Args:
-        folder: Of a run.
-        config: That it was given, if it has Python objects.
-        actions: The most probable action, or one drawn from the policy.
-        seed_index: CheckpointChoice of the run's seeds.
-        checkpoint: The newest, or the one with the best return in training.
-
-    Raises:
-        ValueError: As `load_state`; or if the run has fewer seeds.
-    """
-    config, state = load_state(folder, config, checkpoint=checkpoint)
-    return LoadedPolicy(config, one_seed(config, state, seed_index), actions)
 
 
 def export_policy(
@@ -194,9 +151,10 @@ def export_policy(
         exported = jax.export.deserialize(bytearray(open(path, "rb").read()))
         actions = exported.call(observations, seed)
 
-    with a batch of observations float32[B, …] of any B, and a uint32 scalar from which
-    actions are drawn, if they are. Where the environment has masks, observations are a
-    pair of values and masks bool[B, K]. A policy with a memory is called as
+    with a batch of observations float32[B, …] of any B, and a uint32 scalar that seeds
+    the sampling of actions, if they are sampled. Where the environment has action
+    masks, observations are a pair of values and masks bool[B, K]. A policy with a
+    memory is called as
 
         memory, actions = exported.call(memory, observations, starts, seed)
 
@@ -205,8 +163,8 @@ def export_policy(
 
     Args:
         policy: As `load_policy` returns it.
-        path: The file; replaced if it is there.
-        platforms: Where it is to run.
+        path: The file; replaced if it exists.
+        platforms: The platforms that it can run on.
     """
     exported = jax.export.export(jax.jit(_batched(policy)), platforms=platforms)(
         *_argument_types(policy)
@@ -217,7 +175,7 @@ def export_policy(
 
 
 def _batched(policy: LoadedPolicy) -> Callable:
-    """Return the policy for a batch, with arguments of plain containers."""
+    """Return the policy for a batch, with arguments in plain containers."""
     structure = jax.tree.structure(policy.initial_memory)
 
     def act(
@@ -244,9 +202,8 @@ def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:
     def batched(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
 
-    _, observation = jax.eval_shape(
-        make_components(policy.config).environment.reset, jax.random.key(0)
-    )
+    environment = make_components(policy.config).environment
+    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
     if isinstance(observation, MaskedObservation):
         observation = tuple(observation)
     memory = [batched(leaf) for leaf in jax.tree.leaves(policy.initial_memory)]

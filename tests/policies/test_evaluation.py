@@ -6,11 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import compilations, fast_jit
-from probes import CHAIN, NUM_STATES, TABULAR, by_state, make_tables
+from probes import CHAIN, NUM_STATES, TABULAR, Tabular, by_state, make_tables
+from tiny import Line, make_state
 
-from trpo_jax import TRPOConfig, evaluate, init
+from trpo_jax import TRPOConfig, evaluate
+from trpo_jax.environments import Box
 from trpo_jax.networks import NetworkFns
-from trpo_jax.runs.evaluation import compiling_evaluation
+from trpo_jax.policies.evaluation import (
+    compiling_evaluation,
+    format_evaluation,
+    summarize_returns,
+)
 from trpo_jax.trust_region import Categorical
 
 # Logits 0 and w·o₀: action 1 is the more probable where the product is positive.
@@ -30,17 +36,9 @@ RIGHT_OR_WRONG = make_tables(np.tile([0, 1], (NUM_STATES, 1)), features=POSITIVE
 
 
 def make(tables, **fields):
-    config = TRPOConfig(
-        env=(TABULAR, tables),
-        num_envs=2,
-        rollout_length=2,
-        total_timesteps=4,
-        critic_minibatches=1,
-        policy=POLICY,
-        critic=CRITIC,
-        **fields,
-    )
-    return config, fast_jit(init)(config, jax.random.key(0))
+    """Return a config and a state with the policy above, or as `fields` say."""
+    fields = {"policy": POLICY, "critic": CRITIC} | fields
+    return make_state((TABULAR, tables), **fields)
 
 
 def test_returns_are_of_whole_episodes():
@@ -111,7 +109,7 @@ def test_actions_are_the_most_probable_or_drawn():
     np.testing.assert_allclose(drawn.mean(), probability, atol=error)
 
 
-def test_an_episode_without_end_is_nan():
+def test_the_return_of_an_episode_without_end_is_nan():
     """From the first state the task goes on for ever, from the second it ends."""
     tables = make_tables(
         by_state(1, 5), terminal=by_state(False, True), num_starts=2, features=POSITIVE
@@ -132,8 +130,7 @@ def test_an_episode_of_just_max_steps_counts():
 
 def test_each_seed_plays_by_its_own_parameters():
     config, state = make(RIGHT_OR_WRONG, num_seeds=2)
-    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-    states = states._replace(params=jnp.array([1.0, -1.0]))
+    states = state._replace(params=jnp.array([1.0, -1.0]))
     returns = evaluate(config, states, jax.random.key(1), 5)
     np.testing.assert_array_equal(returns, [[1] * 5, [0] * 5])
 
@@ -189,3 +186,88 @@ def test_bad_arguments_are_refused_before_anything_compiles(arguments, advice):
     with compilations() as compiled, pytest.raises(ValueError, match=advice):
         evaluate(config, None, key, **arguments)
     assert not compiled
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_the_state_of_another_environment_is_refused_by_both_shapes(num_seeds):
+    config, state = make_state("CartPole-v1", num_seeds=num_seeds)
+    other, _ = make_state((TABULAR, CHAIN), num_seeds=num_seeds)
+    advice = r"observations \(4,\), but \S*Tabular\S* has observations \(3,\) and act"
+    with pytest.raises(ValueError, match=advice):
+        evaluate(other, state, jax.random.key(1), 2)
+    assert evaluate(config, state, jax.random.key(1), 2, max_steps=1).size
+
+
+def test_the_state_of_another_action_space_is_refused_by_both_shapes():
+    _, state = make_state((TABULAR, CHAIN))
+    wider = make_tables(np.zeros((NUM_STATES, 3)), features=CHAIN.features)
+    config, _ = make_state((Tabular(3), wider))
+    advice = r"Discrete\(num_actions=3\).*bias: \(2,\) and \(3,\).*Pass the config"
+    with pytest.raises(ValueError, match=advice):
+        evaluate(config, state, jax.random.key(1), 2)
+
+
+def test_a_state_of_other_network_sizes_is_refused():
+    config, _ = make_state((TABULAR, CHAIN))
+    _, state = make_state((TABULAR, CHAIN), hidden_sizes=(5,))
+    with pytest.raises(ValueError, match=r"\(5,\) and \(4,\)"):
+        evaluate(config, state, jax.random.key(1), 2)
+
+
+def test_another_number_of_environments_is_no_matter():
+    """Evaluation has its own environments."""
+    config, state = make_state((TABULAR, CHAIN))
+    config = dataclasses.replace(config, num_envs=4, total_timesteps=8)
+    assert evaluate(config, state, jax.random.key(1), 2).shape == (2,)
+
+
+def test_an_episode_without_end_is_no_alarm_to_debug_nans():
+    config, state = make(make_tables(by_state(1), terminal=False))
+    with jax.debug_nans(True):
+        returns = evaluate(config, state, jax.random.key(1), 2, max_steps=2)
+    assert np.isnan(returns).all()
+
+
+def test_nan_of_the_environment_is_an_alarm_to_debug_nans():
+    config, state = make(make_tables(by_state(np.nan)))
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        evaluate(config, state, jax.random.key(1), 2)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"memory_size": 4, "normalize_observations": True}]
+)
+def test_a_float32_state_plays_under_x64(fields):
+    config, state = make_state(Line(Box(1)), **fields)
+    with jax.enable_x64(True):
+        returns = evaluate(config, state, jax.random.key(1), 3, actions="sample")
+    np.testing.assert_array_equal(returns, 1)
+
+
+def test_evaluate_without_jit_is_the_same():
+    config, state = make(CHAIN)
+    returns = evaluate(config, state, jax.random.key(1), 4)
+    with jax.disable_jit(), compiling_evaluation(config, num_episodes=4):
+        np.testing.assert_allclose(
+            evaluate(config, state, jax.random.key(1), 4), returns, rtol=1e-6
+        )
+
+
+def test_a_summary_counts_the_episodes_that_ended():
+    config, _ = make(CHAIN, num_seeds=2)
+    returns = jnp.array([[1.0, 3.0, jnp.nan], [jnp.nan] * 3])
+    summary = summarize_returns(config, returns)
+    assert summary == {
+        "return_mean": 2.0,
+        "return_std": 1.0,
+        "return_by_seed": [2.0, None],
+        "num_episodes": 3,
+        "num_unended": 4,
+    }
+    assert format_evaluation(summary).split("\n") == [
+        "evaluation over 3 episodes: return 2.0, standard deviation 1.0",
+        "by seed: 2.0, –",
+        "4 episodes had not ended and are left out",
+    ]
+    summary = summarize_returns(config, jnp.full((2, 3), jnp.nan))
+    assert format_evaluation(summary) == "evaluation: no episode ended"

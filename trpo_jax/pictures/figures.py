@@ -1,4 +1,4 @@
-"""The figures of runs, in Matplotlib; nothing of pyplot's is touched."""
+"""Figures of runs in Matplotlib, without pyplot and its global state."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from trpo_jax.runs.curves import Curve, Run, metric_curve, return_curve
+from trpo_jax.pictures.curves import Curve, Run, metric_curve, return_curve
 
 _DPI = 120
-# Told apart by the colour-blind: Okabe and Ito 2008, less the yellow, which is pale.
+# Distinguishable for the colour-blind: Okabe and Ito 2008, without the pale yellow.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _COLUMNS = 3
 
 
 class Style(NamedTuple):
-    """How the curves of one run look."""
+    """Label, colour and line style of one run."""
 
     label: str
     color: str
@@ -40,8 +40,8 @@ class _Panel(NamedTuple):
     unit: str
     logarithmic: bool = False
     ends: tuple[float | None, float | None] = (None, None)  # of the axis, if fixed
-    cut: int | None = None  # what the axis does not go below
-    limit: str | None = None  # a metric to draw beside it
+    cut: int | None = None  # the axis does not go below
+    limit: str | None = None  # a metric to draw dotted beside it
 
 
 _PANELS = (
@@ -49,7 +49,7 @@ _PANELS = (
     _Panel("cg_relative_residual", "conjugate gradient's residual", "‖r‖ / ‖g‖", True),
     _Panel("accepted_fraction", "line search", "accepted fraction", ends=(0, 1.05)),
     _Panel("entropy", "entropy of the policy", "nats"),
-    # A critic that has learned nothing yet may be at −100: all else would be flat.
+    # An untrained critic may be at −100, which would flatten everything else.
     _Panel(
         "explained_variance", "critic", "explained variance", cut=-1, ends=(None, 1.05)
     ),
@@ -58,10 +58,10 @@ _PANELS = (
 
 
 def styles_of(runs: Sequence[Run]) -> list[Style]:
-    """Return a colour and a name for each run: its folder's, or its environment's.
+    """Return label, colour and line style for each run.
 
-    That of the environment where each run has another one; a whole path where two
-    folders have the same name.
+    The label is the environment if no two runs share one, else the folder's name, or
+    its whole path if two folders have the same name.
     """
     envs = [run.env for run in runs]
     names = [run.folder.resolve().name for run in runs]
@@ -80,7 +80,7 @@ def styles_of(runs: Sequence[Run]) -> list[Style]:
 
 
 def draw_returns(runs: Sequence[Run], path: Path) -> None:
-    """Episode return against environment steps, a panel for each environment."""
+    """Draw episode return against environment steps, a panel for each environment."""
     envs = list(dict.fromkeys(run.env for run in runs))
     columns = min(_COLUMNS, len(envs))
     rows = -(-len(envs) // columns)
@@ -103,7 +103,7 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
 
 
 def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
-    """How policy update and critic fit went, a panel for each of six metrics."""
+    """Draw policy update and critic fit, a panel for each of six metrics."""
     rows = -(-len(_PANELS) // _COLUMNS)
     figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=_DPI, layout="constrained")
     axes = _panels(figure, rows, _COLUMNS, len(_PANELS))
@@ -138,7 +138,7 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
 
 
 def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
-    """Return the first `count` panels of a grid; the steps of the others are hidden."""
+    """Return the first `count` panels of a grid, and remove the others."""
     grid = figure.subplots(rows, columns, squeeze=False)
     for axis in grid.flat[count:]:
         axis.remove()
@@ -154,15 +154,16 @@ def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
 
 
 def _draw(axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False) -> None:
-    """Draw a mean and its interval; pass over updates that measured nothing."""
+    """Draw a mean and its interval, without updates that measured nothing."""
     seen = np.isfinite(curve.mean)
-    if logarithmic:  # 0 has none
+    if logarithmic:  # 0 has no logarithm
         seen &= curve.mean > 0
     steps, mean, half_width = (values[seen] for values in curve)
     low, high = mean - half_width, mean + half_width
     if logarithmic:
-        # d log x = dx / x. As it is, the band of what varies a lot would reach 0. The
-        # bound is far beyond any axis, and keeps the exponential finite.
+        # Delta method, d log x = dx / x: the interval itself would reach below 0 where
+        # seeds vary a lot. The bound of 50 is far beyond any axis, and keeps the
+        # exponential finite.
         factor = np.exp(np.minimum(half_width / mean, 50))
         low, high = mean / factor, mean * factor
     axis.plot(
@@ -180,7 +181,7 @@ def _draw(axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False) 
 def _finish(
     figure: Figure, labelled: Axes, runs: Sequence[Run], path: Path, *, legend: bool
 ) -> None:
-    """Say what is drawn, and write the file."""
+    """Add note and legend, and write the file."""
     for axis in figure.axes:
         axis.set_xlim(left=0)
     note = textwrap.fill(_note(runs), int(13 * figure.get_figwidth()))
@@ -199,7 +200,7 @@ def _finish(
 
 
 def _note(runs: Sequence[Run]) -> str:
-    """What a point and a band are."""
+    """Return a note on what a point and a band show."""
     windows = sorted({run.window for run in runs})
     updates = "–".join(f"{window:,}" for window in {windows[0]: 0, windows[-1]: 0})
     parts = []
@@ -215,5 +216,5 @@ def _note(runs: Sequence[Run]) -> str:
 
 
 def _thousands(value: float, _: object) -> str:
-    """12345.0 ↦ 12,345; 0.30000000000000004 ↦ 0.3; 1e-05 ↦ 1e-05."""
+    """Format a tick: 12345.0 ↦ 12,345; 0.30000000000000004 ↦ 0.3; 1e-05 ↦ 1e-05."""
     return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from recorded import METRICS, line, write_run
+
+from trpo_jax.pictures import figures as figures_module
+from trpo_jax.pictures.curves import read_run
+from trpo_jax.pictures.figures import draw_diagnostics, draw_returns, styles_of
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+    def labels(*places):
+        runs = []
+        for place, env in places:
+            folder = tmp_path / place
+            if not folder.exists():
+                write_run(folder, [line(1)], env=env)
+            runs.append(read_run(folder))
+        return [style.label for style in styles_of(runs)]
+
+    assert labels(("a", "X"), ("b", "Y")) == ["X", "Y"]
+    assert labels(("a", "X"), ("c", "X")) == ["a", "c"]
+    assert labels(("a", "X"), ("d/a", "X")) == [str(tmp_path / p) for p in ("a", "d/a")]
+    many = styles_of([read_run(tmp_path / "a")] * 20)
+    assert len({(style.color, style.line) for style in many}) == 20
+
+
+def test_a_run_without_anything_to_show_is_drawn(tmp_path):
+    nothing = dict.fromkeys(METRICS) | {"critic_loss": 0.0}
+    folder = write_run(tmp_path / "run", [line(1, (None,), **nothing)])
+    for name, draw in {"a.png": draw_returns, "b.png": draw_diagnostics}.items():
+        draw([read_run(folder)], tmp_path / name)
+        assert min(Image.open(tmp_path / name).size) > 400
+
+
+def drawn(monkeypatch, draw, runs):
+    """Return the panels of a figure by their titles, without drawing it."""
+    figures = []
+    monkeypatch.setattr(
+        figures_module.FigureCanvasAgg,
+        "print_figure",
+        lambda canvas, path: figures.append(canvas.figure),
+    )
+    draw(runs, Path("unused.png"))
+    return {axis.get_title(): axis for axis in figures[0].axes}
+
+
+def test_curves_are_means_over_seeds_with_a_band(tmp_path, monkeypatch):
+    lines = [line(update, (1.0 * update, 3.0 * update)) for update in (1, 2)]
+    run = read_run(write_run(tmp_path / "run", lines, num_seeds=2))
+    (axis,) = drawn(monkeypatch, draw_returns, [run]).values()
+    np.testing.assert_array_equal(axis.lines[0].get_xydata(), [[1000, 2], [2000, 4]])
+    assert len(axis.collections) == 1
+    panels = drawn(monkeypatch, draw_diagnostics, [run])
+    mean, limit = panels["KL(old ‖ new); dotted: δ"].lines
+    np.testing.assert_allclose(mean.get_ydata(), 0.008)
+    np.testing.assert_allclose(limit.get_ydata(), 0.01)
+    assert panels["critic (cut at −1)"].get_ylim()[0] == -1
+    assert panels["critic's loss"].get_yscale() == "log"

@@ -1,0 +1,77 @@
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+from tiny import CONFIG
+
+from trpo_jax.runs.chunks import compile_programs, run_chunks
+from trpo_jax.runs.console import ConsoleWatcher, SilentWatcher, Watcher, watching
+from trpo_jax.training.seeds import run_keys
+
+
+def test_progress_is_shown_only_if_asked(capsys):
+    with watching(CONFIG, progress=False) as watcher:
+        assert isinstance(watcher, SilentWatcher)
+        assert isinstance(watcher, Watcher)
+        watcher.notify("there")
+    assert "".join(capsys.readouterr()) == ""
+    with watching(CONFIG, progress=True) as watcher:
+        assert isinstance(watcher, ConsoleWatcher)
+        watcher.notify("there")
+    assert "there" in capsys.readouterr().out
+
+
+def test_without_a_terminal_there_are_about_twenty_lines(capsys):
+    programs = compile_programs(CONFIG)
+    with ConsoleWatcher(CONFIG) as watcher:
+        state = programs.init(run_keys(CONFIG))
+        for chunk in run_chunks(programs, state, first=0, last=40):
+            watcher.watch(chunk)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(32 * n) for n in range(1, 21)]
+    # No episode ended in the first rollouts, and the last return is kept.
+    assert "return –" in lines[0]
+    assert all("return –" not in line for line in lines[-5:])
+    assert all("KL" in line and "steps/s" in line for line in lines)
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run():
+    program = (
+        "import sys\n"
+        "from trpo_jax.runs.console import ConsoleWatcher\n"
+        "from tiny import CONFIG\n"
+        "with ConsoleWatcher(CONFIG) as watcher:\n"
+        "    for _ in range(3): watcher.notify('x' * 100_000)\n"
+        "print('went on', file=sys.stderr)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "went on\n"
+    assert process.wait(60) == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_terminal_that_goes_away_does_not_end_the_run():
+    """Nor does the bar's own thread outlive it."""
+    master, slave = pty.openpty()
+    try:
+        console = Console(file=os.fdopen(slave, "w"), force_terminal=True)
+        with ConsoleWatcher(CONFIG, console) as watcher:
+            watcher.notify("there")
+            os.close(master)
+            watcher.notify("gone" * 100_000)
+        assert watcher._gone
+        assert watcher._progress.live._refresh_thread is None
+    finally:
+        with contextlib.suppress(OSError):
+            console.file.close()

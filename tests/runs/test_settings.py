@@ -1,0 +1,52 @@
+import dataclasses
+
+import pytest
+
+from trpo_jax import RunSettings
+
+# Each with settings that follow the advice.
+REFUSED = [
+    ({"keep_last": 0}, "at least 1", {"keep_last": 1}),
+    ({"keep_best": -1}, "at least 0", {"keep_best": 0}),
+    ({"checkpoint_updates": 0}, "at least 1", {"checkpoint_updates": 1}),
+    ({"evaluation_episodes": True}, "not an int; write 1", {"evaluation_episodes": 1}),
+    ({"checkpoint_minutes": -1.0}, "write minutes, as 5", {"checkpoint_minutes": 5}),
+    ({"checkpoint_minutes": "5"}, "or None", {"checkpoint_minutes": None}),
+    (
+        {"max_nonfinite_updates": 1.5},
+        "not an int; write 1",
+        {"max_nonfinite_updates": 1},
+    ),
+    ({"tensorboard": "logs"}, "write True", {"tensorboard": True}),
+    ({"wandb": True}, "write wandb='trpo_jax'", {"wandb": "trpo_jax"}),
+]
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(("settings", "advice", "followed"), REFUSED)
+def test_settings_that_make_no_sense_are_refused(settings, advice, followed):
+    with pytest.raises((ValueError, TypeError), match=advice):
+        RunSettings(**settings)
+    RunSettings(**followed)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"checkpoint_minutes": 1.0},
+        {"checkpoint_updates": 10},
+        {"keep_last": 1},
+        {"keep_best": 2},
+        {"tensorboard": True},
+        {"wandb": "mine"},
+    ],
+)
+def test_settings_about_files_need_a_folder(settings):
+    with pytest.raises(ValueError, match="has no folder; write --folder"):
+        RunSettings(**settings).check_without_folder()
+
+
+def test_the_other_settings_need_none():
+    RunSettings(evaluation_episodes=3, max_nonfinite_updates=4).check_without_folder()
+    names = {field.name for field in dataclasses.fields(RunSettings)}
+    assert len(names) == 8

@@ -1,0 +1,65 @@
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+
+from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
+
+
+def test_a_seed_that_is_lost_is_named():
+    def metrics(*statuses):
+        return [{"status": np.array(status)} for status in statuses]
+
+    nonfinite = NonFiniteUpdates(3)
+    nonfinite.count(metrics([0, 2, 2], [2, 0, 2], [2, 0, 2]))
+    assert nonfinite.consecutive.tolist() == [2, 0, 3]
+    assert nonfinite.consecutive_in_all_seeds == 0
+    assert "in seeds 0, 2, from update 8 on" in nonfinite.describe(10)
+
+
+def test_the_first_signal_asks_and_handlers_come_back():
+    before, messages = signal.getsignal(signal.SIGINT), []
+    with interruptible(messages.append) as interruption:
+        assert not interruption.requested()
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.requested()
+        assert interruption.number == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "SIGINT: finishing and saving" in messages[0]
+
+
+def test_outside_the_main_thread_signals_keep_their_handlers():
+    before, found = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with interruptible(print) as interruption:
+            found.append((signal.getsignal(signal.SIGINT), interruption.requested()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(before, False)]
+
+
+def test_a_second_signal_leaves_at_once():
+    program = (
+        "import time\n"
+        "from trpo_jax.runs.stopping import interruptible\n"
+        "with interruptible(lambda text: print(text, flush=True)) as interruption:\n"
+        "    print('ready', flush=True)\n"
+        "    while not interruption.requested(): time.sleep(0.01)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert "SIGINT" in process.stdout.readline()
+    time.sleep(0.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT

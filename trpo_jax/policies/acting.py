@@ -1,0 +1,227 @@
+"""Acting with a trained policy, step by step and over whole episodes."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+
+from trpo_jax.environments import MaskedObservation
+from trpo_jax.errors import UsageError
+from trpo_jax.networks import Observation
+from trpo_jax.training.batching import BoundNetwork
+from trpo_jax.training.components import make_components
+from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.seeds import state_type
+from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
+from trpo_jax.trust_region import Distribution
+
+Actions = Literal["mode", "sample"]
+"""The most probable (greedy) action, or one sampled from the policy."""
+
+
+def initial_memory(config: TRPOConfig, num_envs: int) -> PyTree:
+    """Return the policy's memory before an episode, [B, …]; () if it has none."""
+    return make_components(config).policy.initial_memory(num_envs)
+
+
+def act(
+    config: TRPOConfig,
+    state: TrainState,
+    key: Key[Array, ""],
+    memory: PyTree,
+    observations: Observation,
+    starts: Bool[Array, " B"],
+    actions: Actions = "mode",
+) -> tuple[PyTree, Num[Array, "B ..."]]:
+    """Choose an action in each of B environments, as the policy did in training.
+
+    Args:
+        config: The run.
+        state: Its state, of one seed.
+        key: A typed key; consumed where actions are sampled.
+        memory: The policy's memory, [B, …]; `initial_memory` to begin with.
+        observations: As the environments return them, float32[B, …] or a
+            `MaskedObservation` of such; normalised here if they were in training.
+        starts: Which of them begin an episode, bool[B]; there, the memory is reset.
+        actions: The most probable action, or one sampled from the policy.
+
+    Returns:
+        The memory after the step, and the policy's own actions, [B, …]. The
+        environment in `make_components(config)` takes them as they are; any other has
+        to clip them to its bounds or, where `config.action_distribution` is
+        "tanh_gaussian", to squash them (`SquashedActions`).
+    """
+    policy = BoundNetwork(make_components(config).policy, state.params)
+
+    def choose(distribution: Distribution) -> Array:
+        return distribution.sample(key) if actions == "sample" else distribution.mode()
+
+    seen = observe(state, observations)
+    with jax.default_matmul_precision(PRECISION):
+        return policy.step(memory, seen, starts, choose)
+
+
+class Episodes(NamedTuple):
+    """B episodes in progress.
+
+    Attributes:
+        steps: Steps taken so far, int32 scalar.
+        ended: Which episodes have ended, bool[B]; their environments have been reset
+            and go on with another, which does not count.
+        returns: Undiscounted returns of the first episodes, float[B].
+        env_state: State of the environments, leaves [B, …].
+        observation: What to act on next, [B, …].
+        memory: The policy's memory, [B, …]; () if it has none.
+    """
+
+    steps: Int[Array, ""]
+    ended: Bool[Array, " B"]
+    returns: Float[Array, " B"]
+    env_state: PyTree
+    observation: Observation
+    memory: PyTree
+
+
+def start_episodes(
+    config: TRPOConfig, key: Key[Array, ""], num_episodes: int
+) -> Episodes:
+    """Return B episodes before their first step; consumes `key`."""
+    environment = make_components(config).environment
+    keys = jax.random.split(key, num_episodes)
+    env_state, observation = jax.vmap(environment.reset)(keys)
+    return Episodes(
+        steps=jnp.int32(0),
+        ended=jnp.zeros(num_episodes, bool),
+        returns=jnp.zeros(num_episodes),
+        env_state=env_state,
+        observation=observation,
+        memory=initial_memory(config, num_episodes),
+    )
+
+
+def step_episodes(
+    config: TRPOConfig,
+    state: TrainState,
+    key: Key[Array, ""],
+    episodes: Episodes,
+    actions: Actions,
+) -> Episodes:
+    """Take one step in each episode; the same `key` serves all their steps."""
+    environment = make_components(config).environment
+    num_episodes = len(episodes.ended)
+    action_key, env_key = jax.random.split(jax.random.fold_in(key, episodes.steps))
+    starts = jnp.broadcast_to(episodes.steps == 0, num_episodes)
+    memory, action = act(
+        config,
+        state,
+        action_key,
+        episodes.memory,
+        episodes.observation,
+        starts,
+        actions,
+    )
+    env_keys = jax.random.split(env_key, num_episodes)
+    env_state, taken = jax.vmap(environment.step)(env_keys, episodes.env_state, action)
+    return Episodes(
+        steps=episodes.steps + 1,
+        ended=episodes.ended | taken.terminated | taken.truncated,
+        returns=episodes.returns + jnp.where(episodes.ended, 0, taken.reward),
+        env_state=env_state,
+        observation=taken.observation,
+        memory=memory,
+    )
+
+
+def check_actions(actions: str) -> None:
+    """Raise UsageError unless `actions` is "mode" or "sample"."""
+    if actions not in ("mode", "sample"):
+        raise UsageError(f"actions={actions!r}; write 'mode' or 'sample'.")
+
+
+def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> None:
+    """Raise unless `state` is one that training with `config` makes.
+
+    Only what acting reads is compared: the seeds, the observations, the parameters.
+    Another number of environments, or another length of rollouts, is fine.
+
+    Args:
+        config: The run.
+        state: Of all its seeds.
+        other_axes: What to do about a state with other leading axes, for the message.
+
+    Raises:
+        UsageTypeError: If either is something else.
+        UsageError: If the state has other seeds, observations or parameters.
+    """
+    check_config(config)
+    check_state(state)
+    seeds = () if config.num_seeds == 1 else (config.num_seeds,)
+    if state.updates.shape != seeds:
+        raise UsageError(
+            f"state has the leading axes {state.updates.shape}, but num_seeds="
+            f"{config.num_seeds} makes them {seeds}; {other_axes}, or pass the config "
+            "that the state was trained with."
+        )
+    expected = state_type(dataclasses.replace(config, num_seeds=1))
+    environment = make_components(config).environment
+    # State of the environments: [seeds, num_envs, …].
+    there = _described(state.rollout.observation, len(seeds) + 1)
+    here = _described(expected.rollout.observation, 1)
+    if there != here:
+        raise UsageError(
+            f"state is of an environment with observations {there}, but "
+            f"{config.env} has observations {here} and actions "
+            f"{environment.action_space}; pass the config that the state was trained "
+            "with."
+        )
+    stored = _shapes(state.params, len(seeds))
+    wanted = _shapes(expected.params, 0)
+    if stored != wanted:
+        differences = "; ".join(
+            f"{name}: {stored.get(name)} and {wanted.get(name)}"
+            for name in sorted(stored.keys() | wanted.keys())
+            if stored.get(name) != wanted.get(name)
+        )
+        raise UsageError(
+            f"state has other policy parameters than a policy for {config.env}, with "
+            f"observations {here} and actions {environment.action_space}, and these "
+            f"network sizes. Shapes that differ (state, config): {differences}. Pass "
+            "the config that the state was trained with."
+        )
+
+
+def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
+    """Return the state of one of a run's seeds.
+
+    Raises:
+        UsageError: If the run has fewer seeds, or as `check_trained`.
+    """
+    check_config(config)
+    if not 0 <= seed_index < config.num_seeds:
+        raise UsageError(
+            f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
+            f"write 0 to {config.num_seeds - 1}."
+        )
+    check_trained(config, state, "index other axes first")
+    if config.num_seeds == 1:
+        return state
+    return jax.tree.map(lambda leaf: leaf[seed_index], state)
+
+
+def _described(observation: Any, num_axes: int) -> str:
+    """Return the shape of one observation, as text, without the leading axes."""
+    if isinstance(observation, MaskedObservation):
+        values, mask = (leaf.shape[num_axes:] for leaf in observation)
+        return f"{values} with action masks {mask}"
+    return str(observation.shape[num_axes:])
+
+
+def _shapes(params: PyTree, num_axes: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of parameters by their paths, without the leading axes."""
+    named, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape[num_axes:]
+        for path, leaf in named
+    }

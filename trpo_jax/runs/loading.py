@@ -1,0 +1,95 @@
+"""States and policies, loaded from the folder of a run."""
+
+import functools
+import pathlib
+import warnings
+from typing import Literal
+
+from trpo_jax.errors import UsageError
+from trpo_jax.policies.acting import Actions, state_of_seed
+from trpo_jax.policies.policy import LoadedPolicy
+from trpo_jax.runs import checkpoints
+from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.runs.folder import RunFolder
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.seeds import state_type
+from trpo_jax.training.state import TrainState
+from trpo_jax.version import __version__
+
+CheckpointChoice = Literal["last", "best"]
+"""The newest checkpoint, or the one with the best return in training."""
+
+_ORDERS = {"last": checkpoints.complete, "best": checkpoints.by_score}
+
+
+def load_state(
+    folder: str | pathlib.Path,
+    config: TRPOConfig | None = None,
+    *,
+    checkpoint: CheckpointChoice = "last",
+) -> tuple[TRPOConfig, TrainState]:
+    """Return the config of the run in a folder, and its state.
+
+    Executes no code from there. A state may be loaded under other settings of JAX
+    (x64, key implementation) than it was trained with; it keeps its types.
+
+    Args:
+        folder: The folder of a run.
+        config: The config that `run` was given, if it has Python objects.
+        checkpoint: The newest, or the one with the best return in training.
+
+    Raises:
+        UsageError: If there is no run or no such checkpoint; or the checkpoint is of
+            another config or version, or damaged (the message names the file). If
+            another one is whole, it is taken instead of a damaged one, with a warning.
+    """
+    run_folder = RunFolder(folder)
+    config = run_folder.read_config(config)
+    if checkpoint not in _ORDERS:
+        raise UsageError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
+    found = checkpoints.restore_last(
+        run_folder.checkpoints,
+        functools.partial(state_type, config),
+        config_to_dict(config),
+        __version__,
+        warnings.warn,
+        resuming=False,
+        order_fn=_ORDERS[checkpoint],
+    )
+    if found is None:
+        if checkpoints.complete(run_folder.checkpoints):
+            raise UsageError(
+                f"no checkpoint in {run_folder.path} has a return: no episode had "
+                "ended in training before one was saved; write checkpoint='last'."
+            )
+        raise UsageError(
+            f"{run_folder.path} has no checkpoint yet; to go on with the run: "
+            f"{run_folder.how_to_resume(config)}"
+        )
+    return config, found[0]
+
+
+def load_policy(
+    folder: str | pathlib.Path,
+    config: TRPOConfig | None = None,
+    *,
+    actions: Actions = "mode",
+    seed_index: int = 0,
+    checkpoint: CheckpointChoice = "last",
+) -> LoadedPolicy:
+    """Return the policy trained in a folder, `policy(observation, key) -> action`.
+
+    Executes no code from there.
+
+    Args:
+        folder: The folder of a run.
+        config: The config that `run` was given, if it has Python objects.
+        actions: The most probable action, or one sampled from the policy.
+        seed_index: Index of one of the run's seeds.
+        checkpoint: The newest, or the one with the best return in training.
+
+    Raises:
+        UsageError: As `load_state`; or if the run has fewer seeds.
+    """
+    config, state = load_state(folder, config, checkpoint=checkpoint)
+    return LoadedPolicy(config, state_of_seed(config, state, seed_index), actions)

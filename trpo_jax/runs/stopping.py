@@ -1,0 +1,96 @@
+"""Reasons for a run to stop early: a signal, or updates that are not finite."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import numpy as np
+
+from trpo_jax.trust_region import UpdateStatus
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Whether a signal has asked the run to stop.
+
+    Attributes:
+        number: The signal's number, None if there was none.
+    """
+
+    def __init__(self) -> None:
+        """Start without a signal."""
+        self.number: int | None = None
+
+    def requested(self) -> bool:
+        """Return whether there was a signal."""
+        return self.number is not None
+
+
+@contextlib.contextmanager
+def interruptible(notify_fn: Callable[[str], None]) -> Iterator[Interruption]:
+    """Yield a record that the first signal sets; the second ends the process.
+
+    Outside the main thread, where Python allows no handlers, signals keep theirs.
+
+    Args:
+        notify_fn: Called with a message when the first signal comes.
+    """
+    interruption = Interruption()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        interruption.number = number
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        notify_fn(
+            f"{name}: finishing and saving the updates in flight; send it again to "
+            "stop at once"
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class NonFiniteUpdates:
+    """Counts consecutive updates that were rejected because of NaN or infinity.
+
+    Attributes:
+        consecutive: Such updates up to now, without one between, int[num_seeds].
+    """
+
+    def __init__(self, num_seeds: int):
+        """Start from zero."""
+        self.consecutive = np.zeros(num_seeds, int)
+
+    def count(self, metrics: list[dict[str, np.ndarray]]) -> None:
+        """Count the updates of a chunk."""
+        for one in metrics:
+            rejected = one["status"] == UpdateStatus.NON_FINITE
+            self.consecutive = np.where(rejected, self.consecutive + 1, 0)
+
+    @property
+    def consecutive_in_all_seeds(self) -> int:
+        """The number of latest updates that were rejected in every seed."""
+        return int(self.consecutive.min())
+
+    def describe(self, updates: int) -> str:
+        """Return where they began, given the updates made, and where to look."""
+        seeds = np.flatnonzero(self.consecutive)
+        several = self.consecutive.size > 1
+        where = f" in seeds {', '.join(map(str, seeds))}" if several else ""
+        return (
+            f"updates are rejected because of NaN or infinity{where}, from update "
+            f"{updates - self.consecutive.max() + 1:,} on; check the environment's "
+            "observations and rewards, and its action masks if it has any: each must "
+            "allow at least one action"
+        )

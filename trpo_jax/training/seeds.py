@@ -1,0 +1,37 @@
+"""The seeds of a run side by side: their keys, first states, and types."""
+
+import jax
+from jaxtyping import PyTree
+
+from trpo_jax.training.compilation import jit_with_options
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.state import TrainState, init
+
+
+def run_keys(config: TRPOConfig, key: KeyLike | None = None) -> jax.Array:
+    """Return the key that `train(config, key)` starts from, one for each seed."""
+    key = as_key(jax.random.key(config.seed) if key is None else key)
+    return jax.random.split(key, config.num_seeds) if config.num_seeds > 1 else key
+
+
+def init_seeds(config: TRPOConfig, keys: jax.Array) -> TrainState:
+    """Return the first state for what `run_keys` returns; consumes `keys`."""
+    if config.num_seeds == 1:
+        return init(config, keys)
+    return jax.vmap(init, in_axes=(None, 0))(config, keys)
+
+
+def state_type(config: TRPOConfig) -> PyTree:
+    """Return shapes and dtypes of the state of `config`, without compiling.
+
+    With several seeds, shapes have a leading axis [num_seeds].
+
+    Raises:
+        UsageError: If the config does not make a run, as `init`.
+    """
+    keys = jax.eval_shape(lambda: run_keys(config))
+    # Through `jit` for its cache of traces, which also knows JAX's own settings (x64,
+    # key implementation): under others, the types are others.
+    jitted = jit_with_options(init_seeds, config, env_steps=0)
+    return jax.eval_shape(jitted, config, keys)
