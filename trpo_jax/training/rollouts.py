@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
@@ -137,6 +138,8 @@ def rollout(
         memory, action, log_prob = act_fn(
             action_key, state.memory, state.observation, starts
         )
+        chex.assert_shape(log_prob, starts.shape)
+        chex.assert_tree_shape_prefix(action, starts.shape)
         chex.assert_shape(log_prob, starts.shape)
         chex.assert_tree_shape_prefix(action, starts.shape)
         env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import chex
 import jax
 import jax.numpy as jnp
 from jax.extend import core
@@ -86,6 +87,7 @@ def line_search(
         raise UsageError(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
         )
+    chex.assert_rank((surrogate_old, max_kl), 0)
     chex.assert_rank((surrogate_old, max_kl), 0)
     dtype = surrogate_old.dtype
     fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -157,6 +158,7 @@ class Problem(NamedTuple):
         (value, kl, entropy), maxima = mean_over_rows(
             compare, self._split(self.batch), old.distributions
         )
+        chex.assert_rank((value, kl, entropy), 0)
         chex.assert_rank((value, kl, entropy), 0)
         kl_max = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(maxima)))
         # Two compilations of L may differ in the last bit, which must not count as an

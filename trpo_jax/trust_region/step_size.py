@@ -1,6 +1,7 @@
 """Step size along the natural direction, at which the quadratic model reaches δ."""
 
 import chex
+import chex
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
@@ -64,5 +65,6 @@ def trust_region_step_size(
     chex.assert_rank(curvature, 0)
     # The inner `where` keeps a NaN out of the derivative, which the outer one would
     # multiply by 0.
+    chex.assert_rank(curvature, 0)
     usable = jnp.isfinite(curvature) & (curvature > 0)
     return jnp.where(usable, jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1)), 0)
