@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import chex
 import jax
 import jax.numpy as jnp
 import optax

@@ -1,7 +1,6 @@
 """Step size along the natural direction, at which the quadratic model reaches δ."""
 
 import chex
-import chex
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
