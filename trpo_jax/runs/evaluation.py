@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from trpo_jax.errors import UsageError
 from trpo_jax.runs.acting import Actions, check_actions
@@ -55,8 +55,8 @@ def evaluate(
             raise UsageError(f"{name}={count} is not positive; write at least 1.")
     check_actions(actions)
     check_seeds(config, state, "vmap evaluate over other axes")
-    run = _program((state, key))
-    return run(config, state, key, num_episodes, actions, max_steps)
+    run = _program(config)
+    return run(state, key, num_episodes, actions, max_steps)
 
 
 @contextlib.contextmanager
@@ -71,8 +71,8 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
         yield
         return
     key_type = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = _program().lower(
-        config, state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
+    lowered = _program(config).lower(
+        state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
     )
     pool = ThreadPoolExecutor(max_workers=1)
     pool.submit(lowered.compile)
@@ -126,10 +126,10 @@ def in_words(evaluation: dict[str, Any]) -> str:
     return text
 
 
-def _program(inputs: PyTree = ()) -> jax.stages.Wrapped:
+def _program(config: TRPOConfig) -> jax.stages.Wrapped:
     """Return `_evaluate`, jitted with the options of a short run: it is one."""
-    static = (3, 4, 5)  # num_episodes, actions, max_steps
-    return jit_with_options(_evaluate, inputs, env_steps=1, static_argnums=static)
+    static = (2, 3, 4)  # num_episodes, actions, max_steps
+    return jit_with_options(_evaluate, config, env_steps=1, static_argnums=static)
 
 
 def _evaluate(
