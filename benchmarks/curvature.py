@@ -31,6 +31,7 @@ from benchmarks.problems import (
     solve_program,
     update_program,
 )
+from trpo_jax.training.defaults import resolve_sizes
 
 SIZES = tuple(4**k for k in range(5, 11))
 WIDTHS = (64, 256, 1024)
@@ -59,10 +60,10 @@ def measure(
     kind: str, num_rows: int, width: int, ceiling: dict[str, float], seconds: float
 ) -> dict:
     problem = make_problem(kind, num_rows, (width, width))
-    config = problem.config
+    sizes = resolve_sizes(problem.config)
     programs = {
         "gradient": gradient_program(problem),
-        "gradient_in_micro_batches": gradient_program(problem, config.steps_at_once),
+        "gradient_in_micro_batches": gradient_program(problem, sizes.micro_batch_size),
         "update": update_program(problem),
     }
     for operator, extra in itertools.product(OPERATORS, (1, 1 + ITERATIONS)):
@@ -83,8 +84,8 @@ def measure(
         "rows": num_rows,
         "width": width,
         "parameters": num_parameters(problem),
-        "fisher_stride": config.curvature_stride,
-        "micro_batch_size": config.steps_at_once,
+        "fisher_stride": sizes.fisher_stride,
+        "micro_batch_size": sizes.micro_batch_size,
         "seconds": timings,
         "product_seconds": products,
         "product_over_gradient": {

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 import trpo_jax
 from benchmarks.harness import Program, compile_program
+from trpo_jax import trust_region
+from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.trust_region.flat import flatten
 
 FEATURES = 4
@@ -23,14 +24,18 @@ class Problem(NamedTuple):
 
     policy: Any
     params: Any
-    batch: trpo_jax.trust_region.Batch
+    batch: trust_region.Batch
 
     @property
     def theta(self) -> Any:
         return flatten(self.params)[0]
 
-    def distribution(self, theta: Any, observations: jax.Array) -> Any:
-        return self.policy.apply(flatten(self.params)[1](theta), observations)
+    def of_update(self, micro_batch_size: int | None = None) -> trust_region.Problem:
+        """Return the problem as an update has it."""
+        params_of = flatten(self.params)[1]
+        return trust_region.Problem(
+            self.policy.apply, surrogate_of, self.batch, params_of, micro_batch_size
+        )
 
     @property
     def num_rows(self) -> int:
@@ -56,25 +61,22 @@ def make_policy(kind: str, hidden_sizes: tuple[int, ...]) -> Any:
     return trpo_jax.networks.Policy(trpo_jax.networks.MLP(hidden_sizes), heads[kind](2))
 
 
-def draw(
-    policy: Any, num_rows: int, key: jax.Array
-) -> tuple[Any, trpo_jax.trust_region.Batch]:
+def draw(policy: Any, num_rows: int, key: jax.Array) -> tuple[Any, trust_region.Batch]:
     """Draw parameters, and a batch that is on-policy for them."""
     keys = jax.random.split(key, 4)
     observations = jax.random.normal(keys[0], (num_rows, FEATURES))
     params = policy.init(keys[1], observations[:1])
-    _, distribution = trpo_jax.trust_region.micro_batched(
-        lambda rows: ((), policy.apply(params, rows)),
-        observations,
-        num_rows=num_rows,
-        size=DRAWN_AT_ONCE,
-    )
-    actions = distribution.sample(keys[2])
-    log_probs = distribution.log_prob(actions)
+
+    def act(key: jax.Array, observations: jax.Array) -> tuple[jax.Array, jax.Array]:
+        distribution = policy.apply(params, observations)
+        actions = distribution.sample(key)
+        return actions, distribution.log_prob(actions)
+
+    rows = trust_region.split_rows(observations, DRAWN_AT_ONCE)
+    _, acted = trust_region.mean_over_rows(lambda rows: ((), act(keys[2], rows)), rows)
+    actions, log_probs = acted.join()
     advantages = jax.random.normal(keys[3], (num_rows,))
-    return params, trpo_jax.trust_region.Batch(
-        observations, actions, log_probs, advantages
-    )
+    return params, trust_region.Batch(observations, actions, log_probs, advantages)
 
 
 def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Problem:
@@ -83,47 +85,25 @@ def make_problem(kind: str, num_rows: int, hidden_sizes: tuple[int, ...]) -> Pro
     return Problem(policy, *drawn(jax.random.key(0)))
 
 
-def surrogate_of(
-    problem: Problem, theta: Any, batch: trpo_jax.trust_region.Batch
-) -> jax.Array:
-    log_probs = problem.distribution(theta, batch.observations).log_prob(batch.actions)
-    return trpo_jax.trust_region.surrogate(log_probs, batch.log_probs, batch.advantages)
+def surrogate_of(policy: Any, batch: trust_region.Batch) -> jax.Array:
+    log_probs = policy.log_prob(batch.actions)
+    return trust_region.surrogate(log_probs, batch.log_probs, batch.advantages)
 
 
 def gradient_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
     """Compile value and gradient of the surrogate over the whole batch."""
 
-    def differentiate(
-        theta: Any, batch: trpo_jax.trust_region.Batch
-    ) -> tuple[Any, tuple]:
-        fn = functools.partial(surrogate_of, problem)
-        return jax.value_and_grad(fn)(theta, batch), ()
-
-    def run(theta: Any, batch: trpo_jax.trust_region.Batch) -> Any:
-        return trpo_jax.trust_region.micro_batched(
-            functools.partial(differentiate, theta),
-            batch,
-            num_rows=problem.num_rows,
-            size=micro_batch_size,
-        )[0]
+    def run(theta: Any, batch: trust_region.Batch) -> Any:
+        of_update = problem.of_update(micro_batch_size)._replace(batch=batch)
+        old, gradient = of_update.value_and_gradient(theta)
+        return old.value, gradient
 
     return compile_program(run, problem.theta, problem.batch)
 
 
-def hessian_operator(
-    policy_fn: Callable, params: Any, states: jax.Array, *, num_products: int
-) -> Callable:
-    """Return `jvp` over `grad` of the mean KL, linearised once."""
-    old = jax.lax.stop_gradient(policy_fn(params, states))
-    return trpo_jax.trust_region.fisher_vector_product(
-        lambda theta: trpo_jax.trust_region.mean_kl(old, policy_fn(theta, states)),
-        params,
-    )
-
-
 OPERATORS: dict[str, Callable] = {
-    "gauss_newton": trpo_jax.trust_region.gauss_newton_vector_product,
-    "hessian": hessian_operator,
+    "gauss_newton": trust_region.gauss_newton_vector_product,
+    "hessian": trust_region.fisher_vector_product,
 }
 
 
@@ -137,59 +117,41 @@ def solve_program(
 ) -> Program:
     """Compile conjugate gradient up to a number of iterations or a tolerance."""
 
-    def solve(theta: Any, gradient: Any, states: jax.Array) -> Any:
-        matvec = OPERATORS[operator](
-            problem.distribution, theta, states, num_products=10
-        )
-        return trpo_jax.trust_region.conjugate_gradient(
-            lambda v: optax.tree.add_scale(matvec(v), 0.1, v),
+    def solve(theta: Any, gradient: Any, batch: trust_region.Batch) -> Any:
+        of_update = problem.of_update()._replace(batch=batch)
+        fisher = of_update.fisher(theta, stride=stride, operator_fn=OPERATORS[operator])
+        return trust_region.conjugate_gradient(
+            trust_region.damped(fisher, 0.1),
             gradient,
             max_iterations=iterations,
             tolerance=tolerance,
         ).x
 
     _, gradient = gradient_program(problem).run()
-    states = problem.batch.observations[::stride]
-    return compile_program(solve, problem.theta, gradient, states)
+    return compile_program(solve, problem.theta, gradient, problem.batch)
 
 
 def candidate_program(problem: Problem, micro_batch_size: int | None = None) -> Program:
     """Compile surrogate and KL of one candidate over the whole batch."""
-    old = jax.jit(problem.policy.apply)(problem.params, problem.batch.observations)
 
-    def compare(theta: Any, rows: tuple) -> tuple[tuple, jax.Array]:
-        batch, old = rows
-        new = problem.distribution(theta, batch.observations)
-        value = trpo_jax.trust_region.surrogate(
-            new.log_prob(batch.actions), batch.log_probs, batch.advantages
-        )
-        kl = old.kl_divergence(new)
-        return (value, kl.mean()), kl
+    def run(theta: Any, old: Any, batch: trust_region.Batch) -> Any:
+        of_update = problem.of_update(micro_batch_size)._replace(batch=batch)
+        return of_update.candidate(theta, old)
 
-    def is_row(leaf: jax.Array) -> bool:
-        return leaf.shape[:1] == (problem.num_rows,)
-
-    def run(theta: Any, rows: tuple) -> Any:
-        return trpo_jax.trust_region.micro_batched(
-            functools.partial(compare, theta),
-            rows,
-            num_rows=problem.num_rows,
-            size=micro_batch_size,
-            is_row=jax.tree.map(is_row, rows),
-        )
-
-    return compile_program(run, problem.theta, (problem.batch, old))
+    of_update = problem.of_update(micro_batch_size)
+    old, _ = jax.jit(of_update.value_and_gradient)(problem.theta)
+    return compile_program(run, problem.theta, old, problem.batch)
 
 
 def update_program(problem: Problem, **settings: Any) -> Program:
     """Compile a whole policy update, with the defaults of a run of this size."""
-    config = problem.config
+    sizes = resolve_sizes(problem.config)
     defaults = {
-        "fisher_stride": config.curvature_stride,
-        "micro_batch_size": config.steps_at_once,
+        "fisher_stride": sizes.fisher_stride,
+        "micro_batch_size": sizes.micro_batch_size,
     }
     update = functools.partial(
-        trpo_jax.trust_region.trust_region_update,
+        trust_region.trust_region_update,
         problem.policy.apply,
         **(defaults | settings),
     )

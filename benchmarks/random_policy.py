@@ -1,6 +1,5 @@
 """Return of a policy with uniform actions, as a baseline for learning."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,16 +13,17 @@ from trpo_jax.environments import ActionSpace, MaskedObservation
 def random_return(config: trpo_jax.TRPOConfig, num_episodes: int) -> float:
     """Return the mean return of uniform actions in the environment of a run."""
     space = trpo_jax.environments.make_environment(config.env).action_space
-    # `evaluate` needs a state. Its parameters are not used: the networks are minimal.
-    small = trpo_jax.TRPOConfig(env=config.env, num_envs=1, hidden_sizes=(1,))
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    state = jax.jit(trpo_jax.init)(small, key)
     policy = trpo_jax.networks.NetworkFns(
         init=lambda key, observations: (),
         apply=lambda params, observations: uniform(space, observations),
     )
-    acting = dataclasses.replace(small, policy=policy)
-    returns = trpo_jax.evaluate(acting, state, key, num_episodes, actions="sample")
+    # `evaluate` needs a state, of which it reads the policy alone.
+    config = trpo_jax.TRPOConfig(
+        env=config.env, num_envs=1, hidden_sizes=(1,), policy=policy, seed=config.seed
+    )
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    state = jax.jit(trpo_jax.init)(config, key)
+    returns = trpo_jax.evaluate(config, state, key, num_episodes, actions="sample")
     return float(returns.mean())
 
 
@@ -36,6 +36,9 @@ def uniform(space: ActionSpace, observations: Any) -> Any:
     """
     batch = jax.tree.leaves(observations)[0].shape[0]
     if isinstance(space, trpo_jax.environments.Box):
+        if space.low is None or space.high is None:  # then standard normal
+            zeros = jnp.zeros((batch, space.size))
+            return trpo_jax.trust_region.DiagonalGaussian(zeros, zeros)
         return Uniform(space, batch)
     one = isinstance(space, trpo_jax.environments.Discrete)
     sizes = np.atleast_1d(space.num_actions)
@@ -48,19 +51,24 @@ def uniform(space: ActionSpace, observations: Any) -> Any:
 
 
 class Uniform:
-    """Uniform distribution between bounds; it can be sampled, and no more.
-
-    Without bounds, actions are drawn from the standard normal distribution.
-    """
+    """Uniform distribution between bounds."""
 
     def __init__(self, space: trpo_jax.environments.Box, batch: int):
-        self._space, self._batch = space, batch
+        self._low, self._high = jnp.array(space.low), jnp.array(space.high)
+        self._batch = batch
 
     def sample(self, key: jax.Array) -> jax.Array:
-        shape = (self._batch, self._space.size)
-        low, high = self._space.low, self._space.high
-        if low is None or high is None:
-            return jax.random.normal(key, shape)
-        return jax.random.uniform(
-            key, shape, minval=jnp.array(low), maxval=jnp.array(high)
-        )
+        shape = (self._batch, self._low.size)
+        return jax.random.uniform(key, shape, minval=self._low, maxval=self._high)
+
+    def mode(self) -> jax.Array:
+        return jnp.tile((self._low + self._high) / 2, (self._batch, 1))
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        return -self.entropy()
+
+    def entropy(self) -> jax.Array:
+        return jnp.full(self._batch, jnp.sum(jnp.log(self._high - self._low)))
+
+    def kl_divergence(self, other: "Uniform") -> jax.Array:
+        return jnp.zeros(self._batch)

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import tyro
-from trpo_jax.training.networks import make_networks
 
 import trpo_jax
 from benchmarks.harness import (
@@ -31,6 +30,8 @@ from benchmarks.problems import (
     solve_program,
     update_program,
 )
+from trpo_jax.training.components import make_networks
+from trpo_jax.training.defaults import resolve_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
     """Compile the parts of a step as separate programs, on the data of one rollout."""
     environment = trpo_jax.environments.make_environment(config.env)
     policy, critic = make_networks(config, environment)
+    sizes = resolve_sizes(config)
 
     def act(state: Any, key: jax.Array) -> Any:
         def draw(key: jax.Array, memory: Any, seen: jax.Array, starts: Any) -> Any:
@@ -126,8 +128,8 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
             observations,
             targets,
             jax.random.key(2),
-            epochs=config.critic_passes,
-            num_minibatches=config.critic_steps,
+            epochs=sizes.critic_epochs,
+            num_minibatches=sizes.critic_minibatches,
         )
 
     rollout = compile_program(act, state, jax.random.key(1))
@@ -141,7 +143,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
         trpo_jax.training.standardize(targets),
     )
     problem = Problem(policy, state.params, batch)
-    rows, stride = config.steps_at_once, config.curvature_stride
+    rows, stride = sizes.micro_batch_size, sizes.fisher_stride
     return {
         "rollout": rollout,
         "values and advantages": advantages,

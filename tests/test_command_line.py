@@ -79,7 +79,7 @@ def test_every_field_is_an_option_with_its_documentation(capsys):
     for name in names:
         assert f"--{name.replace('_', '-')}" in text
     assert "the radius of the trust region" in text
-    assert "Environments stepped side by side" in text
+    assert "Environments stepped in parallel" in text
     assert "Minutes between two checkpoints" in text
 
 

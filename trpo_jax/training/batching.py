@@ -140,8 +140,8 @@ class BoundNetwork(NamedTuple):
         Returns:
             The memory after the step, and what was chosen, arrays [B, …].
         """
-        # A step is a rollout of length 1: acting and training take one path, so that the
-        # first probability ratio is 1.
+        # A step is a rollout of length 1: acting and training take the same path, for
+        # the first probability ratio to be 1.
         rows = self.network.rows(memory, *_one_step((observations, starts)))
         memories, output = self.network.apply(self.params, rows)
         by_time = self.network.from_rows((memories, choose_fn(output)), 1)

@@ -64,7 +64,8 @@ def check_counts(config: Any) -> None:
             )
         least = {"seed": -math.inf, "memory_size": 0}.get(name, 1)
         if value < least:
-            raise UsageError(f"{name}={value} is too small; write at least {least}.")
+            sign = "positive" if least == 1 else "zero or more"
+            raise UsageError(f"{name}={value} is not {sign}; write at least {least}.")
     for name in _SIZES:
         sizes = getattr(config, name)
         if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
