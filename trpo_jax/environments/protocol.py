@@ -48,6 +48,7 @@ class Box(NamedTuple):
 
 
 ActionSpace = Discrete | MultiDiscrete | Box
+"""One of the three action spaces."""
 
 
 class TimeStep(NamedTuple):

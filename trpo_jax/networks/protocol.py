@@ -20,6 +20,7 @@ class MaskedObservation(NamedTuple):
 
 
 Observation = Num[Array, "..."] | MaskedObservation
+"""One array, or one with an action mask."""
 
 
 @runtime_checkable
