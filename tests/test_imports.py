@@ -14,6 +14,8 @@ PACKAGE = Path(trpo_jax.__file__).parent
 ROOMS = (
     "errors",
     "extras",
+    "observations",
+    "tracing",
     "version",
     "trust_region",
     "networks",
@@ -25,9 +27,9 @@ ROOMS = (
     "completion",
     "__main__",
 )
-# Each room leans on those before it; environments on none.
+# Each room leans on those before it; environments on no other room.
 ALLOWED = {room: set(ROOMS[:i]) for i, room in enumerate(ROOMS)}
-ALLOWED["environments"] = {"errors", "extras", "version", "networks"}
+ALLOWED["environments"] = {"errors", "extras", "observations", "tracing", "version"}
 ALLOWED["__init__"] = set(ROOMS) - {"__main__"}
 
 

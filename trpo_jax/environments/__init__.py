@@ -1,4 +1,4 @@
-"""Environments: one protocol, one adapter for each suite."""
+"""Environments: one protocol, and one adapter for each suite."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ from trpo_jax.environments.protocol import (
     Discrete,
     Drawable,
     Environment,
-    MaskedObservation,
     MultiDiscrete,
     TimeStep,
 )
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
-from trpo_jax.errors import UsageTypeError
+from trpo_jax.errors import UsageTypeError, describe_type
+from trpo_jax.observations import MaskedObservation
 
 __all__ = [
     "DRAWN_BY_GYMNAX",
@@ -52,7 +52,7 @@ def _make_brax(name_and_backend: str) -> Environment:
     return make_brax(name, backend or "spring")
 
 
-# What an id's suite makes of the rest of the id.
+# Suite ↦ function that makes an environment from the rest of the id.
 _SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": _make_brax,
     "gymnax": make_gymnax,
@@ -66,8 +66,9 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
     """Return the environment that `env` names or is.
 
     Args:
-        env: An id; a gymnax (environment, params) pair; or any `Environment`. An id
-            is one of gymnax, such as "CartPole-v1", unless it begins with a suite:
+        env: An id; a gymnax (environment, params) pair, or the environment alone for
+            its default parameters; or any `Environment`. An id is one of gymnax, such
+            as "CartPole-v1", unless it begins with a suite:
 
             - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
             - "jumanji/Snake-v1";
@@ -80,18 +81,29 @@ def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
     Raises:
         ValueError: If no environment has that id, its suite is not installed, its
             spaces are not supported, or it does not return what `Environment` says.
-        TypeError: If `env` is none of the three.
+        TypeError: If `env` is something else.
     """
     if isinstance(env, str):
         suite, slash, name = env.partition("/")
         return _SUITES[suite](name) if slash and suite in _SUITES else make_gymnax(env)
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step"):
         return make_gymnax(env)
-    if isinstance(env, Environment):
-        check_environment(env)
-        return env
+    if not isinstance(env, type):
+        if isinstance(env, Environment):
+            check_environment(env)
+            return env
+        if hasattr(env, "step") and hasattr(env, "default_params"):
+            return make_gymnax(env)
+        if hasattr(env, "step") and hasattr(env, "action_spec"):
+            return make_jumanji(env)
+        if hasattr(env, "step") and hasattr(env, "action_size"):
+            raise UsageTypeError(
+                f"env is {describe_type(env)}, which has brax's form; write "
+                "env=trpo_jax.environments.BraxEnvironment(env, episode_length=1000)."
+            )
+    instance = f", as an instance {env.__name__}()" if isinstance(env, type) else ""
     raise UsageTypeError(
-        f"env is a {type(env).__name__}; write an id such as 'CartPole-v1', a gymnax "
+        f"env is {describe_type(env)}; write an id such as 'CartPole-v1', a gymnax "
         "pair (environment, params), or an object with reset, step, action_space and "
-        "observation_shape (trpo_jax.environments.Environment)."
+        f"observation_shape{instance} (trpo_jax.environments.Environment)."
     )

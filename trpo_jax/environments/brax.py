@@ -1,4 +1,4 @@
-"""The adapter to brax, and to whatever else has brax's `reset` and `step`."""
+"""Adapter to brax, and to other environments with brax's `reset` and `step`."""
 
 import functools
 import sys
@@ -13,19 +13,25 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import nearest, strong
-from trpo_jax.errors import UsageError
+from trpo_jax.environments.suites import (
+    narrowed_attributes,
+    nearest,
+    raw_key,
+    single_precision,
+    strong,
+)
+from trpo_jax.errors import UsageError, array_types
 from trpo_jax.extras import import_extra
 
 _BACKENDS = ("spring", "generalized", "positional", "mjx")
 
 
 class BraxState(NamedTuple):
-    """Where an episode stands.
+    """State of an episode.
 
     Attributes:
         env_state: The environment's own state.
-        length: Steps taken, int32 scalar.
+        length: Steps taken so far, int32 scalar.
     """
 
     env_state: PyTree
@@ -35,11 +41,13 @@ class BraxState(NamedTuple):
 class BraxEnvironment:
     """An environment in brax's form, cut after `episode_length` steps.
 
-    Every episode starts from a reset of its own; brax's wrapper would go back to the
-    first. Actions are clipped to [−1, 1]. `terminated` is the environment's own `done`,
-    `truncated` the time limit.
+    Every episode starts from a reset of its own; brax's own wrapper returns to the
+    state that the first one started from. Actions are clipped to [−1, 1]. `terminated`
+    is the environment's own `done`, `truncated` the time limit. All is computed in 32
+    bits, also under `jax_enable_x64`.
     """
 
+    @single_precision
     def __init__(self, env: Any, episode_length: int, name: str | None = None):
         """Wrap `env`, which has `action_size`, `reset(rng)` and `step(state, action)`.
 
@@ -49,12 +57,12 @@ class BraxEnvironment:
         Args:
             env: The environment.
             episode_length: Steps after which an episode is cut.
-            name: What to call it in messages; its class if None.
+            name: Its name in messages; its class if None.
 
         Raises:
             ValueError: If the observation is not one array.
         """
-        self._env = env
+        self._env = env = narrowed_attributes(env)
         self._episode_length = episode_length
         self.name = name or type(env).__name__
         _mend_fluid()
@@ -62,9 +70,9 @@ class BraxEnvironment:
         self.action_space = Box(size, (-1.0,) * size, (1.0,) * size)
         raw = jax.eval_shape(self._reset, jax.random.key(0))
         if not isinstance(raw.obs, jax.ShapeDtypeStruct):
-            arrays = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", raw.obs)
             raise UsageError(
-                f"{self.name} observes {arrays}, which is not supported. Wrap the "
+                f"{self.name} observes {array_types(raw.obs)}; it must be one array. "
+                "Wrap the "
                 "environment so that `obs` in its state is one array, and write "
                 "env=trpo_jax.environments.BraxEnvironment(wrapped, episode_length)."
             )
@@ -77,14 +85,16 @@ class BraxEnvironment:
 
     @property
     def picture_suffix(self) -> str | None:
-        """What it is drawn as: ".html", if brax's viewer knows its shapes."""
+        """Suffix ".html" if brax's viewer can draw the environment, else None."""
         return ".html" if has_bodies(self._env, self._state_type) else None
 
+    @single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         raw = self._reset(key)
         return BraxState(raw, jnp.int32(0)), jnp.asarray(raw.obs, jnp.float32)
 
+    @single_precision
     def step(
         self, key: Key[Array, ""], state: BraxState, action: Float[Array, " D"]
     ) -> tuple[BraxState, TimeStep]:
@@ -117,10 +127,11 @@ class BraxEnvironment:
         draw_bodies(self._env, states.env_state, path)
 
     def _reset(self, key: Key[Array, ""]) -> Any:
-        # Brax knows only keys of the old kind.
-        return jax.tree.map(strong, self._env.reset(jax.random.key_data(key)))
+        # Brax takes the uint32 array of jax.random.PRNGKey.
+        return jax.tree.map(strong, self._env.reset(raw_key(key)))
 
 
+@single_precision
 def make_brax(
     name: str, backend: str = "spring", episode_length: int = 1000
 ) -> BraxEnvironment:
@@ -138,7 +149,7 @@ def make_brax(
         ValueError: If brax is not installed, has no such environment or backend (the
             message names the nearest), or the observation is not one array.
     """
-    # Now, also where a program is being traced: environments hold arrays of their own.
+    # Now, also while a program is traced: environments hold arrays of their own.
     with jax.ensure_compile_time_eval():
         return _make(name, backend, episode_length)
 
@@ -149,7 +160,7 @@ def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
     if name not in envs._envs:  # the only list that brax has
         near = nearest(name, envs._envs)
         raise UsageError(
-            f"no environment {name!r} in brax. Did you mean {near}? Your own comes in "
+            f"no environment {name!r} in brax. Did you mean {near}? Register your own "
             "by brax.envs.register_environment(name, class)."
         )
     if backend not in _BACKENDS:
@@ -171,7 +182,7 @@ def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
 def _mend_fluid() -> None:
     """Give `brax.fluid`, which moves the swimmer, a `clip` that takes `a_min`.
 
-    JAX has renamed it; brax 0.14, which is not kept up, still writes it.
+    JAX has renamed the argument; brax 0.14, no longer maintained, still uses it.
     """
     fluid: Any = sys.modules.get("brax.fluid")
     if fluid is not None and fluid.jp is jnp:

@@ -1,33 +1,47 @@
-"""Whether an environment is what the rollout asks for, from shapes alone."""
+"""Checks that an environment keeps the protocol, from shapes alone."""
 
 import functools
+import math
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
     Discrete,
     Environment,
-    MaskedObservation,
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
+from trpo_jax.observations import MaskedObservation
+from trpo_jax.tracing import holds_tracers
 
 
-@functools.lru_cache(maxsize=64)
 def check_environment(environment: Environment) -> None:
     """Raise with advice unless spaces, `reset` and `step` are as `Environment` says.
 
     Raises:
-        ValueError: If the action space is not supported, or a shape or a dtype is
-            another than it should be.
+        ValueError: If the action space is not supported, its bounds are not bounds, or
+            a shape or a dtype is wrong.
         TypeError: If `reset` or `step` returns something else altogether.
     """
+    if holds_tracers(environment):  # which a cache must not keep
+        _check(environment)
+    else:
+        _check_once(environment, bool(jax.config.jax_enable_x64))  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=64)
+def _check_once(environment: Environment, enable_x64: bool) -> None:
+    """Check, once for each setting of the switch that changes dtypes."""
+    _check(environment)
+
+
+def _check(environment: Environment) -> None:
     name = type(environment).__name__
     space = environment.action_space
     action = _action_like(name, space)
@@ -35,7 +49,7 @@ def check_environment(environment: Environment) -> None:
     started = jax.eval_shape(environment.reset, key)
     if not isinstance(started, tuple) or len(started) != 2:
         raise UsageTypeError(
-            f"{name}.reset returns {_types(started)}; write a pair (state, "
+            f"{name}.reset returns {describe_type(started)}; write a pair (state, "
             "observation)."
         )
     state, observation = started
@@ -47,48 +61,103 @@ def check_environment(environment: Environment) -> None:
         or not isinstance(stepped[1], TimeStep)
     ):
         raise UsageTypeError(
-            f"{name}.step returns {_types(stepped)}; write a pair (state, "
+            f"{name}.step returns {describe_type(stepped)}; write a pair (state, "
             "trpo_jax.environments.TimeStep(...))."
         )
     following, step = stepped
-    if _types(following) != _types(state):
+    if not _alike(following, state):
         raise UsageError(
-            f"{name}.step returns the state {_types(following)}, but reset "
-            f"{_types(state)}; they must have the same structure, shapes and dtypes."
+            f"{name}.step returns the state {array_types(following)}, but reset "
+            f"{array_types(state)}; they must have the same structure, shapes and "
+            "dtypes." + _cast_advice()
         )
     _check_observation(f"{name}.step", step.observation, environment)
-    _check_observation(f"{name}.step, at last,", step.final_observation, environment)
-    if _types(step.observation) != _types(step.final_observation):
-        raise UsageError(
-            f"{name}.step returns the observation {_types(step.observation)} and the "
-            f"final_observation {_types(step.final_observation)}; they must be alike."
-        )
+    final = f"{name}.step, in final_observation,"
+    _check_observation(final, step.final_observation, environment)
+    for which, other in {
+        "final_observation": step.final_observation,
+        "observation after a reset": observation,
+    }.items():
+        if not _alike(step.observation, other):
+            raise UsageError(
+                f"{name}.step returns the observation {array_types(step.observation)}, "
+                f"but the {which} is {array_types(other)}; they must have the same "
+                "structure, shapes and dtypes." + _cast_advice()
+            )
     for field, kind in {
         "reward": "real floating",
         "terminated": "bool",
         "truncated": "bool",
     }.items():
         value = getattr(step, field)
-        if value.shape or not jnp.isdtype(value.dtype, kind):
+        is_scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
+        if not is_scalar or not jnp.isdtype(value.dtype, kind):
             raise UsageError(
-                f"{name}.step returns the {field} {_types(value)}; it must be a "
+                f"{name}.step returns the {field} {array_types(value)}; it must be a "
                 f"{kind} scalar: the rollout maps one environment over many."
             )
 
 
+def _alike(left: Any, right: Any) -> bool:
+    def types(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+    return types(left) == types(right)
+
+
+def _cast_advice() -> str:
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        return ""
+    return (
+        " Under jax_enable_x64 an array made without a dtype has 64 bits: write "
+        "dtype=jnp.float32, or switch jax_enable_x64 off."
+    )
+
+
 def _action_like(name: str, space: ActionSpace | Any) -> jax.ShapeDtypeStruct:
     match space:
-        case Discrete(int(count)) if count >= 1:
+        case Discrete(count) if isinstance(count, numbers.Integral) and count >= 1:
             return jax.ShapeDtypeStruct((), jnp.int32)
         case MultiDiscrete(tuple(counts)) if counts and min(counts) >= 1:
             return jax.ShapeDtypeStruct((len(counts),), jnp.int32)
-        case Box(int(size)) if size >= 1:
-            return jax.ShapeDtypeStruct((size,), jnp.float32)
+        case Box(size) if isinstance(size, numbers.Integral) and size >= 1:
+            _check_bounds(name, space)
+            return jax.ShapeDtypeStruct((int(size),), jnp.float32)
     raise UsageError(
         f"{name}.action_space is {space!r} of {type(space).__module__}; write "
         "trpo_jax.environments.Discrete(num_actions), MultiDiscrete((K1, K2, ...)) or "
         "Box(size), with a positive number of each."
     )
+
+
+def _check_bounds(name: str, space: Box) -> None:
+    """Raise unless `space` has no bounds, or low < high for each number."""
+    size, low, high = space
+    if low is None and high is None:
+        return
+    example = f"Box({size}, {(-1.0,) * size}, {(1.0,) * size})"
+    advice = f"write such as trpo_jax.environments.{example}"
+    if low is None or high is None:
+        raise UsageError(
+            f"{name}.action_space is {space}, with bounds on one side only; {advice}, "
+            "with math.inf where there is no bound."
+        )
+    try:
+        pairs = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    except (TypeError, ValueError):
+        pairs = []  # not numbers, traced, or not as many
+    if len(pairs) != size:
+        raise UsageError(
+            f"{name}.action_space is {space}, whose bounds are not {size} plain "
+            f"numbers each; {advice}."
+        )
+    # NaN compares false.
+    bad = [pair for pair in pairs if not pair[0] < pair[1]]
+    if bad or any(a == math.inf or b == -math.inf for a, b in pairs):
+        raise UsageError(
+            f"{name}.action_space is {space}, where a number has nothing between its "
+            f"bounds; {advice}: the low one below the high one."
+        )
 
 
 def _check_observation(who: str, observation: Any, environment: Environment) -> None:
@@ -99,9 +168,9 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
     shape = tuple(environment.observation_shape)
     if not isinstance(values, jax.ShapeDtypeStruct) or values.shape != shape:
         raise UsageError(
-            f"{who} observes {_types(values)}, but observation_shape is {list(shape)}; "
-            "write one array of that shape, such as a concatenation of all parts, or "
-            "trpo_jax.environments.MaskedObservation(array, action_mask)."
+            f"{who} observes {array_types(values)}, but observation_shape is "
+            f"{list(shape)}; write one array of that shape, such as a concatenation of "
+            "all parts, or trpo_jax.environments.MaskedObservation(array, action_mask)."
         )
 
 
@@ -118,10 +187,6 @@ def _check_mask(who: str, mask: Any, space: ActionSpace) -> None:
             )
     if mask.shape != (size,) or not jnp.isdtype(mask.dtype, "bool"):
         raise UsageError(
-            f"{who} returns the action_mask {_types(mask)}, but the environment takes "
-            f"{space}; write bool[{size}]."
+            f"{who} returns the action_mask {array_types(mask)}, but the environment "
+            f"takes {space}; write bool[{size}]."
         )
-
-
-def _types(tree: PyTree) -> str:
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree))

@@ -1,6 +1,6 @@
-"""Pictures of episodes, by the renderers that come with the suites.
+"""Pictures of episodes, drawn by the renderers that come with the suites.
 
-Nothing here needs a screen. States are NumPy arrays, leaves [T, …].
+They need no screen. States are NumPy arrays, leaves [T, …].
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from jaxtyping import Float, PyTree
 
 from trpo_jax.extras import import_extra
 
-# Those that gymnax draws by way of gymnasium.
+# Gymnax draws these through gymnasium.
 _CLASSIC_CONTROL = (
     "Acrobot-v1",
     "CartPole-v1",
@@ -38,26 +38,23 @@ DRAWN_BY_GYMNAX = (
     "Seaquest-MinAtar",
     "SpaceInvaders-MinAtar",
 )
-"""The ids of gymnax's environments that have a picture."""
+"""Ids of gymnax's environments that can be drawn."""
 
-# A frame costs 10 to 50 ms to draw and 1 to 4 kB to keep.
+# A frame takes 10 to 50 ms to draw, and 1 to 4 kB in the file.
 _MOST_FRAMES = 250
-_MILLISECONDS = {True: 50, False: 100}  # a frame: classic control and others, as gymnax
+_MILLISECONDS = {True: 50, False: 100}  # per frame, classic control or not, as gymnax
 _LAST_FRAME_MILLISECONDS = 1500
 _WIDTH, _HEIGHT, _CAPTION_HEIGHT, _DPI = 400, 320, 24, 80
-# Of a frame, each with a palette of its own: colours may come late into an episode.
+# In each frame, with a palette of its own: a colour may first appear late.
 _NUM_COLORS = 32
 
-# The viewer interpolates nothing, and a state is 100 to 400 bytes: more are kept.
+# The viewer does not interpolate, and a state takes only 100 to 400 bytes.
 _MOST_POSES = 1000
-_ELLIPSOID = 4  # in MuJoCo; the only shape that brax's viewer does not know
+_ELLIPSOID = 4  # MuJoCo's geom type; the only one that brax's viewer cannot draw
 
 
 def shown_steps(num_steps: int, at_most: int) -> list[int]:
-    """Return which of the steps to show: every n-th, the last among them.
-
-    n is the least for which there are `at_most`.
-    """
+    """Return the steps to show: every n-th up to the last, n as small as fits."""
     every = -(-num_steps // at_most)
     return list(range((num_steps - 1) % every, num_steps, every))
 
@@ -69,13 +66,13 @@ def draw_gymnax(
     returns: Float[np.ndarray, " T"],
     path: Path,
 ) -> None:
-    """Draw an episode of gymnax's into a GIF of at most 250 frames.
+    """Draw an episode of gymnax into a GIF of at most 250 frames.
 
-    A longer one is shown in every n-th step, each for as long as any. The caption tells
-    the step and the return after it.
+    A longer episode is shown at every n-th step, at the same frame rate. The caption
+    has the step and the return after it.
 
     Args:
-        env: One of `DRAWN_BY_GYMNAX`.
+        env: An environment of `DRAWN_BY_GYMNAX`.
         env_params: Its parameters.
         states: Its states, leaves [T, …].
         returns: The return after each step, float32[T].
@@ -115,8 +112,8 @@ def has_bodies(env: Any, state: PyTree) -> bool:
     """Return whether `draw_bodies` can draw an environment in brax's form.
 
     Args:
-        env: Of brax or MuJoCo Playground.
-        state: One of its states; shapes will do.
+        env: An environment of brax or MuJoCo Playground.
+        state: One of its states, or its `jax.ShapeDtypeStruct`s.
     """
     model = getattr(env, "sys", getattr(env, "mj_model", None))
     is_posed = hasattr(state, "pipeline_state") or hasattr(state, "data")
@@ -124,13 +121,13 @@ def has_bodies(env: Any, state: PyTree) -> bool:
 
 
 def draw_bodies(env: Any, states: PyTree, path: Path) -> None:
-    """Draw an episode into a page that plays it in three dimensions, by brax's viewer.
+    """Write a page that plays an episode in brax's three-dimensional viewer.
 
-    The page holds at most 1,000 of the states, and loads the viewer from the internet
-    when it is opened.
+    The page holds at most 1,000 states, and loads the viewer from the internet when it
+    is opened.
 
     Args:
-        env: Of brax or MuJoCo Playground.
+        env: An environment of brax or MuJoCo Playground.
         states: Its states, leaves [T, …].
         path: The file to write.
 
@@ -169,8 +166,8 @@ def _classic_control(
 ) -> Iterator[np.ndarray]:
     """Yield pictures uint8[H, W, 3], as `gymnax.visualize.vis_gym` makes them.
 
-    But with one gymnasium environment for all, not one for each, which takes ten times
-    as long.
+    One gymnasium environment draws all of them: `vis_gym` makes one for each, which
+    takes ten times as long.
     """
     with _without_devices():
         import_extra("pygame", extra="pictures")
@@ -208,7 +205,7 @@ def _by_visualizer(
             canvas = FigureCanvasAgg(figure)
             for index in range(len(states)):
                 visualizer.update(index)
-                visualizer.ax.set_title("")  # it counts frames, not steps
+                visualizer.ax.set_title("")  # gymnax's counts frames, not steps
                 canvas.draw()
                 yield np.array(canvas.buffer_rgba())[..., :3]
         finally:
@@ -217,7 +214,7 @@ def _by_visualizer(
 
 @contextlib.contextmanager
 def _without_devices() -> Iterator[None]:
-    """Keep pygame from looking for a screen and for loudspeakers, and from greeting."""
+    """Keep pygame from opening a screen or a sound device, and from printing."""
     wanted = {
         "SDL_VIDEODRIVER": "dummy",
         "SDL_AUDIODRIVER": "dummy",

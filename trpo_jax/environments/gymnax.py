@@ -1,4 +1,4 @@
-"""The adapter to gymnax, the only place that unpacks gymnax's `step`."""
+"""Adapter to gymnax, the only place that unpacks gymnax's `step`."""
 
 import functools
 import importlib
@@ -21,8 +21,16 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.environments.suites import bound, nearest, strong
+from trpo_jax.environments.suites import (
+    bounds,
+    narrowed,
+    narrowed_attributes,
+    nearest,
+    single_precision,
+    strong,
+)
 from trpo_jax.errors import UsageError
+from trpo_jax.tracing import holds_tracers
 
 
 class GymnaxEnvironment:
@@ -30,22 +38,34 @@ class GymnaxEnvironment:
 
     Observations become float32, those from a Discrete space one-hot; rewards become
     float32; actions are clipped to the Box before the dynamics see them; `truncated`
-    is false where the episode also terminated.
+    is false where the episode also terminated. All is computed in 32 bits, also under
+    `jax_enable_x64`.
     """
 
-    def __init__(self, env: Any, env_params: Any):
-        """Wrap `env`, an object with gymnax's `reset` and `step`, and `env_params`.
+    @single_precision
+    def __init__(self, env: Any, env_params: Any = None):
+        """Wrap `env`, an object with gymnax's `reset` and `step`.
+
+        Args:
+            env: The environment.
+            env_params: Its parameters; its `default_params` if None.
 
         Raises:
             ValueError: If a space is not supported, or `step` has gymnax 0.x's form.
         """
-        self._env = env
-        self._params = env_params
+        # Now, also while a program is traced: spaces and parameters may be arrays.
         with jax.ensure_compile_time_eval():
+            if env_params is None:
+                env_params = env.default_params
+            env, env_params = narrowed_attributes(env), narrowed(env_params)
+            self._env, self._params = env, env_params
+            self._raw_reset, self._raw_step = env.reset, env.step
+            if holds_tracers(env):
+                self._raw_reset, self._raw_step = map(_unjitted, (env.reset, env.step))
             self._space = env.action_space(env_params)
             self._num_categories = _num_categories(env, env_params, self.name)
         self.action_space: ActionSpace = _action_space(self._space, self.name)
-        _check_step(env, env_params, self.name)
+        self._check_step()
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
         self.observation_shape: tuple[int, ...] = observation.shape
@@ -60,19 +80,21 @@ class GymnaxEnvironment:
 
     @property
     def picture_suffix(self) -> str | None:
-        """What it is drawn as: ".gif", if gymnax can draw it."""
+        """Suffix ".gif" if gymnax can draw the environment, else None."""
         return ".gif" if self.name in DRAWN_BY_GYMNAX else None
 
+    @single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
-        observation, state = self._env.reset(key, self._params)
+        observation, state = self._raw_reset(key, self._params)
         return jax.tree.map(strong, state), self._observe(observation)
 
+    @single_precision
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
-        observation, state, reward, terminated, truncated, info = self._env.step(
+        observation, state, reward, terminated, truncated, info = self._raw_step(
             key, state, self._act(action), self._params
         )
         state = jax.tree.map(
@@ -93,6 +115,20 @@ class GymnaxEnvironment:
         """Draw one episode of T steps, by the renderer of gymnax."""
         draw_gymnax(self._env, self._params, states, returns, path)
 
+    def _check_step(self) -> None:
+        def one_step(key: Key[Array, ""]) -> Any:
+            _, state = self._raw_reset(key, self._params)
+            return self._raw_step(key, state, self._space.sample(key), self._params)
+
+        result = jax.eval_shape(one_step, jax.random.key(0))
+        if len(result) != 6 or "final_observation" not in result[-1]:
+            raise UsageError(
+                f"{self.name}.step returns {len(result)} values; gymnax 1.0's six are "
+                "needed: (observation, state, reward, terminated, truncated, info) "
+                'with info["final_observation"]. Derive it from gymnax 1.0\'s '
+                "Environment."
+            )
+
     def _observe(self, observation: Any) -> Float[Array, "..."]:
         if self._num_categories is not None:
             return jax.nn.one_hot(observation, self._num_categories, dtype=jnp.float32)
@@ -109,14 +145,15 @@ class GymnaxEnvironment:
                 return action
 
 
-def make_gymnax(env: str | tuple[Any, Any]) -> GymnaxEnvironment:
-    """Return a gymnax environment by its id, or from an (environment, params) pair.
+def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
+    """Return a gymnax environment by its id, from a pair, or from an object.
 
     The same argument gives the same object, so that nothing compiles twice.
 
     Args:
         env: An id, built in or registered with `gymnax.register`, such as
-            "CartPole-v1"; or the two values that `gymnax.make` returns.
+            "CartPole-v1"; the two values that `gymnax.make` returns; or the first of
+            them, whose default parameters are then used.
 
     Raises:
         ValueError: If no environment has that id (the message names the nearest), or
@@ -124,12 +161,16 @@ def make_gymnax(env: str | tuple[Any, Any]) -> GymnaxEnvironment:
     """
     if isinstance(env, str):
         return _make_by_id(env)
-    return _make_from_pair(_Pair(*env))
+    env, env_params = env if isinstance(env, tuple) else (env, None)
+    if holds_tracers((env, env_params)):  # which a cache must not keep
+        return GymnaxEnvironment(env, env_params)
+    return _make_from_pair(_Pair(env, env_params))
 
 
 @functools.cache
+@single_precision
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
-    # Now, also where a program is being traced: environments hold arrays of their own.
+    # Now, also while a program is traced: environments hold arrays of their own.
     with jax.ensure_compile_time_eval():
         env, env_params = _make(env_id)
     return GymnaxEnvironment(env, env_params)
@@ -140,9 +181,9 @@ def _make(env_id: str) -> tuple[Any, Any]:
     if env_id not in gymnax.registered_envs:
         near = nearest(env_id, gymnax.registered_envs)
         raise UsageError(
-            f"no environment {env_id!r} in gymnax. Did you mean {near}? Your own comes "
-            "in by gymnax.register(id, factory), or as env=(environment, params). Ids "
-            "of other suites begin with the suite: 'brax/halfcheetah'."
+            f"no environment {env_id!r} in gymnax. Did you mean {near}? Register your "
+            "own by gymnax.register(id, factory), or write env=(environment, params). "
+            "Ids of other suites begin with the suite: 'brax/halfcheetah'."
         )
     try:
         return gymnax.make(env_id)
@@ -153,12 +194,12 @@ def _make(env_id: str) -> tuple[Any, Any]:
         ) from error
 
 
-# What gymnax imports to draw its pictures: nine tenths of its second and a half.
+# Gymnax imports these to draw its pictures: nine tenths of the 1.5 s that it takes.
 _PLOTTING = ("matplotlib.pyplot", "seaborn")
 
 
 def _import_gymnax() -> Any:
-    """Import gymnax, but not yet the plotting libraries that only its pictures need."""
+    """Import gymnax, and leave its plotting libraries until a picture is drawn."""
     stand_ins = {name: _LoadedWhenUsed(name) for name in _PLOTTING}
     for name, stand_in in stand_ins.items():
         sys.modules.setdefault(name, stand_in)
@@ -170,9 +211,10 @@ def _import_gymnax() -> Any:
 
 
 class _LoadedWhenUsed(types.ModuleType):
-    """Stands for a module in those that import it, until one of them uses it.
+    """A stand-in for a module, which is imported at the first use of an attribute.
 
-    `importlib.util.LazyLoader` would not do: there an import is a use already.
+    Not `importlib.util.LazyLoader`: gymnax's `import matplotlib.pyplot as plt` would
+    already count as a use.
     """
 
     def __getattr__(self, attribute: str) -> Any:
@@ -180,13 +222,13 @@ class _LoadedWhenUsed(types.ModuleType):
         return getattr(importlib.import_module(self.__name__), attribute)
 
     def step_aside(self) -> None:
-        """Let the next import find the module itself."""
+        """Make the next import load the module itself."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
 
 
 class _Pair:
-    """An (environment, params) pair, equal to another of the same two objects."""
+    """An (environment, params) pair; equal to another if it holds the same objects."""
 
     def __init__(self, env: Any, env_params: Any):
         self.env, self.params = env, env_params
@@ -211,7 +253,7 @@ def _action_space(space: Any, name: str) -> ActionSpace:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
     if isinstance(space, spaces.Box):
-        low, high = (bound(value, space.shape) for value in (space.low, space.high))
+        low, high = bounds(space.low, space.high, space.shape)
         return Box(math.prod(space.shape), low, high)
     if isinstance(space, spaces.Tuple) and all(
         isinstance(factor, spaces.Discrete) for factor in space.spaces
@@ -238,16 +280,11 @@ def _num_categories(env: Any, env_params: Any, name: str) -> int | None:
     )
 
 
-def _check_step(env: Any, env_params: Any, name: str) -> None:
-    def one_step(key: Key[Array, ""]) -> Any:
-        _, state = env.reset(key, env_params)
-        action = env.action_space(env_params).sample(key)
-        return env.step(key, state, action, env_params)
+def _unjitted(method: Any) -> Any:
+    """Return a method without the `jit` around it.
 
-    result = jax.eval_shape(one_step, jax.random.key(0))
-    if len(result) != 6 or "final_observation" not in result[-1]:
-        raise UsageError(
-            f"{name}.step returns {len(result)} values; gymnax 1.0's six are needed: "
-            "(observation, state, reward, terminated, truncated, info) with "
-            'info["final_observation"]. Derive it from gymnax 1.0\'s Environment.'
-        )
+    Gymnax jits with the environment as a static argument, which JAX keeps; one that
+    holds tracers must not be kept.
+    """
+    inner = getattr(getattr(method, "__func__", method), "__wrapped__", None)
+    return method if inner is None else types.MethodType(inner, method.__self__)

@@ -1,4 +1,4 @@
-"""The adapter to Jumanji: structured observations, action masks, compound actions."""
+"""Adapter to Jumanji: structured observations, action masks, compound actions."""
 
 import functools
 import math
@@ -13,50 +13,59 @@ from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
     Discrete,
-    MaskedObservation,
     MultiDiscrete,
-    Observation,
     TimeStep,
 )
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import bound, nearest, strong
+from trpo_jax.environments.suites import (
+    bounds,
+    narrowed_attributes,
+    nearest,
+    single_precision,
+    strong,
+)
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
+from trpo_jax.observations import MaskedObservation, Observation
+from trpo_jax.tracing import holds_tracers
 
 
 class JumanjiEnvironment:
-    """An environment of Jumanji that starts its next episode itself.
+    """An environment of Jumanji that resets itself.
 
-    The fields of an observation become one float32 vector, in their order, but an
-    array alone keeps its shape. A field `action_mask` becomes the mask of a
-    `MaskedObservation`; one that forbids everything, as of a snake that is boxed in,
-    allows everything instead. Where an action has several parts and the mask has an
-    entry for each combination of them, the combinations become one `Discrete` space; a
-    2 × 2 mask of two choices among two is taken for such a one.
+    The fields of an observation become one float32 vector, in their order; an
+    observation of a single array keeps its shape. A field `action_mask` becomes the
+    mask of a `MaskedObservation`; a mask that forbids every action, as of a snake that
+    is boxed in, is replaced by one that allows every action. Where an action has
+    several parts and the mask has an entry for each combination of them, the
+    combinations become one `Discrete` space. A 2 × 2 mask of two binary choices is
+    ambiguous, and is read as a mask of combinations.
 
-    An episode that ends with discount 0 terminated, one that ends with another was
-    truncated. Most of Jumanji's environments end with 0 at their time limit too, and
-    show the steps taken in the observation.
+    An episode that ends with discount 0 terminated; one that ends with another discount
+    was truncated. Most of Jumanji's environments also end with 0 at their time limit,
+    and observe the steps taken. All is computed in 32 bits, also under
+    `jax_enable_x64`.
     """
 
+    @single_precision
     def __init__(self, env: Any, name: str | None = None):
         """Wrap `env`, a `jumanji.Environment` that does not reset itself.
 
         Args:
             env: The environment.
-            name: What to call it in messages; its class if None.
+            name: Its name in messages; its class if None.
 
         Raises:
             ValueError: If its rewards, actions or masks are not supported.
         """
-        self._env = env
+        self._env = env = narrowed_attributes(env)
         self.name = name or type(env.unwrapped).__name__
         self._spec = env.action_spec
         _, first = jax.eval_shape(env.reset, jax.random.key(0))
         if first.reward.shape:
             raise UsageError(
-                f"{self.name} rewards {first.reward.size} agents apart, which is not "
-                "supported. Add the rewards up: env=trpo_jax.environments."
+                f"{self.name} has a reward for each of {first.reward.size} agents, "
+                "which is not supported. Add them up: env=trpo_jax.environments."
                 "JumanjiEnvironment(jumanji.wrappers.MultiToSingleWrapper(env))."
             )
         _, mask = _values_and_mask(first.observation)
@@ -75,11 +84,13 @@ class JumanjiEnvironment:
     def __repr__(self) -> str:
         return f"JumanjiEnvironment({self.name})"
 
+    @single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         state, first = self._env.reset(key)
         return jax.tree.map(strong, state), _observe(first.observation)
 
+    @single_precision
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
@@ -110,33 +121,38 @@ class JumanjiEnvironment:
         return action.reshape(self._spec.shape).astype(self._spec.dtype)
 
 
-def make_jumanji(name: str) -> JumanjiEnvironment:
+@single_precision
+def make_jumanji(env: str | Any) -> JumanjiEnvironment:
     """Return an environment of Jumanji.
 
-    The same name gives the same object, so that nothing compiles twice.
+    The same argument gives the same object, so that nothing compiles twice.
 
     Args:
-        name: Its id in Jumanji, built in or registered with `jumanji.register`, such as
-            "Snake-v1".
+        env: Its id in Jumanji, built in or registered with `jumanji.register`, such as
+            "Snake-v1"; or a `jumanji.Environment`.
 
     Raises:
         ValueError: If Jumanji is not installed, has no such environment (the message
             names the nearest) or cannot load its data, or its rewards, actions or masks
             are not supported.
     """
-    # Now, also where a program is being traced: environments hold arrays of their own.
+    # Now, also while a program is traced: environments hold arrays of their own.
     with jax.ensure_compile_time_eval():
-        return _make(name)
+        if holds_tracers(env):  # which a cache must not keep
+            return JumanjiEnvironment(env)
+        return _make(env)
 
 
-@functools.cache
-def _make(name: str) -> JumanjiEnvironment:
+@functools.lru_cache(maxsize=128)
+def _make(name: str | Any) -> JumanjiEnvironment:
+    if not isinstance(name, str):
+        return JumanjiEnvironment(name)
     jumanji = import_extra("jumanji", extra="jumanji")
     known = sorted(jumanji.registered_environments())
     if name not in known:
         raise UsageError(
             f"no environment {name!r} in jumanji. Did you mean {nearest(name, known)}? "
-            "Your own comes in by jumanji.register(id, entry_point), or as env="
+            "Register your own by jumanji.register(id, entry_point), or write env="
             "trpo_jax.environments.JumanjiEnvironment(env)."
         )
     try:
@@ -163,7 +179,7 @@ def _observe(observation: Any) -> Observation:
 
 
 def _values_and_mask(observation: Any) -> tuple[list[Any], Any]:
-    """Return the arrays of an observation, its mask apart, None if it has none."""
+    """Return the arrays of an observation, and its mask, None if it has none."""
     values, mask = [], None
     for path, leaf in jax.tree.leaves_with_path(observation):
         if jax.tree_util.keystr(path, simple=True) == "action_mask":
@@ -188,7 +204,7 @@ def _action_space(
             mask_size = math.prod(sizes)
             space = Discrete(mask_size)
     elif isinstance(spec, specs.BoundedArray) and spec.dtype == jnp.float32:
-        low, high = (bound(side, spec.shape) for side in (spec.minimum, spec.maximum))
+        low, high = bounds(spec.minimum, spec.maximum, spec.shape)
         space = Box(math.prod(spec.shape), low, high)
     if space is None or (mask_shape is not None and math.prod(mask_shape) != mask_size):
         masked = "" if mask_shape is None else f" with a mask {[*mask_shape]}"

@@ -1,4 +1,4 @@
-"""The adapter to MuJoCo Playground, whose environments have brax's form."""
+"""Adapter to MuJoCo Playground, whose environments have brax's form."""
 
 import functools
 import subprocess
@@ -6,18 +6,18 @@ import subprocess
 import jax
 
 from trpo_jax.environments.brax import BraxEnvironment
-from trpo_jax.environments.suites import nearest
+from trpo_jax.environments.suites import nearest, single_precision
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 
 
+@single_precision
 def make_playground(name: str, episode_length: int | None = None) -> BraxEnvironment:
     """Return an environment of MuJoCo Playground.
 
     The same arguments give the same object, so that nothing compiles twice. The physics
-    is MJX written in JAX: Playground's own default, Warp, keeps arrays in its state
-    that a whole batch shares. No action is repeated, whatever the default configuration
-    says.
+    is MJX in JAX: the state of Warp, Playground's default, has arrays that the whole
+    batch shares. Actions are not repeated, whatever the default configuration says.
 
     Args:
         name: Its name in `mujoco_playground.registry`, such as "CartpoleBalance".
@@ -29,7 +29,7 @@ def make_playground(name: str, episode_length: int | None = None) -> BraxEnviron
             names the nearest) or cannot download its robots, or the observation is not
             one array.
     """
-    # Now, also where a program is being traced: environments hold arrays of their own.
+    # Now, also while a program is traced: environments hold arrays of their own.
     with jax.ensure_compile_time_eval():
         return _make(name, episode_length)
 
@@ -40,9 +40,8 @@ def _make(name: str, episode_length: int | None) -> BraxEnvironment:
     if name not in registry.ALL_ENVS:
         near = nearest(name, registry.ALL_ENVS)
         raise UsageError(
-            f"no environment {name!r} in playground. Did you mean {near}? Your own "
-            "comes in as env=trpo_jax.environments.BraxEnvironment(env, "
-            "episode_length)."
+            f"no environment {name!r} in playground. Did you mean {near}? For your own "
+            "write env=trpo_jax.environments.BraxEnvironment(env, episode_length)."
         )
     config = registry.get_default_config(name)
     config.impl = "jax"

@@ -1,4 +1,4 @@
-"""What the rollout asks of an environment, whichever suite it comes from."""
+"""The protocol between a rollout and an environment of any suite."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from trpo_jax.networks.protocol import MaskedObservation, Observation
+from trpo_jax.observations import MaskedObservation, Observation
 
 __all__ = [
     "ActionSpace",
@@ -22,24 +22,25 @@ __all__ = [
 
 
 class Discrete(NamedTuple):
-    """One choice among `num_actions`; actions are int32 scalars."""
+    """Space of one choice among `num_actions`; actions are int32 scalars."""
 
     num_actions: int
 
 
 class MultiDiscrete(NamedTuple):
-    """A choice in each of D dimensions; actions are int32[D]."""
+    """Space of one choice in each of D dimensions; actions are int32[D]."""
 
     num_actions: tuple[int, ...]
 
 
 class Box(NamedTuple):
-    """D real numbers; actions are float32[D], flat whatever the environment's shape.
+    """Space of D real numbers; actions are float32[D], flat in every environment.
 
     Attributes:
         size: D.
-        low: The least that each number can be, D floats; None where nothing bounds it.
-        high: The most, likewise.
+        low: Lower bound of each number, D floats, −inf where there is none; None if no
+            number has a bound.
+        high: Upper bound of each number, likewise; None if and only if `low` is.
     """
 
     size: int
@@ -52,18 +53,18 @@ ActionSpace = Discrete | MultiDiscrete | Box
 
 
 class TimeStep(NamedTuple):
-    """What one step of one environment returns.
+    """Result of one step of one environment.
 
     Attributes:
-        observation: What to act on next, float32[…] or a `MaskedObservation`: the
-            first of a new episode if the last has ended.
+        observation: Observation to act on next, float32[…] or a `MaskedObservation`:
+            the first of a new episode if this step ended one.
         reward: Float32 scalar.
-        terminated: The task ended: nothing is to be had from here, bool scalar. Wins
-            where both flags are set.
-        truncated: The episode was cut, by a time limit say, bool scalar; never
+        terminated: Whether the task ended, so that no reward can follow, bool scalar.
+            Takes precedence where both flags are set.
+        truncated: Whether the episode was cut, as by a time limit, bool scalar; never
             together with `terminated`.
-        final_observation: What the action led to: `observation`, unless the episode
-            ended, then its last. Values are bootstrapped from it.
+        final_observation: Observation that the action led to: the last of the episode
+            if this step ended it, else `observation`. Values are bootstrapped from it.
     """
 
     observation: Observation
@@ -75,22 +76,22 @@ class TimeStep(NamedTuple):
 
 @runtime_checkable
 class Environment(Protocol):
-    """One environment that resets itself; the rollout maps it over a batch.
+    """An environment that resets itself; the rollout maps it over a batch.
 
-    Instances are static under `jit`: hashable, and equal only to themselves. They take
-    the policy's raw action, and clip it if their dynamics need that.
+    Instances are static under `jit`: hashable, and equal only to themselves. `step`
+    takes the action as the policy drew it, and clips it if the dynamics need that.
     """
 
     def __hash__(self) -> int:
-        """Return what tells this object from others."""
+        """Return the hash of this object."""
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """Shape of one observation, of its values where it is masked."""
+        """Shape of one observation; of its values if it is masked."""
 
     @property
     def action_space(self) -> ActionSpace:
-        """What an action looks like."""
+        """Space of the actions."""
 
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`.
@@ -102,19 +103,19 @@ class Environment(Protocol):
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
-        """Act once, and start the next episode if this one ends; consumes `key`."""
+        """Act once, starting the next episode if this one ends; consumes `key`."""
 
 
 @runtime_checkable
 class Drawable(Protocol):
-    """What an environment may have besides: a picture of an episode.
+    """An environment that can draw a picture of an episode.
 
-    Training does not ask for it; `trpo_jax.pictures.render` does.
+    Training does not use it; `trpo_jax.pictures.render_episode` does.
     """
 
     @property
     def picture_suffix(self) -> str | None:
-        """What the name of a picture ends in, such as ".gif"; None if it has none."""
+        """Suffix of a picture's file, such as ".gif"; None if there is no picture."""
 
     def draw(
         self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path
@@ -122,8 +123,8 @@ class Drawable(Protocol):
         """Draw one episode of T steps, on the host.
 
         Args:
-            states: The environment's states that were acted in, as `reset` and `step`
-                return them, NumPy leaves [T, …].
+            states: The state before each step, as `reset` and `step` return it, NumPy
+                leaves [T, …].
             returns: The return after each step, float32[T].
             path: The file to write; its name ends in `picture_suffix`.
         """

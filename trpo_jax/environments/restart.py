@@ -1,4 +1,4 @@
-"""Starting the next episode, at the cost of a reset only when an episode has ended."""
+"""Start of the next episode, which costs a reset only if an episode has ended."""
 
 import functools
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Key, PyTree
 def restarting(
     start_fn: Callable[[Key[Array, ""]], PyTree],
 ) -> Callable[[Bool[Array, ""], Key[Array, ""], PyTree], PyTree]:
-    """Return a function that puts a new episode where one has ended.
+    """Return a function that starts a new episode where one has ended.
 
     restart(ended, key, going_on) = start_fn(key) where `ended`, else `going_on`. Under
-    `vmap`, a `lax.cond` in its place would compute both branches at every step, and the
-    reset of a physics engine or of a puzzle may cost as much as the step. Here one
-    condition serves the whole batch, however often it is mapped: nothing is computed
-    unless an episode of the batch has ended.
+    `vmap`, `lax.cond` would compute both branches at every step, and the reset of a
+    physics engine or a puzzle may cost as much as the step. Here one condition serves
+    the whole batch, however often it is mapped: no reset is computed unless an episode
+    of the batch has ended.
 
     Args:
         start_fn: key ↦ a pytree of arrays; consumes its key.
@@ -28,6 +28,8 @@ def restarting(
         `start_fn` returns.
     """
 
+    # Without this rule vmap would turn the cond, whose predicate is then a batch, into
+    # a select between both branches.
     @jax.custom_batching.custom_vmap
     def restart_batch(
         ended: Bool[Array, " B"], keys: Key[Array, " B"], going_on: PyTree
@@ -42,7 +44,7 @@ def restarting(
     def restart_batches(
         axis_size: int, is_mapped: list[Any], *batches: PyTree
     ) -> tuple[PyTree, PyTree]:
-        """Treat a batch of batches as one batch."""
+        """Merge a batch of batches into one batch."""
 
         def merge(leaf: Array, mapped: bool) -> Array:
             if not mapped:

@@ -1,4 +1,4 @@
-"""Actions squashed into an environment's bounds."""
+"""Wrapper that squashes actions into an environment's bounds."""
 
 import functools
 from pathlib import Path
@@ -16,10 +16,11 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.errors import UsageError
+from trpo_jax.tracing import holds_tracers
 
 
 class SquashedActions:
-    """An environment that takes u where the one inside takes a in [low, high].
+    """An environment that takes any real u and acts with a in [low, high].
 
     a = low + ½ (high − low) (1 + tanh u)
     """
@@ -28,7 +29,7 @@ class SquashedActions:
         """Wrap an environment whose actions are bounded.
 
         Raises:
-            ValueError: If they are not.
+            ValueError: If they are not, or a bound is infinite.
         """
         space = environment.action_space
         if not isinstance(space, Box):
@@ -36,17 +37,16 @@ class SquashedActions:
                 "action_distribution='tanh_gaussian' is for continuous actions, but "
                 f"the environment takes {space}; leave it out."
             )
-        if space.low is None or space.high is None:
+        bounds = (space.low, space.high)
+        if None in bounds or not np.isfinite(np.asarray(bounds, float)).all():
             raise UsageError(
-                f"actions cannot be squashed into {space}, which has no bounds; write "
-                "action_distribution='gaussian', or give the environment's Box a low "
-                "and a high."
+                f"actions cannot be squashed into {space}, which has no bounds for "
+                "some of them; write action_distribution='gaussian', or give the "
+                "environment's Box a finite low and high for each number."
             )
         self._environment = environment
-        # In NumPy: made while a program is traced, they must outlive it.
-        self._low, self._high = (
-            np.asarray(bound, np.float32) for bound in (space.low, space.high)
-        )
+        # In NumPy: an array made while a program is traced would not outlive it.
+        self._low, self._high = np.array(bounds, np.float32)
         self.action_space = Box(space.size)
         self.observation_shape = environment.observation_shape
 
@@ -55,7 +55,7 @@ class SquashedActions:
 
     @property
     def picture_suffix(self) -> str | None:
-        """That of the environment inside."""
+        """Suffix of a picture's file, as in the environment inside."""
         return getattr(self._environment, "picture_suffix", None)
 
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
@@ -69,7 +69,7 @@ class SquashedActions:
         return self._environment.step(key, state, self.squash(action))
 
     def squash(self, action: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """Return the action inside the bounds that `step` makes of u."""
+        """Return the action inside the bounds for u."""
         share = 0.5 * (1 + jnp.tanh(action))
         return jnp.asarray(self._low + (self._high - self._low) * share)
 
@@ -81,7 +81,13 @@ class SquashedActions:
         self._environment.draw(states, returns, path)
 
 
-@functools.lru_cache(maxsize=128)
 def squash_actions(environment: Any) -> SquashedActions:
     """Return `SquashedActions(environment)`; the same object for the same one."""
+    if holds_tracers(environment):  # which a cache must not keep
+        return SquashedActions(environment)
+    return _squash_once(environment)
+
+
+@functools.lru_cache(maxsize=128)
+def _squash_once(environment: Any) -> SquashedActions:
     return SquashedActions(environment)

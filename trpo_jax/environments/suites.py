@@ -1,13 +1,19 @@
-"""Helpers that the adapters share: similar names, strong types, action bounds."""
+"""What the adapters share: importing a suite, names, precision, bounds and keys."""
 
+import copy
+import dataclasses
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Key, PyTree, UInt32
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -17,8 +23,54 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ", ".join(repr(lowered[other]) for other in near or lowered)
 
 
+def single_precision(fn: Callable[P, T]) -> Callable[P, T]:
+    """Return `fn` with `jax_enable_x64` switched off inside.
+
+    The suites are written for 32 bits. In double precision the state of many of their
+    environments changes its types with the first step, which a scan refuses. Inside of
+    this, states have the types, and episodes the bits, that they have without the
+    switch, whatever program they are a part of.
+    """
+
+    @functools.wraps(fn)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.enable_x64(False):
+            return fn(*args, **kwargs)
+
+    return wrapped
+
+
+def narrowed(tree: PyTree) -> PyTree:
+    """Return a pytree with its 64-bit arrays in the 32 bits of `single_precision`."""
+
+    def narrow(leaf: Any) -> Any:
+        dtype = _NARROW.get(str(getattr(leaf, "dtype", None)))
+        return leaf.astype(dtype) if isinstance(leaf, jax.Array) and dtype else leaf
+
+    return jax.tree.map(narrow, tree)
+
+
+_NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
+
+
+def narrowed_attributes(env: T) -> T:
+    """Return `env`, or a copy of it if its attributes hold 64-bit arrays."""
+    attributes = {
+        name: value
+        for name, value in vars(env).items()
+        if isinstance(value, jax.Array) or dataclasses.is_dataclass(value)
+    }
+    narrow = narrowed(attributes)
+    leaves = zip(jax.tree.leaves(attributes), jax.tree.leaves(narrow), strict=True)
+    if all(before is after for before, after in leaves):
+        return env
+    env = copy.copy(env)
+    vars(env).update(narrow)
+    return env
+
+
 def strong(leaf: Any, dtype: Any = None) -> Array:
-    """Return an array with a type that stays the same through a scan.
+    """Return an array whose type stays the same through a scan.
 
     States may hold Python numbers, whose weak type changes with the first step.
     """
@@ -28,8 +80,30 @@ def strong(leaf: Any, dtype: Any = None) -> Array:
     return jax.lax.convert_element_type(array, dtype or array.dtype)
 
 
-def bound(value: Any, shape: tuple[int, ...]) -> tuple[float, ...] | None:
-    """Return one bound for each number of an action, None where it bounds nothing."""
-    bound = np.broadcast_to(value, shape).ravel()
-    largest = np.finfo(np.float32).max
-    return tuple(map(float, bound)) if np.all(np.abs(bound) < largest) else None
+def bounds(
+    low: Any, high: Any, shape: tuple[int, ...]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return the bounds of a flat action, infinite where there is none.
+
+    (None, None) if no number is bounded, or if a bound is traced: it is known only when
+    the program runs, and the environment clips to it.
+    """
+    if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+        return None, None
+    flat = np.stack([np.broadcast_to(side, shape).ravel() for side in (low, high)])
+    # Several suites write the largest float32 for infinity.
+    is_bound = np.abs(flat) < np.finfo(np.float32).max
+    if not is_bound.any():
+        return None, None
+    flat = np.where(is_bound, flat, [[-np.inf], [np.inf]])
+    return tuple(map(float, flat[0])), tuple(map(float, flat[1]))
+
+
+def raw_key(key: Key[Array, ""]) -> UInt32[Array, "_"]:
+    """Return a key as the uint32 array that `jax.random.PRNGKey` returns."""
+    default = jax.eval_shape(lambda: jax.random.key(0))
+    if key.dtype == default.dtype:
+        return jax.random.key_data(key)
+    # JAX reads an array as a key of the default implementation, whose size may differ.
+    data = jax.eval_shape(jax.random.key_data, default)
+    return jax.random.bits(key, data.shape, data.dtype)

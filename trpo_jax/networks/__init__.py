@@ -11,15 +11,14 @@ from trpo_jax.networks.heads import (
 )
 from trpo_jax.networks.initializers import orthogonal
 from trpo_jax.networks.protocol import (
-    MaskedObservation,
     Network,
     NetworkFns,
-    Observation,
     RecurrentNetwork,
     RecurrentNetworkFns,
 )
 from trpo_jax.networks.recurrent import RecurrentPolicy, RecurrentValue
 from trpo_jax.networks.torsos import ACTIVATIONS, CNN, MLP
+from trpo_jax.observations import MaskedObservation, Observation
 
 __all__ = [
     "ACTIVATIONS",

@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from trpo_jax.networks.initializers import orthogonal
-from trpo_jax.networks.protocol import MaskedObservation, Observation
+from trpo_jax.observations import MaskedObservation, Observation
 from trpo_jax.trust_region.distributions import Distribution
 
 

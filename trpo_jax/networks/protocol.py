@@ -3,24 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Num, PyTree
-
-
-class MaskedObservation(NamedTuple):
-    """An observation that says which actions may be taken on it.
-
-    Attributes:
-        values: What there is to see, [*batch, …].
-        action_mask: True where an action is allowed, bool[*batch, K]; where an action
-            has several dimensions, their masks one after the other, bool[*batch, ΣK].
-    """
-
-    values: Num[Array, "..."]
-    action_mask: Bool[Array, "..."]
-
-
-Observation = Num[Array, "..."] | MaskedObservation
-"""One array, or one with an action mask."""
+from jaxtyping import PyTree
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from trpo_jax.networks.initializers import orthogonal
-from trpo_jax.networks.protocol import MaskedObservation, Observation
+from trpo_jax.observations import MaskedObservation, Observation
 from trpo_jax.trust_region.distributions import Distribution
 
 

@@ -88,8 +88,8 @@ def render_episode(
     played = state_of_seed(config, state, seed_index)
     if config.num_seeds > 1:
         key = jax.random.split(key, config.num_seeds)[seed_index]
-    play = jit_with_options(_play, config, env_steps=max_steps, static_argnums=(3, 4))
-    episodes, states, returns = play(config, played, key, actions, max_steps)
+    play = jit_with_options(_play, config, env_steps=max_steps, static_argnums=(2, 3))
+    episodes, states, returns = play(played, key, actions, max_steps)
     length = int(episodes.steps)
     states, returns = jax.tree.map(
         lambda leaf: np.asarray(leaf)[:length], (states, returns)

@@ -62,7 +62,7 @@ def evaluate(
     check_actions(actions)
     check_trained(config, state, "vmap evaluate over other axes")
     play = _program(config)
-    returns, ended = play(config, state, key, num_episodes, actions, max_steps)
+    returns, ended = play(state, key, num_episodes, actions, max_steps)
     if isinstance(returns, jax.core.Tracer):
         return jnp.where(ended, returns, jnp.nan)
     # By NumPy: a NaN that leaves a compiled program is an error to `jax_debug_nans`,
@@ -84,7 +84,7 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
         return
     key_type = jax.eval_shape(lambda: jax.random.key(0))
     lowered = _program(config).lower(
-        config, state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
+        state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
     )
     pool = ThreadPoolExecutor(max_workers=1)
     # JAX keeps the executable with the lowered program, where the call of the same
@@ -146,8 +146,8 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
 
 
 def _program(config: TRPOConfig) -> jax.stages.Wrapped:
-    """Return `_evaluate`, jitted with the options for a short run."""
-    static = (3, 4, 5)  # num_episodes, actions, max_steps
+    """Return `_evaluate`, jitted with the options of a short run: it is one."""
+    static = (2, 3, 4)  # num_episodes, actions, max_steps
     return jit_with_options(_evaluate, config, env_steps=1, static_argnums=static)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from trpo_jax.training.compilation import compiler_options, jit_with_options
+from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.seeds import init_seeds, run_keys, state_type
@@ -61,19 +61,23 @@ class Programs(NamedTuple):
 
 def compile_programs(config: TRPOConfig) -> Programs:
     """Compile the functions of a run, one while the next is traced."""
-    options = compiler_options(config.all_env_steps)
     like = state_type(config)
     programs: tuple[tuple[jax.stages.Wrapped, tuple], ...] = (
         # Each runs once or seldom: quick to compile is better than quick.
         (
             jit_with_options(init_seeds, config, env_steps=0),
-            (config, jax.eval_shape(lambda: run_keys(config))),
+            (jax.eval_shape(lambda: run_keys(config)),),
         ),
         (
-            _jit_donating(tuple(options.items())),
-            (config, like, jax.ShapeDtypeStruct((), jnp.int32)),
+            jit_with_options(
+                _run_updates,
+                config,
+                env_steps=config.all_env_steps,
+                donate_argnums=(0,),
+            ),
+            (like, jax.ShapeDtypeStruct((), jnp.int32)),
         ),
-        (jit_with_options(_copy, config, env_steps=0), (config, like)),
+        (jit_with_options(_copy, config, env_steps=0), (like,)),
     )
     # JAX keeps each executable with its lowered program, where the first call of the
     # same jitted function finds it. So there is no cache here that would have to know
@@ -86,7 +90,7 @@ def compile_programs(config: TRPOConfig) -> Programs:
             ]
         for one in compiling:
             one.result()
-    return Programs(*(functools.partial(jitted, config) for jitted, _ in programs))
+    return Programs(*(jitted for jitted, _ in programs))
 
 
 def run_chunks(
@@ -171,14 +175,6 @@ def _step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     if config.num_seeds == 1:
         return step(config, state)
     return jax.vmap(step, in_axes=(None, 0))(config, state)
-
-
-@functools.cache
-def _jit_donating(options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
-    """Return `_run_updates` jitted; the same object for the same options."""
-    return jax.jit(
-        _run_updates, donate_argnums=1, compiler_options=dict(options) or None
-    )
 
 
 def _run_updates(

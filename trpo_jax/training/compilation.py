@@ -1,31 +1,31 @@
-"""How XLA is asked to compile these programs."""
+"""How XLA is asked to compile training programs."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import PyTree
 
-# Up to so many environment steps a run is over sooner with a program that is quick to
-# compile than with a quick one: on two cores, with 64 × 64 units and 8 environments, it
-# saves 2 s and costs 7 µs for each step.
+from trpo_jax.tracing import holds_tracers, is_tracing
+
+# Up to this many environment steps a run ends sooner with a program that compiles fast
+# than with one that runs fast: on two cores, with 64 × 64 units and 8 environments, the
+# former saves 2 s and costs 7 µs a step.
 _SHORT_RUN = 2**18
 
 
 def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
     """Return the options that measured fastest, for `jit(…, compiler_options=…)`.
 
-    On a CPU: LLVM at level 1, which takes a fifth off the compilation and nothing off
-    the speed; and vectors of 512 bits where there are any, where LLVM would take 256:
-    1.05 to 1.07 times the speed from 64 to 1024 environments. Elsewhere none.
+    On a CPU: LLVM at level 1, which compiles in a fifth less time and runs as fast; and
+    vectors of 512 bits where the CPU has them (LLVM would choose 256), which run 1.05
+    to 1.07 times as fast from 64 to 1024 environments. On accelerators: none.
 
     Args:
-        env_steps: For how many environment steps the program will run, None for many.
-            A short run is over sooner with XLA's older emitters of fused loops, which
-            compile in half the time; one of none, such as `init`, with LLVM at level 0,
-            which halves that again and doubles the time of a step.
+        env_steps: Environment steps that the program will run, None for many. A short
+            run uses XLA's older emitters of fused loops, which compile in half the
+            time. A program without steps, such as `init`, uses LLVM at level 0, which
+            halves compilation again and doubles the time of a step.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -39,33 +39,53 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
 
 
 def is_short(env_steps: int) -> bool:
-    """Return whether so many steps take less time than a better program to compile."""
+    """Return whether a run of so many steps should favour compilation over speed."""
     return env_steps <= _SHORT_RUN
 
 
 def jit_with_options(
     fn: Callable,
-    inputs: PyTree,
+    config: Any,
     *,
     env_steps: int,
     static_argnums: tuple[int, ...] = (),
+    donate_argnums: tuple[int, ...] = (),
 ) -> jax.stages.Wrapped:
-    """Return `fn` jitted with `compiler_options(env_steps)`.
+    """Return `fn` without its first argument, jitted with `compiler_options`.
 
-    But without options where another program is being traced, be it from `inputs` or
-    from nothing: one that is part of another cannot have any.
+    The same arguments give the same jitted function, so that nothing compiles twice.
+
+    Args:
+        fn: A function of a config and more.
+        config: Its first argument. Its environment, networks and schedules may hold
+            tracers.
+        env_steps: Environment steps that the program will run.
+        static_argnums: As in `jax.jit`, counted without the config.
+        donate_argnums: The same.
     """
-    leaves = [*jax.tree.leaves(inputs), jnp.zeros(())]
-    inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-    options = {} if inside else compiler_options(env_steps)
-    return _jit(fn, static_argnums, tuple(options.items()))
+    # JAX refuses options for a program that becomes part of another. Whether it does
+    # cannot be seen in the arguments: under jax.grad over a number that the environment
+    # holds, they are all concrete.
+    options = {} if is_tracing() else compiler_options(env_steps)
+    # A cache would keep the trace after its end. So would JAX's own, if the config were
+    # an argument: bound to a function, it is dropped with the function.
+    jit = _jit_afresh if holds_tracers(config) else _jit
+    return jit(fn, config, static_argnums, donate_argnums, tuple(options.items()))
 
 
-@functools.cache
-def _jit(
-    fn: Callable, static_argnums: tuple[int, ...], options: tuple[tuple[str, Any], ...]
+def _jit_afresh(
+    fn: Callable,
+    config: Any,
+    static_argnums: tuple[int, ...],
+    donate_argnums: tuple[int, ...],
+    options: tuple[tuple[str, Any], ...],
 ) -> jax.stages.Wrapped:
-    """One jitted function for the same arguments: nothing compiles twice."""
     return jax.jit(
-        fn, static_argnums=static_argnums, compiler_options=dict(options) or None
+        functools.partial(fn, config),
+        static_argnums=static_argnums,
+        donate_argnums=donate_argnums,
+        compiler_options=dict(options) or None,
     )
+
+
+_jit = functools.cache(_jit_afresh)

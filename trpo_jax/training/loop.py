@@ -68,10 +68,8 @@ def train(
     check_hyperparameters(hyperparameters)
     hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
     program = dataclasses.replace(config, seed=0, **_ANY_FLOATS)
-    run = jit_with_options(
-        _train, (key, hyperparameters), env_steps=config.all_env_steps
-    )
-    state, metrics = run(program, key, hyperparameters)
+    run = jit_with_options(_train, program, env_steps=config.all_env_steps)
+    state, metrics = run(key, hyperparameters)
     # The shared program ran with other floats in its config, the caller's as arguments.
     state = state._replace(origin=Origin.of(config))
     return TrainResult(state, metrics, config)

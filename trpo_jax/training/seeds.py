@@ -34,4 +34,4 @@ def state_type(config: TRPOConfig) -> PyTree:
     # Through `jit` for its cache of traces, which also knows JAX's own settings (x64,
     # key implementation): under others, the types are others.
     jitted = jit_with_options(init_seeds, config, env_steps=0)
-    return jax.eval_shape(jitted, config, keys)
+    return jax.eval_shape(jitted, keys)

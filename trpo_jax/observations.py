@@ -1,0 +1,22 @@
+"""Observations: an array, or an array with the actions that may be taken on it."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Num
+
+
+class MaskedObservation(NamedTuple):
+    """An observation that says which actions are allowed.
+
+    Attributes:
+        values: What the networks see, [*batch, …].
+        action_mask: True where an action is allowed, bool[*batch, K]. Where an action
+            has D dimensions, their masks side by side, bool[*batch, ΣK].
+    """
+
+    values: Num[Array, "..."]
+    action_mask: Bool[Array, "..."]
+
+
+Observation = Num[Array, "..."] | MaskedObservation
+"""One array, or one with an action mask."""
