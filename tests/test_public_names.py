@@ -1,7 +1,9 @@
+"""Every public name has a docstring of its own, and a row in docs/names.md."""
+
+import ast
 import inspect
-import os
+import itertools
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,12 +11,48 @@ import pytest
 
 import trpo_jax
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PACKAGE = Path(trpo_jax.__file__).parent
+NAMES_PAGE = (Path(__file__).parents[1] / "docs" / "names.md").read_text("utf-8")
+
+# By the headings of docs/names.md.
+ROOMS = {"Top level": trpo_jax} | {
+    name: getattr(trpo_jax, name)
+    for name in (
+        "trust_region",
+        "networks",
+        "environments",
+        "training",
+        "policies",
+        "runs",
+        "pictures",
+    )
+}
+PUBLIC = [(room, name) for room, module in ROOMS.items() for name in module.__all__]
+
+
+def value_of(room, name):
+    return getattr(ROOMS[room], name)
+
+
+DOCUMENTED = [
+    (room, name)
+    for room, name in PUBLIC
+    if inspect.isclass(value_of(room, name)) or inspect.isroutine(value_of(room, name))
+]
+FUNCTIONS = [at for at in DOCUMENTED if inspect.isroutine(value_of(*at))]
+# Their docstrings still lack a section; strict, so that a name leaves the list with it.
+UNFINISHED = {
+    ("training", "denormalize"),
+    ("training", "explained_variance"),
+    ("training", "normalize"),
+    ("training", "update_statistics"),
+    ("trust_region", "split_rows"),
+}
+CONSTANTS = [at for at in PUBLIC if at not in DOCUMENTED]
 
 
 def own_docstring(value):
-    """What was written for it, and is not inherited or made by a decorator."""
+    """Return the docstring, unless it is inherited or made by a decorator."""
     if not inspect.isclass(value):
         return value.__doc__ or ""
     documentation = vars(value).get("__doc__") or ""
@@ -23,44 +61,136 @@ def own_docstring(value):
     return "" if generated or inherited else documentation
 
 
-def test_names_are_listed_once_and_in_order():
-    names = trpo_jax.__all__
+def is_sentence(line):
+    return len(line.split()) >= 3 and line.endswith(".")
+
+
+def sections(docstring):
+    """Split a docstring in Google's style: headings to the lines below them."""
+    found, heading = {"": []}, ""
+    for line in inspect.cleandoc(docstring).splitlines():
+        if re.fullmatch(r"[A-Z]\w+:", line):
+            heading = line[:-1]
+            found[heading] = []
+        else:
+            found[heading].append(line)
+    return found
+
+
+def arguments(docstring):
+    lines = sections(docstring).get("Args", [])
+    return {
+        match[1] for line in lines if (match := re.match(r" {4}\*{0,2}(\w+): \S", line))
+    }
+
+
+def constant_docstrings():
+    """Return the string literals that follow module-level assignments, by name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        body = ast.parse(path.read_text("utf-8")).body
+        for statement, following in itertools.pairwise(body):
+            match statement, following:
+                case (
+                    ast.Assign(targets=[ast.Name(name)])
+                    | ast.AnnAssign(target=ast.Name(name)),
+                    ast.Expr(ast.Constant(str(text))),
+                ):
+                    found[name] = text
+    return found
+
+
+CONSTANT_DOCSTRINGS = constant_docstrings()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_names_are_listed_once_and_exist(room):
+    names = ROOMS[room].__all__
     assert len(set(names)) == len(names)
-    assert sorted(names) == sorted(
+    assert all(hasattr(ROOMS[room], name) for name in names)
+
+
+def test_the_top_level_has_no_other_names():
+    assert sorted(trpo_jax.__all__) == sorted(
         name
         for name, value in vars(trpo_jax).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     )
 
 
-@pytest.mark.parametrize("name", trpo_jax.__all__)
-def test_every_public_name_is_documented(name):
-    first_line = own_docstring(getattr(trpo_jax, name)).strip().split("\n")[0]
-    assert len(first_line) > 10
-    assert first_line.endswith((".", ":", "?"))
+@pytest.mark.parametrize(("room", "name"), DOCUMENTED)
+def test_every_public_name_is_documented(room, name):
+    first_line = own_docstring(value_of(room, name)).strip().split("\n")[0]
+    assert is_sentence(first_line), first_line
 
 
-@pytest.mark.parametrize("name", trpo_jax.__all__)
-def test_every_public_name_is_in_the_readme(name):
-    assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`|\btrpo_jax\.{name}\b", README)
+@pytest.mark.parametrize(("room", "name"), CONSTANTS)
+def test_every_public_constant_is_documented(room, name):
+    first_line = CONSTANT_DOCSTRINGS.get(name, "").split("\n")[0]
+    assert is_sentence(first_line), first_line
 
 
-def test_the_readmes_examples_run(tmp_path):
-    """In one namespace, one after the other, as a reader would type them."""
-    assert len(BLOCKS) >= 3
-    # A process of its own, because only there can it compile without optimisations.
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
-    result = subprocess.run(
-        [sys.executable, "-c", "\n".join(BLOCKS)],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(trpo_jax.__file__).parents[1]),
-            "XLA_FLAGS": flags,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=170,
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        pytest.param(*at, marks=[pytest.mark.xfail(strict=True)] * (at in UNFINISHED))
+        for at in FUNCTIONS
+    ],
+)
+def test_every_public_function_describes_what_it_takes_and_returns(room, name):
+    """What it returns in a section, or in a first line that begins with "Return"."""
+    function = value_of(room, name)
+    documentation = own_docstring(function)
+    signature = inspect.signature(function)
+    parameters, described = set(signature.parameters), arguments(documentation)
+    assert described <= parameters
+    assert described == parameters or len(parameters) < 2
+    assert signature.return_annotation is not inspect.Signature.empty
+    if signature.return_annotation is not None:
+        returns = "Returns" in sections(documentation)
+        assert returns or documentation.startswith("Return ")
+
+
+def test_the_checks_of_docstrings_can_fail():
+    docstring = """Add two numbers
+
+    Args:
+        a: One of them.
+    """
+    assert not is_sentence(docstring.split("\n")[0])
+    assert arguments(docstring) == {"a"}
+    assert "Returns" not in sections(docstring)
+
+
+# --- docs/names.md
+
+
+def rows(room):
+    """Yield the names and the module files of each row below a heading."""
+    (section,) = re.findall(
+        rf"^## {room}\n(.*?)(?=^## |\Z)", NAMES_PAGE, re.DOTALL | re.MULTILINE
     )
-    assert result.returncode == 0, result.stderr
+    for line in section.splitlines():
+        if line.startswith("| `"):
+            cells = line.strip("|").split(" | ")
+            yield re.findall(r"`(\w+)`", cells[0]), re.findall(r"`([^`]+)`", cells[2])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_has_one_row(room):
+    names = [name for row, _ in rows(room) for name in row]
+    assert sorted(names) == sorted(ROOMS[room].__all__)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rows_name_the_modules_that_define_their_names(room):
+    for names, files in rows(room):
+        found = set()
+        for name in names:
+            value = value_of(room, name)
+            if (room, name) in DOCUMENTED:
+                file = Path(sys.modules[value.__module__].__file__)
+                found.add(str(file.relative_to(PACKAGE)))
+        if found:
+            assert set(files) == found, names
+        assert all((PACKAGE / file).is_file() for file in files)

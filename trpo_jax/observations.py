@@ -19,3 +19,4 @@ class MaskedObservation(NamedTuple):
 
 
 Observation = Num[Array, "..."] | MaskedObservation
+"""One array, or one with an action mask."""

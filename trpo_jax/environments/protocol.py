@@ -49,6 +49,7 @@ class Box(NamedTuple):
 
 
 ActionSpace = Discrete | MultiDiscrete | Box
+"""One of the three action spaces."""
 
 
 class TimeStep(NamedTuple):

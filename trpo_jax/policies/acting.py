@@ -22,7 +22,12 @@ Actions = Literal["mode", "sample"]
 
 
 def initial_memory(config: TRPOConfig, num_envs: int) -> PyTree:
-    """Return the policy's memory before an episode, [B, …]; () if it has none."""
+    """Return the policy's memory before an episode, [B, …]; () if it has none.
+
+    Args:
+        config: The run.
+        num_envs: B.
+    """
     return make_components(config).policy.initial_memory(num_envs)
 
 

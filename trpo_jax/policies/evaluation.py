@@ -101,7 +101,12 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
 def summarize_returns(
     config: TRPOConfig, returns: Float[Array, "*seeds episodes"]
 ) -> dict[str, Any]:
-    """Summarise what `evaluate` returned in a few numbers, fit for JSON.
+    """Summarise the returns of `evaluate` in a few numbers, fit for JSON.
+
+    Args:
+        config: The run.
+        returns: Returns float[num_episodes], or float[num_seeds, num_episodes]; NaN for
+            an episode that did not end.
 
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
@@ -123,7 +128,7 @@ def summarize_returns(
 
 
 def format_evaluation(evaluation: dict[str, Any]) -> str:
-    """Format what `summarize_returns` returned as one to three lines of text."""
+    """Return the result of `summarize_returns` as one to three lines of text."""
     mean, std = evaluation["return_mean"], evaluation["return_std"]
     if mean is None:
         return "evaluation: no episode ended"

@@ -1,0 +1,188 @@
+"""The documentation's examples run; its links and names lead somewhere."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trpo_jax
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(trpo_jax.__file__).parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
+}
+SOURCES = {
+    str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))
+}
+DOTTED = re.compile(r"\btrpo_jax(?:\.[A-Za-z_]\w*)+")
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def prose(page):
+    return re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+
+
+# --- examples
+
+
+def run_pages(names, folder):
+    """Run the pages' blocks, those of a page in one namespace, as a reader types them.
+
+    In a process of its own, because only there can it compile without optimisations.
+    """
+    programs = {name: "\n".join(blocks(PAGES[name])) for name in names}
+    (folder / "programs.json").write_text(json.dumps(programs), "utf-8")
+    main = (
+        "import json, pathlib\n"
+        "programs = json.loads(pathlib.Path('programs.json').read_text('utf-8'))\n"
+        "for name, text in programs.items():\n"
+        "    exec(compile(text, name, 'exec'), {})\n"
+    )
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
+    result = subprocess.run(
+        [sys.executable, "-c", main],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(PACKAGE.parent),
+            "XLA_FLAGS": flags,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_readmes_examples_run(tmp_path):
+    assert len(blocks(PAGES["README.md"])) >= 3
+    run_pages(["README.md"], tmp_path)
+
+
+def test_the_examples_of_the_other_pages_run(tmp_path):
+    names = [name for name in PAGES if name != "README.md" and blocks(PAGES[name])]
+    assert len(names) >= 4
+    run_pages(names, tmp_path)
+
+
+# --- links
+
+
+def slug(heading):
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(text):
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose(text), re.M)}
+
+
+def broken_links(name, text):
+    links = re.findall(r"\]\(\s*([^)\s]+)\s*\)", prose(text))
+    broken = []
+    for link in links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        path = (ROOT / name).parent / file
+        target = path.read_text("utf-8") if file and anchor and path.exists() else text
+        if not path.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_and_headings(name):
+    assert broken_links(name, PAGES[name]) == []
+
+
+def test_broken_links_are_found():
+    page = "[a](README.md) [b](nothing.md) [c](#nowhere)\n# Here\n[d](#here)"
+    assert broken_links("README.md", page) == ["nothing.md", "#nowhere"]
+
+
+def test_every_page_is_in_the_index():
+    for name in PAGES:
+        if name.startswith("docs/") and name != "docs/README.md":
+            assert f"]({Path(name).name})" in PAGES["docs/README.md"]
+
+
+# --- names
+
+
+def resolves(dotted):
+    """Whether a dotted name is a module, or can be reached from one."""
+    first, *rest = dotted.split(".")
+    value = importlib.import_module(first)
+    reached = first
+    for part in rest:
+        reached += f".{part}"
+        if not hasattr(value, part):
+            try:
+                importlib.import_module(reached)
+            except ModuleNotFoundError:
+                # Fields without a default are not attributes of a dataclass.
+                return part in getattr(value, "__annotations__", {})
+        value = getattr(value, part)
+    return True
+
+
+def unresolved(text):
+    return sorted({name for name in DOTTED.findall(text) if not resolves(name)})
+
+
+def string_literals(path):
+    """Return docstrings, messages and all other strings of a module."""
+    return "\n".join(
+        node.value
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_names_in_pages_resolve(name):
+    assert unresolved(PAGES[name]) == []
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_names_in_strings_of_the_package_resolve(name):
+    assert unresolved(string_literals(SOURCES[name])) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name
+)
+def test_names_in_notebooks_resolve(path):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    assert unresolved("\n".join("".join(cell["source"]) for cell in cells)) == []
+
+
+def test_unresolved_names_are_found():
+    text = "write trpo_jax.networks.MLP, not trpo_jax.MLP or trpo_jax.nothing.at_all."
+    assert unresolved(text) == ["trpo_jax.MLP", "trpo_jax.nothing.at_all"]
+
+
+# --- length
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 250
