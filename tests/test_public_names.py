@@ -40,14 +40,6 @@ DOCUMENTED = [
     if inspect.isclass(value_of(room, name)) or inspect.isroutine(value_of(room, name))
 ]
 FUNCTIONS = [at for at in DOCUMENTED if inspect.isroutine(value_of(*at))]
-# Their docstrings still lack a section; strict, so that a name leaves the list with it.
-UNFINISHED = {
-    ("training", "denormalize"),
-    ("training", "explained_variance"),
-    ("training", "normalize"),
-    ("training", "update_statistics"),
-    ("trust_region", "split_rows"),
-}
 CONSTANTS = [at for at in PUBLIC if at not in DOCUMENTED]
 
 
@@ -132,10 +124,7 @@ def test_every_public_constant_is_documented(room, name):
 
 @pytest.mark.parametrize(
     ("room", "name"),
-    [
-        pytest.param(*at, marks=[pytest.mark.xfail(strict=True)] * (at in UNFINISHED))
-        for at in FUNCTIONS
-    ],
+    FUNCTIONS,
 )
 def test_every_public_function_describes_what_it_takes_and_returns(room, name):
     """What it returns in a section, or in a first line that begins with "Return"."""

@@ -114,6 +114,10 @@ def explained_variance(
     """Return 1 − Var(returns − values) / Var(returns), at most 1.
 
     0 where all returns are equal: there is no variance to explain.
+
+    Args:
+        values: The critic's values, float[...].
+        returns: The returns that they predict, float[...].
     """
     variance = jnp.var(returns)
     varies = variance > 0

@@ -45,6 +45,10 @@ def update_statistics(
     A batch with a NaN or an infinity is skipped: one bad reward must not spoil the
     statistics for the rest of a run.
 
+    Args:
+        statistics: The moments so far.
+        samples: N samples, float[N, …].
+
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """
     added = jnp.float32(samples.shape[0])
@@ -73,7 +77,13 @@ def normalize(
     *,
     clip: float = float("inf"),
 ) -> Float[Array, "*N"]:
-    """Return (x − mean) / std, clipped to ±clip, for samples [..., *S]."""
+    """Return (x − mean) / std, clipped to ±clip.
+
+    Args:
+        statistics: Moments of samples of shape *S.
+        samples: x, float[..., *S].
+        clip: The largest magnitude, in standard deviations.
+    """
     scaled = (samples - statistics.mean) / statistics.std
     return jnp.clip(scaled, -clip, clip)
 
@@ -81,5 +91,10 @@ def normalize(
 def denormalize(
     statistics: RunningStatistics, samples: Float[Array, "*N"]
 ) -> Float[Array, "*N"]:
-    """Return mean + std · x, the inverse of `normalize` without a clip."""
+    """Return mean + std · x, the inverse of `normalize` without a clip.
+
+    Args:
+        statistics: Moments of samples of shape *S.
+        samples: x, float[..., *S].
+    """
     return statistics.mean + statistics.std * samples

@@ -42,6 +42,9 @@ def split_rows(rows: PyTree, size: int | None) -> MicroBatches:
         rows: A pytree of arrays [N, …].
         size: Rows of a micro-batch; None for all N.
 
+    Returns:
+        The same rows as `MicroBatches`.
+
     Raises:
         UsageError: If `size` is not positive.
     """
