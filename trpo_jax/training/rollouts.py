@@ -139,8 +139,6 @@ def rollout(
         )
         chex.assert_shape(log_prob, starts.shape)
         chex.assert_tree_shape_prefix(action, starts.shape)
-        chex.assert_shape(log_prob, starts.shape)
-        chex.assert_tree_shape_prefix(action, starts.shape)
         env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
         taken = Trajectory(
             observation=state.observation,

@@ -158,7 +158,6 @@ class Problem(NamedTuple):
             compare, self._split(self.batch), old.distributions
         )
         chex.assert_rank((value, kl, entropy), 0)
-        chex.assert_rank((value, kl, entropy), 0)
         kl_max = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(maxima)))
         # Two compilations of L may differ in the last bit, which must not count as an
         # improvement where θ has not moved.

@@ -61,7 +61,6 @@ def trust_region_step_size(
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
-    chex.assert_rank(curvature, 0)
     # The inner `where` keeps a NaN out of the derivative, which the outer one would
     # multiply by 0.
     chex.assert_rank(curvature, 0)
