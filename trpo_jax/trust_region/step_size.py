@@ -61,8 +61,8 @@ def trust_region_step_size(
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
+    chex.assert_rank(curvature, 0)
     # The inner `where` keeps a NaN out of the derivative, which the outer one would
     # multiply by 0.
-    chex.assert_rank(curvature, 0)
     usable = jnp.isfinite(curvature) & (curvature > 0)
     return jnp.where(usable, jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1)), 0)
