@@ -400,7 +400,7 @@ def test_rollouts_of_one_step_are_no_sequences():
             {"action_distribution": "tanh_gaussian"},
             "is for continuous actions",
         ),
-        ((TABULAR, CHAIN), {"channels": (4,)}, "are no images"),
+        ((TABULAR, CHAIN), {"channels": (4,)}, "are not images"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_when_the_run_starts(env, fields, advice):

@@ -32,13 +32,17 @@ def check_environment(environment: Environment) -> None:
     if holds_tracers(environment):  # which a cache must not keep
         _check(environment)
     else:
-        _check_once(environment, bool(jax.config.jax_enable_x64))
+        _check_once(environment, _float_bits())
 
 
 @functools.lru_cache(maxsize=64)
-def _check_once(environment: Environment, enable_x64: bool) -> None:
-    """Check, once for each setting of the switch that changes dtypes."""
+def _check_once(environment: Environment, float_bits: int) -> None:
+    """Check an environment once with and once without `jax_enable_x64`."""
     _check(environment)
+
+
+def _float_bits() -> int:
+    return jnp.finfo(jnp.result_type(float)).bits
 
 
 def _check(environment: Environment) -> None:
@@ -106,7 +110,7 @@ def _alike(left: Any, right: Any) -> bool:
 
 
 def _cast_advice() -> str:
-    if not jax.config.jax_enable_x64:
+    if _float_bits() == 32:
         return ""
     return (
         " Under jax_enable_x64 an array made without a dtype has 64 bits: write "
@@ -116,11 +120,11 @@ def _cast_advice() -> str:
 
 def _action_like(name: str, space: ActionSpace | Any) -> jax.ShapeDtypeStruct:
     match space:
-        case Discrete(numbers.Integral() as count) if count >= 1:
+        case Discrete(count) if isinstance(count, numbers.Integral) and count >= 1:
             return jax.ShapeDtypeStruct((), jnp.int32)
         case MultiDiscrete(tuple(counts)) if counts and min(counts) >= 1:
             return jax.ShapeDtypeStruct((len(counts),), jnp.int32)
-        case Box(numbers.Integral() as size) if size >= 1:
+        case Box(size) if isinstance(size, numbers.Integral) and size >= 1:
             _check_bounds(name, space)
             return jax.ShapeDtypeStruct((int(size),), jnp.float32)
     raise UsageError(

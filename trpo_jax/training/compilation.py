@@ -65,7 +65,7 @@ def jit_with_options(
     # cannot be seen in the arguments: under jax.grad over a number that the environment
     # holds, they are all concrete.
     options = {} if is_tracing() else compiler_options(env_steps)
-    jit = _jit
+    jit: Callable[..., jax.stages.Wrapped] = _jit
     if holds_tracers(config):
         # A cache would keep the trace after its end. So would JAX's own, if the config
         # were an argument: bound to a function, it is dropped with the function.

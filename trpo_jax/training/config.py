@@ -9,7 +9,7 @@ import optax
 
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
-from trpo_jax.networks import Network, RecurrentNetwork
+from trpo_jax.networks import Network, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     check_counts,
     check_fractions,
@@ -144,6 +144,8 @@ class TRPOConfig:
         """Raise ValueError or TypeError for what could only fail later."""
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", make_environment(self.env))
+        object.__setattr__(self, "policy", as_network(self.policy))
+        object.__setattr__(self, "critic", as_network(self.critic))
         check_counts(self)
         check_fractions(self)
         check_functions(self)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from trpo_jax.networks import Network, Observation, RecurrentNetwork
+from trpo_jax.networks import Network, Observation, RecurrentNetwork, init_network
 from trpo_jax.trust_region import micro_batched
 
 
@@ -43,7 +43,7 @@ class StepView(NamedTuple):
 
     def init(self, key: Key[Array, ""], rows: PyTree) -> PyTree:
         """Return parameters; consumes `key`."""
-        return self.network.init(key, rows)
+        return init_network(self.network, key, rows)
 
     def apply(self, params: PyTree, rows: PyTree) -> tuple[PyTree, Any]:
         """Return () and the output of batch [N]."""
@@ -89,7 +89,7 @@ class SequenceView(NamedTuple):
 
     def init(self, key: Key[Array, ""], rows: Sequences) -> PyTree:
         """Return parameters; consumes `key`."""
-        return self.network.init(key, *rows)
+        return init_network(self.network, key, *rows)
 
     def apply(self, params: PyTree, rows: Sequences) -> tuple[PyTree, Any]:
         """Return the memory after each step and the output, of batch [B, T]."""
