@@ -140,7 +140,7 @@ def _check_bounds(name: str, space: Box) -> None:
     if low is None and high is None:
         return
     example = f"Box({size}, {(-1.0,) * size}, {(1.0,) * size})"
-    advice = f"write such as trpo_jax.environments.{example}"
+    advice = f"write a Box such as trpo_jax.environments.{example}"
     if low is None or high is None:
         raise UsageError(
             f"{name}.action_space is {space}, with bounds on one side only; {advice}, "
@@ -159,8 +159,8 @@ def _check_bounds(name: str, space: Box) -> None:
     bad = [pair for pair in pairs if not pair[0] < pair[1]]
     if bad or any(a == math.inf or b == -math.inf for a, b in pairs):
         raise UsageError(
-            f"{name}.action_space is {space}, where a number has nothing between its "
-            f"bounds; {advice}: the low one below the high one."
+            f"{name}.action_space is {space}, which leaves nothing between the bounds "
+            f"of a number; {advice}, with the low one below the high one."
         )
 
 
