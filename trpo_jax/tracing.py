@@ -31,7 +31,8 @@ def holds_tracers(value: Any) -> bool:
     # Not by jax.tree.leaves: an environment is an opaque object, and a tracer may sit
     # in an attribute, or in the closure of a method. The garbage collector knows every
     # reference.
-    seen, pending = set(), [value]
+    seen: set[int] = set()
+    pending: list[Any] = [value]
     while pending:
         reached = pending.pop()
         if isinstance(reached, jax.core.Tracer):
@@ -39,8 +40,8 @@ def holds_tracers(value: Any) -> bool:
         if id(reached) in seen or _is_shared(reached):
             continue
         seen.add(id(reached))
-        if isinstance(reached, _CACHED):
-            pending.append(reached.__wrapped__)  # type: ignore[union-attr]
+        if type(reached) in _CACHED:
+            pending.append(reached.__wrapped__)
         elif isinstance(reached, types.FunctionType):  # all but its globals
             pending += (reached.__closure__, reached.__defaults__, reached.__dict__)
             pending.append(reached.__kwdefaults__)

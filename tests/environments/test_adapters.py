@@ -533,7 +533,7 @@ def test_levels_that_cannot_be_downloaded_are_said_to_be_the_reason(monkeypatch)
 
 def test_rewards_for_each_agent_are_refused_with_a_wrapper():
     pytest.importorskip("jumanji")
-    with pytest.raises(ValueError, match=r"2 agents apart.*MultiToSingleWrapper"):
+    with pytest.raises(ValueError, match=r"each of 2 agents.*MultiToSingleWrapper"):
         make_environment("jumanji/LevelBasedForaging-v0")
 
 

@@ -1,6 +1,9 @@
 """Environments of one's own: what is wrong with one is said, with what to write."""
 
+import re
+
 import gymnax.environments.spaces
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,7 +53,22 @@ class Corridor:
         return ended.astype(float)
 
 
-@pytest.mark.parametrize("space", [Discrete(2), MultiDiscrete((2, 3)), Box(2)])
+NAN = float("nan")
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Discrete(2),
+        Discrete(np.int64(2)),
+        MultiDiscrete((2, 3)),
+        Box(2),
+        Box(np.prod((2, 1)), (-1, -1), (1, 1)),
+        Box(2, (-1, -INF), (1, INF)),
+        Box(2, np.zeros(2), np.ones(2)),
+    ],
+)
 def test_one_as_it_should_be_is_taken(space):
     environment = Corridor(action_space=space)
     assert make_environment(environment) is environment
@@ -75,6 +93,16 @@ def masked(size, dtype=bool):
         ({"action_space": Discrete(0)}, "a positive number of each"),
         ({"action_space": MultiDiscrete(())}, "a positive number of each"),
         ({"action_space": gymnax.environments.spaces.Discrete(3)}, "of gymnax"),
+        ({"action_space": Box(2, None, (1, 1))}, r"one side only.*math\.inf"),
+        ({"action_space": Box(2, (0, 0), None)}, r"one side only.*math\.inf"),
+        ({"action_space": Box(2, (0, 0), (1,))}, "are not 2 plain numbers each"),
+        ({"action_space": Box(2, (0,), (1,))}, "are not 2 plain numbers each"),
+        ({"action_space": Box(2, (0, 0), (1, "a"))}, "are not 2 plain numbers each"),
+        ({"action_space": Box(2, -1.0, 1.0)}, "are not 2 plain numbers each"),
+        ({"action_space": Box(2, (0, 1), (1, 1))}, "the low one below the high one"),
+        ({"action_space": Box(1, (2,), (1,))}, "the low one below the high one"),
+        ({"action_space": Box(1, (NAN,), (1,))}, "the low one below the high one"),
+        ({"action_space": Box(1, (-1,), (NAN,))}, "the low one below the high one"),
         ({"action_space": Box(2), "observe": masked(2)}, r"masks actions, .*Box"),
         ({"observe": masked(3)}, r"action_mask bool\[3\].*write bool\[2\]"),
         ({"observe": masked(2, int)}, r"action_mask int32\[2\].*write bool\[2\]"),
@@ -122,6 +150,47 @@ def test_a_step_of_another_final_observation_is_refused():
         ValueError, match=r"final_observation is MaskedObservation.*the same"
     ):
         make_environment(Odd())
+
+
+def test_advice_on_bounds_works():
+    with pytest.raises(ValueError, match="the low one below") as raised:
+        make_environment(Corridor(action_space=Box(2, (1, 1), (0, 0))))
+    advised = re.search(r"such as (trpo_jax\..*?\)\))", str(raised.value))[1]
+    space = eval(advised)
+    assert make_environment(Corridor(action_space=space)).action_space == space
+
+
+def test_an_observation_of_a_reset_must_be_that_of_a_step():
+    class Whole(Corridor):
+        def reset(self, key):
+            place, observation = super().reset(key)
+            return place, observation.astype(jnp.int32)
+
+    with pytest.raises(ValueError, match=r"float32\[2\].*after a reset is int32\[2\]"):
+        make_environment(Whole())
+
+
+class Drifting(Corridor):
+    """Its state takes the type of an array made without a dtype."""
+
+    def reset(self, key):
+        return jnp.float32(0), self.observe(jnp.float32(0))
+
+    def step(self, key, place, action):
+        _, step = super().step(key, jnp.int32(place), action)
+        place = place + jnp.ones(1)[0]
+        return place, step
+
+
+def test_double_precision_is_checked_anew():
+    environment = Drifting()
+    assert make_environment(environment) is environment
+    with (
+        jax.enable_x64(True),
+        pytest.raises(ValueError, match=r"float64\[\].*dtype=jnp\.float32, or switch"),
+    ):
+        make_environment(environment)
+    assert make_environment(environment) is environment
 
 
 def test_it_trains():

@@ -12,6 +12,7 @@ from compiling import fast_jit
 from gymnax.environments import spaces
 from probes import CHAIN, TABULAR, TWO_CHOICES, Tabular
 
+from trpo_jax import TRPOConfig, train
 from trpo_jax.environments import (
     Box,
     Discrete,
@@ -58,6 +59,74 @@ def test_every_environment_keeps_the_protocols_types(env_id):
     assert describe(taken.final_observation) == strong
     assert describe(taken.reward) == ((), jnp.float32, False)
     assert describe(taken.terminated) == describe(taken.truncated) == ((), bool, False)
+
+
+def types(environment, action_dtype=None):
+    """Types of the state and the observation, before and after one step."""
+    action = example_action(environment)
+    started = jax.eval_shape(environment.reset, KEY)
+    action = action.astype(action_dtype or action.dtype)
+    stepped = jax.eval_shape(environment.step, KEY, started[0], action)
+    return jax.tree.map(describe, (started, stepped))
+
+
+def wide(action):
+    return jnp.int64 if jnp.issubdtype(action.dtype, jnp.integer) else jnp.float64
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+@pytest.mark.parametrize("env_id", IDS)
+def test_double_precision_changes_no_types(env_id):
+    """Neither of an environment made before it is switched on, nor of one made in it,
+    whose parameters and attributes have 64 bits."""
+    environment = make_environment(env_id)
+    expected = types(environment)
+    with jax.enable_x64(True):
+        action = wide(example_action(environment))
+        assert types(environment, action) == expected
+        env, params = gymnax.make(env_id)
+        params = jax.tree.map(jnp.asarray, params)
+        assert types(make_environment((env, params)), action) == expected
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Catch-bsuite"])
+def test_double_precision_changes_no_bits(env_id):
+    environment = make_environment(env_id)
+
+    def play(key):
+        def act(state, key):
+            return environment.step(key, state, example_action(environment))
+
+        keys = jax.random.split(key, 4)
+        return jax.lax.scan(act, environment.reset(key)[0], keys)
+
+    single = fast_jit(play)(KEY)
+    with jax.enable_x64(True):
+        double = fast_jit(play)(KEY)
+    assert jax.tree.map(describe, double) == jax.tree.map(describe, single)
+    jax.tree.map(np.testing.assert_array_equal, double, single)
+
+
+def test_training_in_double_precision():
+    config = TRPOConfig(
+        env="Pendulum-v1",
+        num_envs=2,
+        rollout_length=4,
+        total_timesteps=16,
+        hidden_sizes=(4,),
+        critic_epochs=1,
+    )
+    with jax.enable_x64(True):
+        result = train(config)
+    assert np.isfinite(result.metrics.critic_loss).all()
+
+
+def test_a_key_of_another_implementation_serves():
+    environment = make_environment("CartPole-v1")
+    key = jax.random.key(0, impl="rbg")
+    state, _ = environment.reset(key)
+    _, taken = environment.step(key, state, jnp.int32(0))
+    assert np.isfinite(taken.observation).all()
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -241,6 +310,68 @@ def test_the_same_argument_is_the_same_object():
     assert other is not first
     assert other != first
     assert len({hash(first), hash(other)}) == 2
+
+
+def test_an_environment_alone_has_its_default_parameters():
+    env, params = gymnax.make("CartPole-v1")
+    environment = make_environment(env)
+    assert make_environment(env) is environment
+    assert make_environment((env, None)) is environment
+    assert environment.name == "CartPole-v1"
+    state, _ = environment.reset(KEY)
+    with_params = make_environment((env, params)).step(KEY, state, jnp.int32(1))
+    alone = environment.step(KEY, state, jnp.int32(1))
+    jax.tree.map(np.testing.assert_array_equal, alone, with_params)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_class_is_refused_with_its_instance():
+    with pytest.raises(TypeError, match=r"env is the class Tabular; .* Tabular\(\)"):
+        make_environment(Tabular)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad])
+def test_an_action_may_have_a_bound_that_is_traced(transform):
+    """Pendulum's torque is clipped to one of its parameters."""
+    env, params = gymnax.make("Pendulum-v1")
+
+    def reward(max_torque):
+        environment = make_environment((env, params.replace(max_torque=max_torque)))
+        assert environment.action_space == Box(1)
+        state, _ = environment.reset(KEY)
+        return environment.step(KEY, state, jnp.array([9.0]))[1].reward
+
+    # The reward has −0.001 torque².
+    value = transform(reward)(1.5)
+    if transform is jax.grad:
+        np.testing.assert_allclose(value, -0.001 * 2 * 1.5, rtol=1e-4)
+    else:
+        state, _ = make_environment((env, params)).reset(KEY)
+        unclipped = env.step(KEY, state, jnp.array([1.5]), params)[2]
+        np.testing.assert_allclose(value, unclipped, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-1.0, 1.0, Box(2, (-1.0, -1.0), (1.0, 1.0))),
+        (0.0, np.inf, Box(2, (0.0, 0.0), (np.inf, np.inf))),
+        (-np.inf, np.inf, Box(2)),
+        (np.finfo(np.float32).min, np.finfo(np.float32).max, Box(2)),
+        ([0.0, -np.inf], 1.0, Box(2, (0.0, -np.inf), (1.0, 1.0))),
+    ],
+)
+def test_what_does_not_bind_is_infinite(low, high, expected):
+    low, high = jnp.asarray(low), jnp.asarray(high)
+
+    class Bounded(Tabular):
+        def step_env(self, key, state, action, params):
+            return super().step_env(key, state, 0, params)
+
+        def action_space(self, params):
+            return spaces.Box(low, high, (2,))
+
+    assert make_environment((Bounded(), CHAIN)).action_space == expected
 
 
 def test_the_name_is_the_environments_own():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from probes import CHAIN, TABULAR
 
+from trpo_jax import TRPOConfig, train
 from trpo_jax.environments import Box, make_environment, squash_actions
 
 
@@ -48,8 +49,31 @@ def test_one_environment_is_squashed_into_one_object():
     [
         (make_environment((TABULAR, CHAIN)), "is for continuous actions"),
         (Recorder(None, (1.0, 1.0)), "has no bounds"),
+        (Recorder((-1.0, -np.inf), (1.0, np.inf)), "has no bounds for some"),
     ],
 )
 def test_actions_without_bounds_are_refused(environment, reason):
     with pytest.raises(ValueError, match=reason):
         squash_actions(environment)
+
+
+def test_infinite_bounds_are_refused_when_a_run_starts():
+    config = TRPOConfig(
+        env=BoxedIn((-1.0, -np.inf), (1.0, np.inf)),
+        action_distribution="tanh_gaussian",
+        num_envs=2,
+        rollout_length=4,
+        total_timesteps=8,
+    )
+    with pytest.raises(ValueError, match=r"no bounds for some.*'gaussian'"):
+        train(config)
+
+
+class BoxedIn(Recorder):
+    """Pendulum's observation, and a reward that is a number."""
+
+    observation_shape = (3,)
+
+    def step(self, key, state, action):
+        state, taken = super().step(key, state, action)
+        return state, taken._replace(reward=action.sum())

@@ -81,7 +81,7 @@ def test_an_image_without_channels_has_one():
 @pytest.mark.parametrize(
     ("observations", "message"),
     [
-        (OBSERVATIONS, "are no images"),
+        (OBSERVATIONS, "are not images"),
         (IMAGES[:, :4, :2], "smaller than filters of 3 × 3"),
     ],
 )

@@ -35,7 +35,7 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
             {"action_distribution": "tanh_gaussian"},
             "is for continuous actions",
         ),
-        ((TABULAR, CHAIN), {"channels": (4,)}, "are no images"),
+        ((TABULAR, CHAIN), {"channels": (4,)}, "are not images"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_when_the_run_starts(env, fields, advice):

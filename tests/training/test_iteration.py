@@ -346,7 +346,7 @@ def test_zero_rewards_are_harmless(start):
             "policy",
             lambda x: x,
             TypeError,
-            "return trpo_jax.trust_region.Categorical(logits)",
+            "an array float32[4, 3]; wrap it, as trpo_jax.trust_region.Categorical(",
         ),
         (
             "policy",

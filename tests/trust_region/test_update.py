@@ -670,14 +670,31 @@ def test_parameters_that_are_not_floating_are_named(no_shape_checks):
         trust_region_update(policies.categorical, counted, batch)
 
 
+@pytest.mark.parametrize(
+    ("returned", "advice"),
+    [
+        (
+            lambda x: x,
+            r"an array float32\[12, 3\]; wrap it, as .*Categorical\(logits\)",
+        ),
+        (
+            lambda x: (x, x),
+            r"a tuple \(float32\[12, 3\], .*; return .*Categorical\(logits",
+        ),
+        (lambda x: None, r"returned None; return trpo_jax\.trust_region\.Categorical"),
+    ],
+)
 def test_a_policy_that_returns_no_distribution_is_told_what_to_return(
-    no_shape_checks,
+    returned, advice, no_shape_checks
 ):
+    """In arrays and shapes, not in the tracers that they are at the time."""
     params, batch = make_problem("categorical", dtype=np.float32)
-    with pytest.raises(
-        TypeError, match=r"Return trpo_jax\.trust_region\.Categorical\(logits\)"
-    ):
-        trust_region_update(policies.mlp, params, batch)
+
+    def policy_fn(params, observations):
+        return returned(policies.mlp(params, observations))
+
+    with pytest.raises(TypeError, match=advice):
+        trust_region_update(policy_fn, params, batch)
 
 
 def test_a_log_prob_for_each_dimension_is_told_to_be_summed(no_shape_checks):

@@ -62,7 +62,7 @@ _SUITES: dict[str, Callable[[str], Environment]] = {
 }
 
 
-def make_environment(env: str | tuple[Any, Any] | Environment) -> Environment:
+def make_environment(env: Any) -> Environment:
     """Return the environment that `env` names or is.
 
     Args:

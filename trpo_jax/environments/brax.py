@@ -14,6 +14,7 @@ from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import (
+    narrowed,
     narrowed_attributes,
     nearest,
     raw_key,
@@ -101,6 +102,8 @@ class BraxEnvironment:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         # A copy: environments write into the dictionaries of the state they are given.
         raw = jax.tree.map(jnp.asarray, state.env_state)
+        # Drawn outside of `single_precision`.
+        action = narrowed(action)
         raw = self._env.step(raw, jnp.clip(action, -1, 1))
         raw = jax.tree.map(
             lambda leaf, like: strong(leaf, like.dtype), raw, self._state_type

@@ -32,13 +32,17 @@ def check_environment(environment: Environment) -> None:
     if holds_tracers(environment):  # which a cache must not keep
         _check(environment)
     else:
-        _check_once(environment, bool(jax.config.jax_enable_x64))  # type: ignore[attr-defined]
+        _check_once(environment, _float_bits())
 
 
 @functools.lru_cache(maxsize=64)
-def _check_once(environment: Environment, enable_x64: bool) -> None:
-    """Check, once for each setting of the switch that changes dtypes."""
+def _check_once(environment: Environment, float_bits: int) -> None:
+    """Check an environment once with and once without `jax_enable_x64`."""
     _check(environment)
+
+
+def _float_bits() -> int:
+    return jnp.finfo(jnp.result_type(float)).bits
 
 
 def _check(environment: Environment) -> None:
@@ -106,7 +110,7 @@ def _alike(left: Any, right: Any) -> bool:
 
 
 def _cast_advice() -> str:
-    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+    if _float_bits() == 32:
         return ""
     return (
         " Under jax_enable_x64 an array made without a dtype has 64 bits: write "
@@ -136,7 +140,7 @@ def _check_bounds(name: str, space: Box) -> None:
     if low is None and high is None:
         return
     example = f"Box({size}, {(-1.0,) * size}, {(1.0,) * size})"
-    advice = f"write such as trpo_jax.environments.{example}"
+    advice = f"write a Box such as trpo_jax.environments.{example}"
     if low is None or high is None:
         raise UsageError(
             f"{name}.action_space is {space}, with bounds on one side only; {advice}, "
@@ -155,8 +159,8 @@ def _check_bounds(name: str, space: Box) -> None:
     bad = [pair for pair in pairs if not pair[0] < pair[1]]
     if bad or any(a == math.inf or b == -math.inf for a, b in pairs):
         raise UsageError(
-            f"{name}.action_space is {space}, where a number has nothing between its "
-            f"bounds; {advice}: the low one below the high one."
+            f"{name}.action_space is {space}, which leaves nothing between the bounds "
+            f"of a number; {advice}, with the low one below the high one."
         )
 
 

@@ -135,6 +135,7 @@ class GymnaxEnvironment:
         return jnp.asarray(observation, jnp.float32)
 
     def _act(self, action: Num[Array, "..."]) -> Any:
+        action = narrowed(action)  # drawn outside of `single_precision`
         match self.action_space:
             case Box():
                 shaped = action.reshape(self._space.shape)

@@ -19,6 +19,7 @@ from trpo_jax.environments.protocol import (
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import (
     bounds,
+    narrowed,
     narrowed_attributes,
     nearest,
     single_precision,
@@ -112,6 +113,7 @@ class JumanjiEnvironment:
         )
 
     def _act(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
+        action = narrowed(action)  # drawn outside of `single_precision`
         match self.action_space:
             case Box():
                 shaped = action.reshape(self._spec.shape)

@@ -37,8 +37,8 @@ class SquashedActions:
                 "action_distribution='tanh_gaussian' is for continuous actions, but "
                 f"the environment takes {space}; leave it out."
             )
-        bounds = (space.low, space.high)
-        if None in bounds or not np.isfinite(np.asarray(bounds, float)).all():
+        low, high = space.low, space.high
+        if low is None or high is None or not np.isfinite([low, high]).all():
             raise UsageError(
                 f"actions cannot be squashed into {space}, which has no bounds for "
                 "some of them; write action_distribution='gaussian', or give the "
@@ -46,7 +46,7 @@ class SquashedActions:
             )
         self._environment = environment
         # In NumPy: an array made while a program is traced would not outlive it.
-        self._low, self._high = np.array(bounds, np.float32)
+        self._low, self._high = np.array([low, high], np.float32)
         self.action_space = Box(space.size)
         self.observation_shape = environment.observation_shape
 

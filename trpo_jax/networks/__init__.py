@@ -1,4 +1,4 @@
-"""Networks that turn observations into a distribution or a value."""
+"""Networks: observations to a distribution or a value."""
 
 from trpo_jax.networks.feed_forward import Policy, Value
 from trpo_jax.networks.heads import (
@@ -10,12 +10,14 @@ from trpo_jax.networks.heads import (
     TanhGaussianHead,
 )
 from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.nnx import NNXNetwork, as_network
 from trpo_jax.networks.protocol import (
     Network,
     NetworkFns,
     RecurrentNetwork,
     RecurrentNetworkFns,
 )
+from trpo_jax.networks.purity import init_network
 from trpo_jax.networks.recurrent import RecurrentPolicy, RecurrentValue
 from trpo_jax.networks.torsos import ACTIVATIONS, CNN, MLP
 from trpo_jax.observations import MaskedObservation, Observation
@@ -29,6 +31,7 @@ __all__ = [
     "GaussianHead",
     "MaskedObservation",
     "MultiCategoricalHead",
+    "NNXNetwork",
     "Network",
     "NetworkFns",
     "Observation",
@@ -40,5 +43,7 @@ __all__ = [
     "StateDependentGaussianHead",
     "TanhGaussianHead",
     "Value",
+    "as_network",
+    "init_network",
     "orthogonal",
 ]

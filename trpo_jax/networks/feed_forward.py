@@ -1,4 +1,4 @@
-"""Policies and critics that see one observation."""
+"""Policies and critics of one observation."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float

@@ -1,4 +1,4 @@
-"""Weight initialisation that is safe to batch."""
+"""Orthogonal weight initialisation that is safe under `vmap`."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ def orthogonal(
 
     Returns:
         (key, shape, dtype) ↦ W, as Flax's initialisers; consumes `key`. Under `vmap`
-        it gives what a loop gives, to rounding.
+        equal to a loop, to rounding.
 
     Raises:
         ValueError: If the shape is not that of a matrix, when it is called.
@@ -44,8 +44,8 @@ def orthogonal(
     return initialize
 
 
-# Flax traces an initialiser whenever a layer is applied, to check the shape: jitted, it
-# is traced once for each.
+# Flax traces an initialiser whenever a layer is applied, to check the shape. Jitted, it
+# is traced once for each shape.
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _orthonormal(
     key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike
@@ -56,15 +56,13 @@ def _orthonormal(
 
 
 def _orthonormal_columns(matrix: Float[Array, "M N"]) -> Float[Array, "M N"]:
-    """Return Q of matrix = Q R, R having a positive diagonal, by Gram and Schmidt.
-
-    Not by LAPACK: its batched factorisations under jit can deadlock on a machine with
-    few cores, each thread of the pool waiting for work that is queued behind it.
-    """
+    """Return Q of matrix = Q R, where R has a positive diagonal, by Gram–Schmidt."""
+    # Not by LAPACK: on a machine with few cores its batched factorisations can deadlock
+    # under jit, each thread of the pool waiting for work that is queued behind it.
 
     def orthogonalize(j: Int[Array, ""], q: Float[Array, "M N"]) -> Float[Array, "M N"]:
         column = matrix[:, j]
-        for _ in range(2):  # again for what rounding left: twice is enough
+        for _ in range(2):  # the second pass removes what rounding left of the first
             column -= jnp.sum(q * jnp.sum(q * column[:, None], axis=0), axis=1)
         return q.at[:, j].set(column / jnp.linalg.norm(column))
 

@@ -1,4 +1,4 @@
-"""What networks see, and what training asks of them; Flax modules meet it."""
+"""The protocols of a network; Flax's Linen modules keep them as they are."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -28,9 +28,9 @@ class RecurrentNetwork(Protocol):
     """A function of an episode so far, static under `jit`: hashable, three methods.
 
     It maps B sequences of T observations [B, T, …] to a `Distribution` with batch
-    [B, T], or to values float[B, T]. `memory` [B, …], a pytree, is all that it knows of
-    what came before; `starts` bool[B, T] says which observations begin an episode and
-    must be met with the initial memory.
+    [B, T], or to values float[B, T]. `memory` [B, …], a pytree, carries what came
+    before the sequence; `starts` bool[B, T] marks the observations that begin an
+    episode, at which the memory is replaced by the initial one.
     """
 
     @property
@@ -50,14 +50,14 @@ class RecurrentNetwork(Protocol):
 
 
 class NetworkFns(NamedTuple):
-    """A `Network` of two plain functions, for whoever does without Flax."""
+    """A `Network` of two plain functions, without Flax."""
 
     init: Callable[..., PyTree]
     apply: Callable[..., Any]
 
 
 class RecurrentNetworkFns(NamedTuple):
-    """A `RecurrentNetwork` of three plain functions."""
+    """A `RecurrentNetwork` of three plain functions, without Flax."""
 
     initial_memory: Callable[[int], PyTree]
     init: Callable[..., PyTree]

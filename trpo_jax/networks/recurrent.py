@@ -1,4 +1,4 @@
-"""Policies and critics that remember the episode so far, by a GRU."""
+"""Policies and critics that remember the episode so far, with a GRU."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ class RecurrentValue(nn.Module):
 
 
 class _Memory(nn.Module):
-    """Torso on every observation at once, then a GRU along each sequence."""
+    """Torso on all observations at once, then a GRU along each sequence."""
 
     torso: nn.Module
     size: int
@@ -102,7 +102,7 @@ class _Memory(nn.Module):
 
 
 class _ForgetfulGRU(nn.Module):
-    """A GRU whose memory is empty where an episode starts."""
+    """A GRU whose memory is emptied where an episode starts."""
 
     size: int
 

@@ -1,4 +1,4 @@
-"""The lower part of a network: observations to features."""
+"""Torsos of a network: observations to features."""
 
 import itertools
 import math
@@ -21,14 +21,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-"""Activations by the names that a configuration uses."""
+"""Activations by their names in a config."""
 
 
 class MLP(nn.Module):
     """Dense layers, each with an activation, on flattened observations.
 
     Attributes:
-        hidden_sizes: Width of each layer; without any, features are the observation.
+        hidden_sizes: Width of each layer; if empty, the features are the observation.
         activation: Function after each layer.
     """
 
@@ -47,9 +47,9 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """Convolutions without padding, each with an activation, then an MLP.
 
-    A convolution is written as a product of its patches with a matrix: training
-    several seeds side by side maps it over kernels, and a convolution so mapped becomes
-    a grouped one, which is slow, where a product becomes a batched one.
+    Each convolution is a product of its patches with a matrix. Training several seeds
+    side by side maps it over kernels: a convolution would become a grouped convolution,
+    which is slow, while the product becomes a batched product.
 
     Attributes:
         channels: Number of filters of each convolution.
@@ -70,11 +70,11 @@ class CNN(nn.Module):
         """Map images [N, H, W, C], or [N, H, W] of one channel, to features [N, F].
 
         Raises:
-            ValueError: If observations are no images, or smaller than the filters.
+            ValueError: If observations are not images, or smaller than the filters.
         """
         if observations.ndim not in (3, 4):
             raise UsageError(
-                f"observations of shape {observations.shape[1:]} are no images [H, W, "
+                f"observations of shape {observations.shape[1:]} are not images [H, W, "
                 "C] or [H, W]; write channels=() for an MLP on flat observations."
             )
         x = observations.reshape(*observations.shape[:3], -1)
@@ -95,7 +95,8 @@ def _patches(
     if min(height, width) < 1:
         raise UsageError(
             f"images of {images.shape[1]} × {images.shape[2]} are smaller than filters "
-            f"of {size} × {size}; write fewer channels, or a smaller stride or kernel."
+            f"of {size} × {size}; write fewer convolutions (channels), or a smaller "
+            "stride or kernel."
         )
     offsets = itertools.product(range(size), repeat=2)
     return jnp.concatenate(

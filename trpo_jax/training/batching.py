@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, PyTree
 
-from trpo_jax.networks import Network, Observation, RecurrentNetwork
+from trpo_jax.networks import Network, Observation, RecurrentNetwork, init_network
 from trpo_jax.trust_region import mean_over_rows, split_rows
 
 
@@ -43,7 +43,7 @@ class FlatNetwork(NamedTuple):
 
     def init(self, key: Key[Array, ""], rows: PyTree) -> PyTree:
         """Return parameters; consumes `key`."""
-        return self.network.init(key, rows)
+        return init_network(self.network, key, rows)
 
     def apply(self, params: PyTree, rows: PyTree) -> tuple[PyTree, Any]:
         """Return () and the output, of batch [N]."""
@@ -89,7 +89,7 @@ class SequenceNetwork(NamedTuple):
 
     def init(self, key: Key[Array, ""], rows: Sequences) -> PyTree:
         """Return parameters; consumes `key`."""
-        return self.network.init(key, *rows)
+        return init_network(self.network, key, *rows)
 
     def apply(self, params: PyTree, rows: Sequences) -> tuple[PyTree, Any]:
         """Return the memory after each step and the output, of batch [B, T]."""

@@ -11,11 +11,12 @@ from trpo_jax.environments import (
     MultiDiscrete,
     SquashedActions,
 )
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError
 from trpo_jax.training.batching import BatchedNetwork, BoundNetwork
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollouts import RolloutState
 from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
+from trpo_jax.trust_region.problem import check_distribution
 
 
 def check_policy(
@@ -27,12 +28,7 @@ def check_policy(
     """Raise unless the policy's actions are what the environment takes."""
 
     def draw(distribution: Distribution) -> Array:
-        if not isinstance(distribution, Distribution):
-            raise UsageTypeError(
-                f"the policy returned {type(distribution).__name__}, which is not a "
-                "distribution; return trpo_jax.trust_region.Categorical(logits), "
-                "trpo_jax.trust_region.DiagonalGaussian(mean, log_std) or another."
-            )
+        check_distribution("the policy", distribution)
         if isinstance(distribution, TanhGaussian) and not isinstance(
             environment, SquashedActions
         ):

@@ -9,7 +9,7 @@ import optax
 
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
-from trpo_jax.networks import Network, RecurrentNetwork
+from trpo_jax.networks import Network, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     COUNTS,
     check_counts,
@@ -140,6 +140,8 @@ class TRPOConfig:
             object.__setattr__(self, "env", make_environment(self.env))
         for name in COUNTS:
             object.__setattr__(self, name, plain(getattr(self, name)))
+        object.__setattr__(self, "policy", as_network(self.policy))
+        object.__setattr__(self, "critic", as_network(self.critic))
         check_counts(self)
         check_fractions(self)
         check_functions(self)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.networks import ACTIVATIONS, Network, StateDependentGaussianHead
 from trpo_jax.training.schedules import SCHEDULES
 
@@ -167,11 +167,15 @@ def check_functions(config: Any) -> None:
     """Check networks, schedules and the optimiser."""
     for name in ("policy", "critic"):
         network = getattr(config, name)
-        # A recurrent network has the members of a network, too.
-        if network is not None and not isinstance(network, Network):
+        if network is None:
+            continue
+        # A recurrent network has the members of a network, too; a class has those of
+        # its instances.
+        if not isinstance(network, Network) or isinstance(network, type):
             raise UsageTypeError(
-                f"{name} is a {type(network).__name__}; write a Flax module, or "
-                "trpo_jax.networks.NetworkFns(init, apply), or one with a memory: "
+                f"{name} is {describe_type(network)}; write a Flax module (an instance "
+                "of Linen or NNX), trpo_jax.networks.NNXNetwork(factory), "
+                "trpo_jax.networks.NetworkFns(init, apply), or with a memory "
                 "trpo_jax.networks.RecurrentNetworkFns(initial_memory, init, apply)."
             )
     for name in ("max_kl_schedule", "critic_learning_rate_schedule"):

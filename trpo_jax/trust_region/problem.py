@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
 
+from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.trust_region.backtracking import Candidate
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.fisher import (
@@ -177,3 +178,16 @@ def max_norm(tree: PyTree) -> Float[Array, ""]:
     """Return ‖·‖∞: not finite if anything in the tree is not."""
     maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
     return functools.reduce(jnp.maximum, maxima, jnp.float32(0))
+
+
+def check_distribution(name: str, returned: Any) -> None:
+    """Raise UsageTypeError unless a policy, called `name`, returned a distribution."""
+    if isinstance(returned, Distribution):
+        return
+    advice = "return trpo_jax.trust_region.Categorical(logits) or another distribution"
+    if hasattr(returned, "dtype"):
+        advice = (
+            "wrap it, as trpo_jax.trust_region.Categorical(logits) or "
+            "trpo_jax.trust_region.DiagonalGaussian(mean, log_std)"
+        )
+    raise UsageTypeError(f"{name} returned {describe_type(returned)}; {advice}.")

@@ -22,7 +22,13 @@ from trpo_jax.trust_region.fisher import (
 )
 from trpo_jax.trust_region.flat import flatten
 from trpo_jax.trust_region.objective import surrogate
-from trpo_jax.trust_region.problem import Batch, OldPolicy, Problem, max_norm
+from trpo_jax.trust_region.problem import (
+    Batch,
+    OldPolicy,
+    Problem,
+    check_distribution,
+    max_norm,
+)
 from trpo_jax.trust_region.step_size import (
     trust_region_step_size,
     undamped_curvature,
@@ -329,13 +335,7 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
 
     def evaluate(params: PyTree) -> Array:
         distribution = policy_fn(params, batch.observations)
-        if not isinstance(distribution, Distribution):
-            raise UsageTypeError(
-                f"policy_fn returned {type(distribution).__name__}, which is not a "
-                "distribution. Return trpo_jax.trust_region.Categorical(logits), "
-                "trpo_jax.trust_region.DiagonalGaussian(mean, log_std), or a pytree "
-                "with sample, mode, log_prob, entropy and kl_divergence."
-            )
+        check_distribution("policy_fn", distribution)
         return distribution.log_prob(batch.actions)
 
     log_probs = jax.eval_shape(evaluate, params)

@@ -1,0 +1,48 @@
+"""Initial parameters of a network, which is checked to be a pure function of them."""
+
+from typing import Any
+
+import flax.errors
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Key, PyTree
+
+from trpo_jax.errors import UsageError
+
+
+def init_network(network: Any, key: Key[Array, ""], *inputs: PyTree) -> PyTree:
+    """Return `network.init(key, *inputs)`, if the network is a pure function.
+
+    Args:
+        network: A `Network` or a `RecurrentNetwork`.
+        key: Randomness; consumed.
+        *inputs: Those of its `apply`, after the parameters.
+
+    Raises:
+        UsageError: If a Flax module has mutable state, as of BatchNorm, or needs random
+            numbers when it is applied, as Dropout does.
+    """
+    try:
+        params = network.init(key, *inputs)
+        jax.eval_shape(network.apply, params, *inputs)
+    except (
+        flax.errors.InvalidRngError,
+        flax.errors.ModifyScopeVariableError,
+    ) as error:
+        reason = str(error).partition(" (http")[0].rstrip(".")
+        raise UsageError(_impure(network, f"is not: {reason}")) from error
+    collections = set(params) - {"params"} if isinstance(network, nn.Module) else ()
+    if collections:
+        # They would be trained as if they were parameters.
+        names = ", ".join(sorted(collections))
+        raise UsageError(_impure(network, f"has variables beside them, {names}"))
+    return params
+
+
+def _impure(network: Any, reason: str) -> str:
+    return (
+        "a network is a pure function of its parameters and observations here, but "
+        f"{type(network).__name__} {reason}. Write nn.LayerNorm in place of "
+        "nn.BatchNorm, and leave out nn.Dropout or switch it off: nn.Dropout(rate, "
+        "deterministic=True)."
+    )
