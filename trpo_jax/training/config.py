@@ -9,7 +9,7 @@ import optax
 
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
-from trpo_jax.networks import Network, RecurrentNetwork, as_network
+from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     check_counts,
     check_fractions,
@@ -82,11 +82,12 @@ class TRPOConfig:
     """log σ of continuous actions before training, in units of the action."""
     noise_period: int = 1
     """Steps for which actions are drawn with the same noise, 4 is usual with gsde."""
-    policy: Network | RecurrentNetwork | None = None
-    """A network that returns distributions, in place of all this. Where its actions are
-    to be squashed by tanh, write action_distribution="tanh_gaussian" beside it."""
-    critic: Network | RecurrentNetwork | None = None
-    """A network that returns values, in place of all this."""
+    policy: Network | RecurrentNetwork | NNXModule | None = None
+    """A `Network` that returns distributions, such as a Flax module of Linen or NNX, in
+    place of all this. Where its actions are to be squashed by tanh, write
+    action_distribution="tanh_gaussian" beside it."""
+    critic: Network | RecurrentNetwork | NNXModule | None = None
+    """A `Network` that returns values, in place of all this."""
 
     max_kl: float = 0.01
     """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
@@ -231,7 +232,7 @@ class TRPOConfig:
         """Whether the policy update's batch is made of sequences."""
         return self._has_memory(self.policy)
 
-    def _has_memory(self, network: Network | RecurrentNetwork | None) -> bool:
+    def _has_memory(self, network: Any) -> bool:
         if network is None:
             return self.memory_size > 0
         return isinstance(network, RecurrentNetwork)

@@ -31,6 +31,7 @@ from trpo_jax.networks import (
     StateDependentGaussianHead,
     TanhGaussianHead,
     Value,
+    as_network,
 )
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.critic import check_values
@@ -63,7 +64,7 @@ def make_networks(
     Raises:
         ValueError: If the config asks for a Gaussian and actions are discrete.
     """
-    policy, critic = config.policy, config.critic
+    policy, critic = as_network(config.policy), as_network(config.critic)
     torso, size = _torso(config), config.memory_size
     if policy is None:
         head = _head(config, environment)
