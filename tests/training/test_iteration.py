@@ -507,3 +507,18 @@ def test_the_critics_optimizer_is_the_configs():
     state = jax.eval_shape(init, config, jax.random.key(0))
     trace = optax.tree.get(state.critic_optimizer_state, "trace")
     assert jax.tree.structure(trace) == jax.tree.structure(state.critic_params)
+
+
+def test_the_mean_return_is_a_number_wherever_it_is_read(steps):
+    """Of NumPy and JAX arrays, and of traced ones, under `grad` too."""
+    metrics = steps[0][2]
+
+    def mean(total):
+        return metrics._replace(episode_return_sum=total).episode_return
+
+    total, count = metrics.episode_return_sum, metrics.episode_count
+    expected = float(total) / int(count)
+    for read in (mean, jax.jit(mean)):
+        np.testing.assert_allclose(read(total), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean(np.asarray(total)), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(mean)(total), 1 / int(count), rtol=1e-6)

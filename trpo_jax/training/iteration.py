@@ -91,7 +91,7 @@ def _mean_of_any(
     Not a result of the compiled step: `jax_debug_nans`, by which people look for NaNs
     of their own, must not stop at one that is meant. NumPy does not ask it.
     """
-    if isinstance(count, jax.core.Tracer):
+    if isinstance(total, jax.core.Tracer) or isinstance(count, jax.core.Tracer):
         return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
     mean = np.asarray(total, np.float32) / np.maximum(count, 1)
     return np.where(np.asarray(count) > 0, mean, np.float32(np.nan))
