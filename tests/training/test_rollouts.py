@@ -7,6 +7,7 @@ from probes import CHAIN, TABULAR
 
 from trpo_jax.environments import make_environment
 from trpo_jax.training import init_rollout, rollout
+from trpo_jax.training.rollouts import as_taken
 from trpo_jax.trust_region import Categorical
 
 NUM_ENVS, NUM_STEPS = 3, 7
@@ -148,3 +149,14 @@ def test_a_period_of_noise_draws_with_the_same_key():
     noise = np.asarray(trajectory.log_prob)
     same = np.all(noise[1:] == noise[:-1], axis=1)
     assert same.tolist() == [True, True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "width"), [("float", 32), ("bfloat", 16), ("int", 32)]
+)
+def test_environments_take_actions_of_32_bits(kind, width, x64):
+    with jax.enable_x64(x64):
+        width = 64 if x64 and width == 32 else width
+        taken = as_taken(jnp.ones(3, f"{kind}{width}"))
+    assert taken.dtype == (jnp.int32 if kind == "int" else jnp.float32)

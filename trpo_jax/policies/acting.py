@@ -13,6 +13,7 @@ from trpo_jax.networks import Observation
 from trpo_jax.training.batching import BoundNetwork
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.rollouts import as_taken
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
 from trpo_jax.trust_region import Distribution
@@ -128,7 +129,9 @@ def step_episodes(
         actions,
     )
     env_keys = jax.random.split(env_key, num_episodes)
-    env_state, taken = jax.vmap(environment.step)(env_keys, episodes.env_state, action)
+    env_state, taken = jax.vmap(environment.step)(
+        env_keys, episodes.env_state, as_taken(action)
+    )
     return Episodes(
         steps=episodes.steps + 1,
         ended=episodes.ended | taken.terminated | taken.truncated,

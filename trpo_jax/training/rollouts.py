@@ -139,7 +139,9 @@ def rollout(
         )
         chex.assert_shape(log_prob, starts.shape)
         chex.assert_tree_shape_prefix(action, starts.shape)
-        env_state, step = jax.vmap(environment.step)(env_keys, state.env_state, action)
+        env_state, step = jax.vmap(environment.step)(
+            env_keys, state.env_state, as_taken(action)
+        )
         taken = Trajectory(
             observation=state.observation,
             action=action,
@@ -167,3 +169,12 @@ def rollout(
     steps = jnp.arange(num_steps)
     action_keys = keys[steps // noise_period * noise_period, 0]
     return jax.lax.scan(advance, state, (action_keys, keys[:, 1:]))
+
+
+def as_taken(action: Num[Array, "B ..."]) -> Num[Array, "B ..."]:
+    """Return an action as environments take it: float32, or int32.
+
+    Under `jax_enable_x64`, or with half-precision parameters, policies draw others.
+    """
+    floating = jnp.issubdtype(action.dtype, jnp.floating)
+    return action.astype(jnp.float32 if floating else jnp.int32)
