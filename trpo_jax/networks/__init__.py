@@ -10,7 +10,7 @@ from trpo_jax.networks.heads import (
     TanhGaussianHead,
 )
 from trpo_jax.networks.initializers import orthogonal
-from trpo_jax.networks.nnx import NNXNetwork, as_network
+from trpo_jax.networks.nnx import NNXModule, NNXNetwork, as_network
 from trpo_jax.networks.protocol import (
     Network,
     NetworkFns,
@@ -31,6 +31,7 @@ __all__ = [
     "GaussianHead",
     "MaskedObservation",
     "MultiCategoricalHead",
+    "NNXModule",
     "NNXNetwork",
     "Network",
     "NetworkFns",

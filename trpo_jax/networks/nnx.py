@@ -3,7 +3,8 @@
 import functools
 import importlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,19 @@ from jax.tree_util import keystr
 from jaxtyping import Array, Key, PyTree
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
+
+
+@runtime_checkable
+class NNXModule(Protocol):
+    """Type of `flax.nnx.Module`, which takes long to import."""
+
+    @property
+    def set_attributes(self) -> Callable[..., None]:
+        """Set attributes of the module and the modules inside."""
+
+    @property
+    def perturb(self) -> Callable[..., Any]:
+        """Add a variable whose gradient is an output's."""
 
 
 class NNXNetwork:

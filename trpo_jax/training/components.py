@@ -29,6 +29,7 @@ from trpo_jax.networks import (
     StateDependentGaussianHead,
     TanhGaussianHead,
     Value,
+    as_network,
 )
 from trpo_jax.training.batching import BatchedNetwork, batched
 from trpo_jax.training.config import TRPOConfig
@@ -71,7 +72,7 @@ def make_networks(
     Raises:
         UsageError: If the config asks for a Gaussian and actions are discrete.
     """
-    policy, critic = config.policy, config.critic
+    policy, critic = as_network(config.policy), as_network(config.critic)
     torso, size = _torso(config), config.memory_size
     if policy is None:
         head = _head(config, environment)

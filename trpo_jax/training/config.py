@@ -9,7 +9,7 @@ import optax
 
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
-from trpo_jax.networks import Network, RecurrentNetwork, as_network
+from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     COUNTS,
     check_counts,
@@ -71,11 +71,11 @@ class TRPOConfig:
     noise_period: int = 1
     """Steps for which exploration noise is kept before it is resampled; 4 is usual with
     gsde."""
-    policy: Network | RecurrentNetwork | None = None
-    """Your own policy network, which returns distributions; replaces the fields above.
-    If its actions are to be squashed by tanh, also set
-    action_distribution="tanh_gaussian"."""
-    critic: Network | RecurrentNetwork | None = None
+    policy: Network | RecurrentNetwork | NNXModule | None = None
+    """Your own policy network, such as a Flax module of Linen or NNX, which returns
+    distributions; replaces the fields above. If its actions are to be squashed by tanh,
+    also set action_distribution="tanh_gaussian"."""
+    critic: Network | RecurrentNetwork | NNXModule | None = None
     """Your own critic network, which returns values; replaces the fields above."""
 
     max_kl: float = 0.01
@@ -193,7 +193,7 @@ class TRPOConfig:
         """Whether the policy update takes whole sequences."""
         return self._has_memory(self.policy)
 
-    def _has_memory(self, network: Network | RecurrentNetwork | None) -> bool:
+    def _has_memory(self, network: Any) -> bool:
         if network is None:
             return self.memory_size > 0
         return isinstance(network, RecurrentNetwork)
