@@ -57,9 +57,6 @@ def own_docstring(value):
 # First words that announce a topic instead of stating something.
 TOPICS = {"how", "of", "what", "when", "where", "whether", "which", "who", "why"}
 
-# Names whose docstrings still begin so.
-ANNOUNCED = {"CGStatus", "RunSettings"}
-
 
 def is_sentence(line):
     words = line.split()
@@ -144,7 +141,7 @@ def test_the_top_level_has_no_other_names():
 def test_every_public_name_is_documented(room, name):
     first_line = own_docstring(value_of(room, name)).strip().split("\n")[0]
     assert len(first_line.split()) >= 3
-    assert is_sentence(first_line) or name in ANNOUNCED, first_line
+    assert is_sentence(first_line), first_line
 
 
 @pytest.mark.parametrize(("room", "name"), CONSTANTS)

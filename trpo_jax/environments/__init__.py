@@ -79,9 +79,9 @@ def make_environment(env: Any) -> Environment:
         The environment; the same object for the same `env`.
 
     Raises:
-        ValueError: If no environment has that id, its suite is not installed, its
+        UsageError: If no environment has that id, its suite is not installed, its
             spaces are not supported, or it does not return what `Environment` says.
-        TypeError: If `env` is something else.
+        UsageTypeError: If `env` is something else.
     """
     if isinstance(env, str):
         suite, slash, name = env.partition("/")

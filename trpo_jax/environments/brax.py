@@ -61,7 +61,7 @@ class BraxEnvironment:
             name: Its name in messages; its class if None.
 
         Raises:
-            ValueError: If the observation is not one array.
+            UsageError: If the observation is not one array.
         """
         self._env = env = narrowed_attributes(env)
         self._episode_length = episode_length
@@ -149,7 +149,7 @@ def make_brax(
         episode_length: Steps after which an episode is cut.
 
     Raises:
-        ValueError: If brax is not installed, has no such environment or backend (the
+        UsageError: If brax is not installed, has no such environment or backend (the
             message names the nearest), or the observation is not one array.
     """
     # Now, also while a program is traced: environments hold arrays of their own.

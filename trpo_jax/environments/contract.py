@@ -25,9 +25,9 @@ def check_environment(environment: Environment) -> None:
     """Raise with advice unless spaces, `reset` and `step` are as `Environment` says.
 
     Raises:
-        ValueError: If the action space is not supported, its bounds are not bounds, or
+        UsageError: If the action space is not supported, its bounds are not bounds, or
             a shape or a dtype is wrong.
-        TypeError: If `reset` or `step` returns something else altogether.
+        UsageTypeError: If `reset` or `step` returns something else altogether.
     """
     if holds_tracers(environment):  # which a cache must not keep
         _check(environment)

@@ -79,7 +79,7 @@ def draw_gymnax(
         path: The file to write.
 
     Raises:
-        ValueError: If pygame, which draws classic control, is not installed.
+        UsageError: If pygame, which draws classic control, is not installed.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -132,7 +132,7 @@ def draw_bodies(env: Any, states: PyTree, path: Path) -> None:
         path: The file to write.
 
     Raises:
-        ValueError: If brax is not installed.
+        UsageError: If brax is not installed.
     """
     html = import_extra("brax.io.html", extra="brax")
     if hasattr(env, "sys"):

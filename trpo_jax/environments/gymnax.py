@@ -51,7 +51,7 @@ class GymnaxEnvironment:
             env_params: Its parameters; its `default_params` if None.
 
         Raises:
-            ValueError: If a space is not supported, or `step` has gymnax 0.x's form.
+            UsageError: If a space is not supported, or `step` has gymnax 0.x's form.
         """
         # Now, also while a program is traced: spaces and parameters may be arrays.
         with jax.ensure_compile_time_eval():
@@ -157,7 +157,7 @@ def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
             them, whose default parameters are then used.
 
     Raises:
-        ValueError: If no environment has that id (the message names the nearest), or
+        UsageError: If no environment has that id (the message names the nearest), or
             its data or its spaces are not supported.
     """
     if isinstance(env, str):

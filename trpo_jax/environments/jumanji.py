@@ -57,7 +57,7 @@ class JumanjiEnvironment:
             name: Its name in messages; its class if None.
 
         Raises:
-            ValueError: If its rewards, actions or masks are not supported.
+            UsageError: If its rewards, actions or masks are not supported.
         """
         self._env = env = narrowed_attributes(env)
         self.name = name or type(env.unwrapped).__name__
@@ -134,7 +134,7 @@ def make_jumanji(env: str | Any) -> JumanjiEnvironment:
             "Snake-v1"; or a `jumanji.Environment`.
 
     Raises:
-        ValueError: If Jumanji is not installed, has no such environment (the message
+        UsageError: If Jumanji is not installed, has no such environment (the message
             names the nearest) or cannot load its data, or its rewards, actions or masks
             are not supported.
     """

@@ -25,7 +25,7 @@ def make_playground(name: str, episode_length: int | None = None) -> BraxEnviron
             default if None.
 
     Raises:
-        ValueError: If Playground is not installed, has no such environment (the message
+        UsageError: If Playground is not installed, has no such environment (the message
             names the nearest) or cannot download its robots, or the observation is not
             one array.
     """

@@ -29,7 +29,7 @@ class SquashedActions:
         """Wrap an environment whose actions are bounded.
 
         Raises:
-            ValueError: If they are not, or a bound is infinite.
+            UsageError: If they are not, or a bound is infinite.
         """
         space = environment.action_space
         if not isinstance(space, Box):

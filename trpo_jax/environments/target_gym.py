@@ -21,7 +21,7 @@ def make_target_gym(name: str) -> GymnaxEnvironment:
         name: Its name in `target_gym.registry`, such as "plane" or "cstr".
 
     Raises:
-        ValueError: If TargetGym is not installed or has no such environment (the
+        UsageError: If TargetGym is not installed or has no such environment (the
             message names the nearest).
     """
     # Now, also while a program is traced: environments hold arrays of their own.

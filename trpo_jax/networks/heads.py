@@ -137,7 +137,7 @@ class StateDependentGaussianHead(nn.Module):
         """Map features [*N, F] to a DiagonalGaussian with batch [*N].
 
         Raises:
-            ValueError: If `initial_log_std` is not between the bounds.
+            UsageError: If `initial_log_std` is not between the bounds.
         """
         low, high = self.log_std_bounds
         if not low < self.initial_log_std < high:

@@ -27,7 +27,7 @@ def orthogonal(
         equal to a loop, to rounding.
 
     Raises:
-        ValueError: If the shape is not that of a matrix, when it is called.
+        UsageError: If the shape is not that of a matrix, when it is called.
 
     Source: Saxe et al. 2013 (arXiv 1312.6120); Mezzadri 2006 (math-ph/0609050).
     """

@@ -46,7 +46,7 @@ class NNXNetwork:
                 class: `NNXNetwork(MyPolicy)`.
 
         Raises:
-            TypeError: If it is neither, or a parameter is not a float.
+            UsageTypeError: If it is neither, or a parameter is not a float.
         """
         nnx = _nnx()
         self._source = source
@@ -105,7 +105,7 @@ class NNXNetwork:
         """Return the module's output.
 
         Raises:
-            ValueError: If the module changes a variable, as BatchNorm and Dropout do.
+            UsageError: If the module changes a variable, as BatchNorm and Dropout do.
         """
         module = self._merge(params)
         variables = dict(_nnx().to_flat_state(_nnx().state(module)))

@@ -70,7 +70,7 @@ class CNN(nn.Module):
         """Map images [N, H, W, C], or [N, H, W] of one channel, to features [N, F].
 
         Raises:
-            ValueError: If observations are not images, or smaller than the filters.
+            UsageError: If observations are not images, or smaller than the filters.
         """
         if observations.ndim not in (3, 4):
             raise UsageError(

@@ -7,7 +7,7 @@ from trpo_jax.errors import UsageError, UsageTypeError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What a run records, and how often. Validated when made."""
+    """Settings of what a run records, and how often. Validated when made."""
 
     checkpoint_minutes: float | None = 5.0
     """Minutes between two checkpoints; None to save by updates alone."""

@@ -24,7 +24,7 @@ from trpo_jax.trust_region.checks import check_not_negative
 
 
 class CGStatus(enum.IntEnum):
-    """Why the iteration stopped."""
+    """Reason for the end of the iteration."""
 
     CONVERGED = 0
     """‖r‖ ≤ tolerance · ‖b‖."""

@@ -150,7 +150,7 @@ class DiagonalGaussian(NamedTuple):
         """Return Σ_d −½ ((a_d − μ_d)/σ_d)² − log σ_d − ½ log 2π.
 
         Raises:
-            ValueError: If actions have no axis of D dimensions.
+            UsageError: If actions have no axis of D dimensions.
         """
         shape = jnp.shape(actions)
         if len(shape) < self.mean.ndim or shape[-1] != self.mean.shape[-1]:
