@@ -1,6 +1,6 @@
 """Trust region policy optimisation in JAX, whole on the accelerator.
 
-`train(config)` is the complete call. The pieces under it are reached by room, such as
+`train(config)` is the complete call. The pieces under it are reached by subpackage, such as
 `trpo_jax.trust_region.conjugate_gradient` and `trpo_jax.networks.MLP`.
 """
 

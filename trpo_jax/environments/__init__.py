@@ -101,6 +101,11 @@ def make_environment(env: Any) -> Environment:
                 f"env is {describe_type(env)}, which has brax's form; write "
                 "env=trpo_jax.environments.BraxEnvironment(env, episode_length=1000)."
             )
+    if getattr(type(env), "__hash__", None) is None and hasattr(env, "reset"):
+        raise UsageTypeError(
+            f"env is a {type(env).__name__}, which is not hashable, as environments "
+            "have to be; write @dataclass(eq=False), or a __hash__ method."
+        )
     instance = f", as an instance {env.__name__}()" if isinstance(env, type) else ""
     raise UsageTypeError(
         f"env is {describe_type(env)}; write an id such as 'CartPole-v1', a gymnax "

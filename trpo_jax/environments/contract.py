@@ -88,17 +88,18 @@ def _check(environment: Environment) -> None:
                 f"but the {which} is {array_types(other)}; they must have the same "
                 "structure, shapes and dtypes." + _cast_advice()
             )
-    for field, kind in {
-        "reward": "real floating",
-        "terminated": "bool",
-        "truncated": "bool",
+    for field, (kind, advice) in {
+        "reward": ("real floating", "jnp.float32(reward)"),
+        "terminated": ("bool", "jnp.array(terminated, bool)"),
+        "truncated": ("bool", "jnp.array(truncated, bool)"),
     }.items():
         value = getattr(step, field)
         is_scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
         if not is_scalar or not jnp.isdtype(value.dtype, kind):
             raise UsageError(
                 f"{name}.step returns the {field} {array_types(value)}; it must be a "
-                f"{kind} scalar: the rollout maps one environment over many."
+                f"{kind} scalar: write {advice}. The rollout maps one environment over "
+                "many."
             )
 
 
@@ -169,7 +170,12 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
     if isinstance(observation, MaskedObservation):
         values = observation.values
         _check_mask(who, observation.action_mask, environment.action_space)
-    shape = tuple(environment.observation_shape)
+    shape = environment.observation_shape
+    if not isinstance(shape, tuple):
+        raise UsageTypeError(
+            f"{type(environment).__name__}.observation_shape is "
+            f"{describe_type(shape)}; write a tuple, such as (2,)."
+        )
     if not isinstance(values, jax.ShapeDtypeStruct) or values.shape != shape:
         raise UsageError(
             f"{who} observes {array_types(values)}, but observation_shape is "

@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
     Attributes:
         surrogate: L(θ), scalar.
         kl: mean KL(π_old ‖ π_θ), scalar, in nats.
-        finite: Whether the parameters hold no NaN and no infinity, bool scalar.
+        finite: Whether parameters, and the batch, are finite, bool scalar.
         evidence: Any other results for the candidate, a pytree.
     """
 
@@ -66,7 +66,7 @@ def line_search(
         evaluate_fn: fraction ↦ `Candidate`.
         surrogate_old: L(θ_old), scalar.
         max_kl: δ, in nats.
-        max_backtracks: The largest number of fractions to try.
+        max_backtracks: The largest number of fractions to try, 1 among them.
         backtrack_factor: Ratio of one fraction to the one before, in (0, 1).
         width: Candidates per evaluation, by `vmap`. 1 evaluates no candidate that is
             not needed; `max_backtracks` evaluates all of them at once.
@@ -156,9 +156,9 @@ def _with_closure_as_argument(
 ) -> tuple[Callable[[Array, list[Any]], PyTree], list[Any]]:
     """Return (x, closed over) ↦ fn(x), and what `fn` closes over.
 
-    A function with a derivative of its own must not close over traced values: its
-    derivative is taken when the trace is over. `jax.closure_convert` would hoist the
-    floating ones only, not the actions of a batch.
+    JAX runs the rule of `custom_jvp` after the enclosing trace has ended: a tracer that
+    the function closes over would have leaked by then. `jax.closure_convert` would turn
+    only floating ones into arguments, not the actions of a batch.
     """
     program, result = jax.make_jaxpr(fn, return_shape=True)(example)
     jaxpr, structure = program.jaxpr, jax.tree.structure(result)

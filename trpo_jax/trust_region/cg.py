@@ -86,7 +86,8 @@ def conjugate_gradient(
         tolerance: Stop when ‖r‖ ≤ tolerance · ‖b‖.
 
     Returns:
-        A `CGResult`. As x comes from zero, r is orthogonal to x and xᵀAx = bᵀx.
+        A `CGResult`. As x comes from zero, r is orthogonal to x in exact arithmetic, so
+        that xᵀAx = bᵀx.
 
     Raises:
         UsageError: If `max_iterations` or `tolerance` is negative.

@@ -44,7 +44,8 @@ class Batch(NamedTuple):
             sequences, all that it needs to be applied to them again.
         actions: Its actions, unclipped and unsquashed, [N] or [N, D]; for sequences
             [N, T] or [N, T, D].
-        log_probs: log π_old(a|s), recorded when acting, float[N]; [N, T] for sequences.
+        log_probs: log π_old(a|s) under the params to be improved, float[N]; [N, T] for
+            sequences. They are not checked: others give a ratio that is not 1.
         advantages: A(s, a), float[N] or [N, T]; standardised by convention.
     """
 
@@ -129,10 +130,10 @@ class Problem(NamedTuple):
         micro_batches = self._split(states)
         # Operators get params, not θ, because their curvature may be structured by
         # layers. The transpose of the linear map θ ↦ params leads back.
-        params, to_theta = jax.vjp(self.params_of, theta)
+        params, pull_back = jax.vjp(self.params_of, theta)
         if micro_batches.equal is None:
             product_fn = operator_fn(self.policy_fn, params, states)
-            return lambda vector: to_theta(product_fn(self.params_of(vector)))[0]
+            return lambda vector: pull_back(product_fn(self.params_of(vector)))[0]
 
         # Each product linearises again. A stored linearisation holds the activations
         # of all rows, which is the memory that micro-batches are to save.
@@ -142,7 +143,7 @@ class Problem(NamedTuple):
                 return product_fn(self.params_of(vector)), ()
 
             product, _ = mean_over_rows(multiply, micro_batches)
-            return to_theta(product)[0]
+            return pull_back(product)[0]
 
         return matvec
 

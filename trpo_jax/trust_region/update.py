@@ -43,16 +43,17 @@ class UpdateStatus(enum.IntEnum):
     ACCEPTED = 0
     """The parameters moved."""
     ZERO_GRADIENT = 1
-    """∇L = 0, as when all advantages are zero or there is only one action."""
+    """∇L = 0, as when all advantages are zero or there is only one action; or so small
+    that its square is 0."""
     NON_FINITE = 2
     """A NaN or an infinity in the batch, in the gradient or in every candidate."""
     NON_POSITIVE_CURVATURE = 3
     """xᵀFx ≤ 0 to rounding: the KL does not depend on the direction, and there is no
-    step size."""
+    step size. Not that of `CGStatus`, whose last good x is used."""
     KL_EXCEEDED = 4
-    """Even the smallest candidate was outside the trust region, or δ is 0."""
+    """Even the last candidate, the smallest, was outside the trust region; or δ ≤ 0."""
     NO_IMPROVEMENT = 5
-    """The smallest candidate did not increase the surrogate."""
+    """The last candidate, the smallest, did not increase L."""
 
 
 class UpdateInfo(NamedTuple):
@@ -211,7 +212,7 @@ def trust_region_update(
 
     # 6. Move there, or keep the old parameters: decided in one place.
     theta = select(search.accepted, move(theta_old, search.fraction, step), theta_old)
-    info = _evidence(old, gradient, cg, step_size, search, damping, max_kl)
+    info = _evidence(old, gradient, cg, curvature, step_size, search, damping, max_kl)
     return params_of(theta), info
 
 
@@ -253,6 +254,7 @@ def _evidence(
     old: OldPolicy,
     gradient: PyTree,
     cg: CGResult,
+    curvature: Float[Array, ""],
     step_size: Float[Array, ""],
     search: LineSearchResult,
     damping: Float[Array, ""] | float,
@@ -275,7 +277,7 @@ def _evidence(
         "entropy": old.entropy,
     }
     return UpdateInfo(
-        status=_status(old, gradient, cg, step_size, search, max_kl),
+        status=_status(old, gradient, cg, curvature, step_size, search, max_kl),
         surrogate_before=old.value,
         **select(search.accepted, if_moved, if_stayed),
         step_size=step_size,
@@ -292,20 +294,22 @@ def _status(
     old: OldPolicy,
     gradient: PyTree,
     cg: CGResult,
+    curvature: Float[Array, ""],
     step_size: Float[Array, ""],
     search: LineSearchResult,
     max_kl: Float[Array, ""] | float,
 ) -> Int[Array, ""]:
     """Return the first reason for a rejection, in the order of the algorithm."""
-    candidate, largest = search.candidate, max_norm(gradient)
+    candidate, norm = search.candidate, optax.tree.norm(gradient)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     # The order matters: a later reason is often a consequence of an earlier one.
     reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
         (search.accepted, UpdateStatus.ACCEPTED),
-        (~(old.finite & jnp.isfinite(largest)), UpdateStatus.NON_FINITE),
-        (largest == 0, UpdateStatus.ZERO_GRADIENT),
+        (~(old.finite & jnp.isfinite(max_norm(gradient))), UpdateStatus.NON_FINITE),
+        (norm == 0, UpdateStatus.ZERO_GRADIENT),
         (cg.status == CGStatus.NON_FINITE, UpdateStatus.NON_FINITE),
         (jnp.asarray(max_kl) <= 0, UpdateStatus.KL_EXCEEDED),
+        (~jnp.isfinite(curvature), UpdateStatus.NON_FINITE),
         (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
         (~finite, UpdateStatus.NON_FINITE),
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
