@@ -1,7 +1,7 @@
 """Trust region policy optimisation in JAX, whole on the accelerator.
 
-`train(config)` is the complete call. The pieces under it are reached by subpackage, such as
-`trpo_jax.trust_region.conjugate_gradient` and `trpo_jax.networks.MLP`.
+`train(config)` is the complete call. The pieces under it are reached by subpackage,
+such as `trpo_jax.trust_region.conjugate_gradient` and `trpo_jax.networks.MLP`.
 """
 
 from trpo_jax import environments as environments

@@ -99,5 +99,31 @@ def test_a_meta_gradient_finds_a_better_damping(float64):
         value, slope = value_and_slope(log_damping)
         gains.append(value)
         log_damping += 0.5 * jnp.sign(slope)
-    print(gains[0], max(gains), gains[-1], log_damping)
     assert max(gains) > gains[0] + 0.01
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("tables", ["constant observations", "no rewards"])
+def test_meta_gradients_are_finite_where_nothing_varies(tables, activation):
+    """An input that is always 0 has second moments of 0 in Adam, and no spread."""
+    changed = {
+        "constant observations": CHAIN.replace(
+            features=CHAIN.features.at[:, 0].set(0.0)
+        ),
+        "no rewards": CHAIN.replace(reward=jnp.zeros_like(CHAIN.reward)),
+    }[tables]
+    config = dataclasses.replace(
+        CONFIG, env=(TABULAR, changed), activation=activation, cg_iterations=5
+    )
+
+    def outcome(hyperparameters):
+        state = init(config, jax.random.key(0))._replace(
+            hyperparameters=hyperparameters
+        )
+        for _ in range(2):
+            state, metrics = step(config, state)
+        return metrics.critic_loss + metrics.update.surrogate_after
+
+    floats = jax.tree.map(jnp.float32, config.hyperparameters)
+    gradient = fast_jit(jax.grad(outcome))(floats)
+    assert all(np.isfinite(slope) for slope in gradient)

@@ -376,7 +376,7 @@ def _check_same(
         ]
     if differences:
         raise OtherCheckpointError(
-            f"{path} is of another run. What differs (there, here): "
+            f"{path} is of another run. What differs (checkpoint, config): "
             + "; ".join(differences)
             + ". Use the config and version that the run was started with, or start a "
             "run in another folder."

@@ -85,7 +85,7 @@ class ConsoleWatcher:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._gone = False  # the bar's own thread has to be stopped all the same
+        self._gone = False  # the bar's own thread must still be stopped
         self._show(self._progress.stop)
 
     def notify(self, message: str) -> None:

@@ -91,5 +91,6 @@ def standardize(advantages: Float[Array, "*N"]) -> Float[Array, "*N"]:
     spread = most - least
     rounding = 4 * jnp.finfo(advantages.dtype).eps * jnp.maximum(-least, most)
     equal = jnp.isfinite(spread) & (spread <= rounding)
-    std = jnp.where(equal, 1, jnp.std(advantages))
+    # Not `jnp.std`, whose derivative at 0 is NaN, even where it is not selected.
+    std = jnp.sqrt(jnp.where(equal, 1, jnp.var(advantages)))
     return jnp.where(equal, 0, (advantages - jnp.mean(advantages)) / std)

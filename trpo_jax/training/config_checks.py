@@ -103,8 +103,8 @@ def check_counts(config: Any) -> None:
             )
     elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
         raise UsageError(
-            f"fisher_stride={stride} with num_envs={config.num_envs} would see some of "
-            f"the environments only; write one of at most {batch} that shares no "
+            f"fisher_stride={stride} with num_envs={config.num_envs} would sample only "
+            f"some of the environments; write one of at most {batch} that shares no "
             f"divisor with {config.num_envs}, as "
             f"{largest_coprime(min(stride, batch), config.num_envs)}, or None."
         )

@@ -86,7 +86,7 @@ def fit_critic(
     start = (params, optimizer_state)
     visits = jnp.arange(epochs * num_minibatches) % num_minibatches
     end, losses = jax.lax.scan(descend, start, visits)
-    # The optimiser's moments count, too: an infinite one would stop it for good.
+    # The optimiser's moments are checked as well: an infinite one would stay for good.
     params, optimizer_state = jax.lax.cond(_all_finite(end), lambda: end, lambda: start)
     return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
 

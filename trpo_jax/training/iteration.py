@@ -89,7 +89,7 @@ def _mean_of_any(
     """Return total / count, NaN for a count of 0.
 
     Not a result of the compiled step: `jax_debug_nans`, by which people look for NaNs
-    of their own, must not stop at one that is meant. NumPy does not ask it.
+    of their own, must not stop at one that is intended; NumPy ignores the switch.
     """
     if isinstance(total, jax.core.Tracer) or isinstance(count, jax.core.Tracer):
         return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)

@@ -181,8 +181,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "FrozenLake-misc": {**_SMALL, "total_timesteps": 200_000, "max_kl": 0.01},
     "GaussianBandit-misc": {
-        # In one episode of six the second arm pays, which only who tries it knows. From
-        # few episodes at once most seeds learned never to try, which is worth 0.
+        # In one episode of six the second arm pays, which is learned only by trying it.
+        # From few episodes at once most seeds learned never to try, which is worth 0.
         **_SMALL,
         "total_timesteps": 1_024_000,
         "num_envs": 128,

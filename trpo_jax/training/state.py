@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, array_types
 from trpo_jax.networks import MaskedObservation, Observation
 from trpo_jax.training.batching import BoundNetwork, init_params
 from trpo_jax.training.component_checks import check_critic, check_policy
@@ -188,15 +189,15 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
         raise UsageError(
             "the state was made from another config. What differs (state, config): "
             + "; ".join(differences)
-            + ". Write the config that it was made from; for other floats, "
-            "state.with_hyperparameters_of(config)."
+            + ". Write the config that it was made from; to change "
+            "floats, state.with_hyperparameters_of(config)."
         )
     updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
     if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
         raise UsageError(
             f"the state has made {np.max(updates)} updates, and with the next one "
-            f"would have more than {MAX_ENV_STEPS} environment steps, which is as far "
-            "as they are counted; start a run from its parameters."
+            f"would exceed the counter of environment steps, {MAX_ENV_STEPS}; start a "
+            "new run from its parameters."
         )
 
 
@@ -208,10 +209,13 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     if shape != environment.observation_shape:
         return [f"shape of an observation: {shape} and {environment.observation_shape}"]
     optimizer = config.optimizer(config.critic_learning_rate)
-    expected = {
-        "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params)
-    }
     key = jax.eval_shape(lambda: jax.random.key(0))
+    reset = jax.vmap(environment.reset)
+    keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
+    expected = {
+        "rollout.env_state": jax.eval_shape(reset, keys)[0],
+        "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params),
+    }
     for name, given, network in (
         ("params", config.policy, policy),
         ("critic_params", config.critic, critic),
@@ -222,12 +226,9 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     return [
         f"{name}: {found} and {wanted}"
         for name, like in expected.items()
-        if (found := _types(getattr(state, name))) != (wanted := _types(like))
+        if (found := array_types(operator.attrgetter(name)(state)))
+        != (wanted := array_types(like))
     ]
-
-
-def _types(tree: PyTree) -> str:
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree))
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:

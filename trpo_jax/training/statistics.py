@@ -28,7 +28,8 @@ class RunningStatistics(NamedTuple):
     def std(self) -> Float[Array, "*S"]:
         """Their standard deviation, float32[…]; 1 before the first sample."""
         variance = self.sum_sq / jnp.maximum(self.num_samples, 1)
-        std = jnp.maximum(jnp.sqrt(variance), _SMALLEST_STD)
+        # The bound inside the root, whose derivative at 0 is infinite.
+        std = jnp.sqrt(jnp.maximum(variance, _SMALLEST_STD**2))
         return jnp.where(self.num_samples > 0, std, 1.0)
 
 

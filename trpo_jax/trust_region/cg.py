@@ -29,7 +29,7 @@ class CGStatus(enum.IntEnum):
     CONVERGED = 0
     """‖r‖ ≤ tolerance · ‖b‖."""
     MAX_ITERATIONS = 1
-    """The iterations ran out first; x is the best of its Krylov space all the same."""
+    """The iterations ran out first; x is still the best in its Krylov space."""
     NON_POSITIVE_CURVATURE = 2
     """pᵀAp ≤ 0 along a direction p: A is not positive definite. x stops before it."""
     NON_FINITE = 3
@@ -75,8 +75,9 @@ def conjugate_gradient(
     Scaling b scales x and changes nothing else. Where A turns out indefinite, or a
     number is not finite, the iteration stops at the last good x.
 
-    Differentiable in b, and in what `matvec` closes over, in both modes. A derivative
-    takes one more solve, and is as accurate as x is.
+    Differentiable in b, and in what `matvec` closes over, in both modes, at the cost of
+    one more solve. The derivative is that of the exact solution: it is right only if
+    both solves converge. Raise `max_iterations` before differentiating.
 
     Args:
         matvec: v ↦ A v on pytrees like `b`.
@@ -171,6 +172,6 @@ def _iterate(
 
 
 def _progress(residual_sq: Float[Array, ""], threshold: Float[Array, ""]) -> Array:
-    """Return CONVERGED, or MAX_ITERATIONS: true unless a later iteration ends it."""
+    """Return CONVERGED, or MAX_ITERATIONS, which is provisional in the loop."""
     converged = residual_sq <= threshold
     return jnp.where(converged, CGStatus.CONVERGED, CGStatus.MAX_ITERATIONS)

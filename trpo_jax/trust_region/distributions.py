@@ -204,7 +204,7 @@ class TanhGaussian(NamedTuple):
         return self.base.sample(key)
 
     def mode(self) -> Float[Array, "*N D"]:
-        """Return u = μ, whose image is the median of a."""
+        """Return u = μ; tanh μ is the median of a."""
         return self.mean
 
     def log_prob(self, actions: Float[Array, "*N D"]) -> Float[Array, "*N"]:

@@ -93,7 +93,7 @@ def mean_over_rows(
     shapes, _ = jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], equal))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, results = jax.lax.scan(accumulate, zeros, equal)
-    # Weighted by rows, not by micro-batches: the remainder counts for what it is.
+    # Weighted by rows, because the remainder is smaller than the other micro-batches.
     means = jax.tree.map(lambda leaf: leaf * (size / num_rows), total)
     if not num_left:
         return means, MicroBatches(results, None)

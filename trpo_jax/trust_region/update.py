@@ -123,7 +123,8 @@ def trust_region_update(
     solved by  (F + λI) x = g,  β = √(2δ / xᵀFx),  θ = θ_old + fraction · β x.
 
     Pure; `jit` it with `policy_fn` and the keyword arguments bound. Differentiable in
-    params, batch and the floats, where the accepted fraction is a constant.
+    params, batch and the floats, with the accepted fraction as a constant. Derivatives
+    are those of a converged solve: raise `cg_iterations` until the residual is small.
 
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
@@ -210,9 +211,12 @@ def trust_region_update(
             width=line_search_width,
         )
 
-    # 6. Move there, or keep the old parameters: decided in one place.
-    theta = select(search.accepted, move(theta_old, search.fraction, step), theta_old)
-    info = _evidence(old, gradient, cg, curvature, step_size, search, damping, max_kl)
+        # 6. Move there, or keep the old parameters: decided in one place.
+        moved = move(theta_old, search.fraction, step)
+        theta = select(search.accepted, moved, theta_old)
+        info = _evidence(
+            old, gradient, cg, curvature, step_size, search, damping, max_kl
+        )
     return params_of(theta), info
 
 
