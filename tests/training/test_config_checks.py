@@ -35,7 +35,7 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
             ValueError,
             "at most 24 that shares no divisor with 4, as 23",
         ),
-        ("fisher_stride", 2, ValueError, "would see some of the environments only"),
+        ("fisher_stride", 2, ValueError, "would sample only some of the environments"),
         ("backtrack_factor", 0.0, ValueError, "write 0.5"),
         ("backtrack_factor", 1.0, ValueError, "write 0.5"),
         ("cg_tolerance", -1e-5, ValueError, "write 1e-5"),

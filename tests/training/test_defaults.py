@@ -87,7 +87,7 @@ def test_rollouts_of_one_step_are_no_sequences():
     """As many transitions as environments; the stride is still checked as theirs."""
     config = TRPOConfig(num_envs=4000, rollout_length=1, total_timesteps=4000)
     assert resolve_sizes(config).fisher_stride == 9
-    with pytest.raises(ValueError, match="some of the environments only"):
+    with pytest.raises(ValueError, match="only some of the environments"):
         dataclasses.replace(config, fisher_stride=2)
 
 

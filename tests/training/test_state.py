@@ -114,3 +114,38 @@ def test_a_schedule_holds_its_last_value_after_the_last_update(schedule):
         last = factor_fn(1)
         assert 0 < last < 1
         assert factor_fn(2) == factor_fn(10**6) == last
+
+
+def test_replaced_floats_hide_no_other_difference(start):
+    """Four environments must not be counted as eight."""
+    config = dataclasses.replace(CONFIG, num_envs=8, max_kl=0.5)
+    with pytest.raises(
+        ValueError, match=r"num_envs: 4 and 8; max_kl: .* made from$|\.$"
+    ):
+        step(config, start)
+    with pytest.raises(ValueError, match="num_envs: 4 and 8"):
+        step(config, start.with_hyperparameters_of(config))
+
+
+def test_floats_are_replaced_in_every_seed():
+    config = dataclasses.replace(CONFIG, num_seeds=2)
+    other = dataclasses.replace(config, max_kl=0.5)
+    state = train(config).state.with_hyperparameters_of(other)
+    stepped = jax.vmap(step, (None, 0))(other, state)
+    np.testing.assert_array_equal(stepped[1].max_kl, np.float32([0.5, 0.5]))
+
+
+def test_the_winner_of_a_sweep_goes_on_with_its_own_floats():
+    floats = CONFIG.hyperparameters._replace(max_kl=0.05)
+    state = train(CONFIG, hyperparameters=floats).state
+    jax.eval_shape(step, dataclasses.replace(CONFIG, max_kl=0.05), state)
+    with pytest.raises(ValueError, match=r"max_kl: 0.05 and 0.01"):
+        step(CONFIG, state)
+
+
+def test_a_state_of_another_environment_of_the_same_shapes_is_refused():
+    made = dataclasses.replace(CONFIG, env="MemoryChain-bsuite")
+    state = fast_jit(init)(made, jax.random.key(0))
+    other = dataclasses.replace(made, env="UmbrellaChain-bsuite")
+    with pytest.raises(ValueError, match="made from another config"):
+        step(other, state)

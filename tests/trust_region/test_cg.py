@@ -174,7 +174,8 @@ def test_an_operator_that_fails_later_leaves_the_last_good_x(float64):
     @fast_jit
     def solve_failing(b):
         def matvec(v):
-            return jnp.where(jnp.array_equal(v, b), matrix @ v, jnp.nan)
+            along_b = jnp.allclose(v / jnp.abs(v).max(), b / jnp.abs(b).max())
+            return jnp.where(along_b, matrix @ v, jnp.nan)
 
         return conjugate_gradient(matvec, b)
 
@@ -264,3 +265,23 @@ def test_the_forward_derivative_is_the_solution_for_the_tangent(float64):
     _, tangent = system(14)
     _, derivative = jax.jvp(lambda b: solve(matrix, b).x, (b,), (tangent,))
     np.testing.assert_allclose(derivative, np.linalg.solve(matrix, tangent), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_scale_of_b_changes_nothing_else(scale):
+    """Squares of the first and the last are not float32s, nor those of cotangents."""
+    matrix, b = (jnp.asarray(one, jnp.float32) for one in system(5))
+
+    @fast_jit
+    def outcome(b):
+        result = conjugate_gradient(lambda v: matrix @ v, b)
+        total, transpose = jax.vjp(
+            lambda b: conjugate_gradient(lambda v: matrix @ v, b).x, b
+        )
+        return result, transpose(b)[0], total
+
+    result, pulled_back, _ = outcome(scale * b)
+    expected, same, _ = outcome(b)
+    assert result.iterations == expected.iterations
+    np.testing.assert_allclose(result.x / scale, expected.x, rtol=1e-4)
+    np.testing.assert_allclose(pulled_back / scale, same, rtol=1e-4)

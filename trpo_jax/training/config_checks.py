@@ -62,13 +62,17 @@ def check_counts(config: Any) -> None:
             raise UsageTypeError(
                 f"{name}={value!r} is not an int; write a whole number."
             )
-        least = {"seed": -math.inf, "memory_size": 0}.get(name, 1)
+        least = {"seed": 0, "memory_size": 0}.get(name, 1)
         if value < least:
             sign = "positive" if least == 1 else "zero or more"
             raise UsageError(f"{name}={value} is not {sign}; write at least {least}.")
+    if config.seed >= 2**32:
+        raise UsageError(f"seed={config.seed} has more than 32 bits; write 0 to 2³²−1.")
     for name in _SIZES:
         sizes = getattr(config, name)
-        if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes):
+        if not isinstance(sizes, tuple) or not all(
+            isinstance(n, int) and not isinstance(n, bool) for n in sizes
+        ):
             raise UsageTypeError(f"{name}={sizes!r}; write whole numbers, as (64, 64).")
         if any(size < 1 for size in sizes):
             raise UsageError(f"{name}={sizes} has a layer without units.")

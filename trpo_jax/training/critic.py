@@ -94,7 +94,7 @@ def fit_critic(
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Return whether all floating numbers in a pytree are finite."""
     leaves = jax.tree.leaves(tree)
-    floating = [leaf for leaf in leaves if jnp.isdtype(leaf.dtype, "real floating")]
+    floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     vector, _ = ravel_pytree(floating)
     return jnp.isfinite(vector).all()
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trpo_jax.errors import UsageError, UsageTypeError
 
@@ -50,7 +51,7 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
         "entropy_coefficient": "zero or more, as 0.01",
     }
     for name, value in hyperparameters._asdict().items():
-        number = isinstance(value, (numbers.Real, jax.Array))
+        number = isinstance(value, numbers.Real | jax.Array | np.ndarray)
         if isinstance(value, bool) or not number or jnp.ndim(value):
             raise UsageTypeError(
                 f"{name}={value!r} is not a number; write {advice[name]}. To sweep "

@@ -71,7 +71,7 @@ def train(
     run = jit_with_options(_train, program, env_steps=config.all_env_steps)
     state, metrics = run(key, hyperparameters)
     # The shared program ran with other floats in its config, the caller's as arguments.
-    state = state._replace(origin=Origin.of(config))
+    state = state._replace(origin=Origin.of(config, hyperparameters))
     return TrainResult(state, metrics, config)
 
 

@@ -68,9 +68,35 @@ class Origin:
     values: tuple[Any, ...]
 
     @classmethod
-    def of(cls, config: TRPOConfig) -> "Origin":
-        """Return the fields of a config that its states depend on."""
-        return cls(tuple(getattr(config, name) for name in _FIELDS_OF_A_STATE))
+    def of(
+        cls, config: TRPOConfig, hyperparameters: Hyperparameters | None = None
+    ) -> "Origin":
+        """Return the fields of a config that its states depend on.
+
+        Args:
+            config: Configuration of the run.
+            hyperparameters: The state's, where they are not those of the config. Traced
+                ones are unknown: then those of the config stand for them.
+        """
+        floats = config.hyperparameters
+        leaves = hyperparameters or ()
+        if leaves and not any(isinstance(one, jax.core.Tracer) for one in leaves):
+            floats = hyperparameters or floats
+        # As float32, which the state has.
+        known = {
+            name: float(str(np.float32(one))) for name, one in floats._asdict().items()
+        }
+        return cls(
+            tuple(
+                known[name] if name in known else getattr(config, name)
+                for name in _FIELDS_OF_A_STATE
+            )
+        )
+
+    def with_floats_of(self, other: "Origin") -> "Origin":
+        """Return these fields with the floats of another."""
+        count = len(Hyperparameters._fields)
+        return Origin(self.values[:-count] + other.values[-count:])
 
 
 class TrainState(NamedTuple):
@@ -106,9 +132,13 @@ class TrainState(NamedTuple):
 
     def with_hyperparameters_of(self, config: TRPOConfig) -> "TrainState":
         """Return this state with the floats of another config, to go on with it."""
+        shape = self.updates.shape  # with an axis of seeds, if there are several
         return self._replace(
-            hyperparameters=jax.tree.map(jnp.float32, config.hyperparameters),
-            origin=Origin.of(config),
+            hyperparameters=jax.tree.map(
+                lambda value: jnp.full(shape, value, jnp.float32),
+                config.hyperparameters,
+            ),
+            origin=self.origin.with_floats_of(Origin.of(config)),
         )
 
 
@@ -178,6 +208,7 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     """Raise UsageError if a state was made from another config; name what differs."""
     check_state(state)
     here = Origin.of(config)
+    floats_alone = state.origin.with_floats_of(here) == here
     differences = [
         f"{name}: {before!r} and {now!r}"
         for name, before, now in zip(
@@ -189,8 +220,8 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
         raise UsageError(
             "the state was made from another config. What differs (state, config): "
             + "; ".join(differences)
-            + ". Write the config that it was made from; to change "
-            "floats, state.with_hyperparameters_of(config)."
+            + ". Write the config that it was made from"
+            + (", or state.with_hyperparameters_of(config)." * floats_alone or ".")
         )
     updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
     if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):

@@ -87,6 +87,7 @@ def line_search(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
         )
     chex.assert_rank((surrogate_old, max_kl), 0)
+    surrogate_old = jnp.asarray(surrogate_old)
     dtype = surrogate_old.dtype
     fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
     converted, closed_over = _with_closure_as_argument(evaluate_fn, fractions[0])

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.trust_region.checks import check_not_negative
 
 
@@ -81,8 +82,7 @@ def conjugate_gradient(
 
     Args:
         matvec: v ↦ A v on pytrees like `b`.
-        b: The right-hand side, a pytree of floating arrays. Its dtype must hold ‖b‖²:
-            a b whose square underflows is taken for 0.
+        b: The right-hand side, a pytree of floating arrays.
         max_iterations: The largest number of products.
         tolerance: Stop when ‖r‖ ≤ tolerance · ‖b‖.
 
@@ -92,6 +92,7 @@ def conjugate_gradient(
 
     Raises:
         UsageError: If `max_iterations` or `tolerance` is negative.
+        UsageTypeError: If b is not floating.
 
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithm B2.
     """
@@ -101,6 +102,9 @@ def conjugate_gradient(
     )
     # `symmetric` makes the transposed solve the same one, so that reverse mode needs no
     # transpose of `matvec`.
+    for leaf in jax.tree.leaves(b):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise UsageTypeError(f"b has {describe_type(leaf)}; write floats.")
     x, statistics = jax.lax.custom_linear_solve(
         matvec, b, solve, symmetric=True, has_aux=True
     )
@@ -115,6 +119,10 @@ def _iterate(
     tolerance: float,
 ) -> tuple[PyTree, tuple[Int[Array, ""], Int[Array, ""], Float[Array, ""]]]:
     """Return x, and (status, iterations, relative residual)."""
+    # Scaled by a power of two, which is exact: the square of a tiny or a huge b, such
+    # as the cotangent of a derivative, would under- or overflow.
+    exponent = jnp.frexp(_largest(b))[1]
+    b = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponent), b)
     b_sq = optax.tree.vdot(b, b)
     # Squares on both sides: no root in the loop, and b = 0 converges at once.
     threshold = tolerance**2 * b_sq
@@ -152,7 +160,10 @@ def _iterate(
         # The whole step is kept or dropped: x never holds half of an iteration.
         good = (curvature > 0) & finite
         return jax.tree.map(
-            lambda new, old: jnp.where(good, new, old), advanced, stopped
+            # Of several dtypes, each keeps its own.
+            lambda new, old: jnp.where(good, new, old).astype(old.dtype),
+            advanced,
+            stopped,
         )
 
     start = _State(
@@ -168,7 +179,21 @@ def _iterate(
     end = jax.lax.while_loop(proceed, iterate, start)
     scale = jnp.where(b_sq > 0, b_sq, 1)
     relative_residual = jnp.sqrt(end.residual_sq / scale)
-    return end.x, (end.status, end.iterations, relative_residual)
+    x = jax.tree.map(lambda leaf: jnp.ldexp(leaf, exponent), end.x)
+    # A solution that the dtype cannot hold is none.
+    finite = jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in jax.tree.leaves(x)))
+    x = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), x)
+    status = jnp.where(finite, end.status, CGStatus.NON_FINITE)
+    return x, (status, end.iterations, relative_residual)
+
+
+def _largest(tree: PyTree) -> Float[Array, ""]:
+    """Return the largest absolute value that is finite."""
+    maxima = [
+        jnp.max(jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), 0), initial=0)
+        for leaf in jax.tree.leaves(tree)
+    ]
+    return functools.reduce(jnp.maximum, maxima, jnp.zeros(()))
 
 
 def _progress(residual_sq: Float[Array, ""], threshold: Float[Array, ""]) -> Array:

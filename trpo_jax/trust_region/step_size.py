@@ -64,5 +64,6 @@ def trust_region_step_size(
     chex.assert_rank(curvature, 0)
     # The inner `where` keeps a NaN out of the derivative, which the outer one would
     # multiply by 0.
-    usable = jnp.isfinite(curvature) & (curvature > 0)
-    return jnp.where(usable, jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1)), 0)
+    usable = jnp.isfinite(curvature) & (curvature > 0) & (max_kl > 0)
+    squared = jnp.where(usable, 2 * max_kl / jnp.where(usable, curvature, 1), 1)
+    return jnp.where(usable, jnp.sqrt(squared), 0)

@@ -333,7 +333,12 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
             )
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     shape = jnp.shape(batch.log_probs)
-    if len(leading) > 1 or not shape or jnp.shape(batch.advantages) != shape:
+    if (
+        len(leading) > 1
+        or not shape
+        or not shape[0]
+        or jnp.shape(batch.advantages) != shape
+    ):
         raise UsageError(
             f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
             "observations [N, ...], actions [N] or [N, D], log_probs [N] and "
