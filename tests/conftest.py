@@ -1,5 +1,6 @@
 """Every annotation of the package is executed while its tests run."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -40,3 +41,18 @@ def no_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# Linux allows a process 65,530 mappings of memory. Every compiled program takes some,
+# and XLA crashes when it compiles one program too many.
+_MAX_MAPPINGS = 25_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_dropped_in_time() -> Iterator[None]:
+    """Drop what earlier modules compiled before it is too much."""
+    yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > _MAX_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

@@ -102,8 +102,10 @@ def test_a_meta_gradient_finds_a_better_damping(float64):
     assert max(gains) > gains[0] + 0.01
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("tables", ["constant observations", "no rewards"])
+@pytest.mark.parametrize(
+    ("tables", "activation"),
+    [("constant observations", "relu"), ("no rewards", "tanh")],
+)
 def test_meta_gradients_are_finite_where_nothing_varies(tables, activation):
     """An input that is always 0 has second moments of 0 in Adam, and no spread."""
     changed = {

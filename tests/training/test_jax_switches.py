@@ -27,8 +27,9 @@ ENDLESS = CHAIN.replace(
 NO_REWARD = CHAIN.replace(reward=jnp.zeros_like(CHAIN.reward))
 
 
-@pytest.mark.parametrize("tables", [CHAIN, ENDLESS, NO_REWARD])
-@pytest.mark.parametrize("memory_size", [0, 2])
+@pytest.mark.parametrize(
+    ("tables", "memory_size"), [(CHAIN, 2), (ENDLESS, 0), (NO_REWARD, 0)]
+)
 def test_no_nan_is_met_that_is_meant(tables, memory_size):
     """Where no episode ends, and where nothing varies, among others."""
     config = dataclasses.replace(

@@ -95,10 +95,15 @@ def test_the_chosen_candidate_is_differentiated_at_its_fraction(
 
 
 @pytest.mark.parametrize(
-    "operator_fn", [gauss_newton_vector_product, fisher_vector_product]
+    ("kind", "operator_fn", "size"),
+    [
+        ("categorical", gauss_newton_vector_product, None),
+        ("multi_categorical", gauss_newton_vector_product, 3),
+        ("gaussian", gauss_newton_vector_product, None),
+        ("categorical", fisher_vector_product, 3),
+        ("gaussian", fisher_vector_product, None),
+    ],
 )
-@pytest.mark.parametrize("kind", policies.KINDS)
-@pytest.mark.parametrize("size", [None, 3])
 def test_an_update_is_differentiated_as_finite_differences_say(
     kind, operator_fn, size, float64
 ):
