@@ -257,9 +257,14 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     return [
         f"{name}: {found} and {wanted}"
         for name, like in expected.items()
-        if (found := array_types(operator.attrgetter(name)(state)))
-        != (wanted := array_types(like))
+        if (found := _types(operator.attrgetter(name)(state)))
+        != (wanted := _types(like))
     ]
+
+
+def _types(tree: PyTree) -> str:
+    # Mapped by JAX, which sorts the keys of a dict: their order must not matter.
+    return array_types(jax.tree.map(lambda leaf: leaf, tree))
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:
