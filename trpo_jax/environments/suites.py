@@ -1,4 +1,4 @@
-"""What the adapters share: importing a suite, names, precision, bounds and keys."""
+"""Helpers of the adapters: names, precision, bounds and keys."""
 
 import copy
 import dataclasses
