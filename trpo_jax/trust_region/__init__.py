@@ -19,6 +19,7 @@ from trpo_jax.trust_region.distributions import (
     TanhGaussian,
     mask_logits,
 )
+from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus
 from trpo_jax.trust_region.fisher import (
     fisher_vector_product,
     gauss_newton_vector_product,
@@ -37,12 +38,7 @@ from trpo_jax.trust_region.step_size import (
     trust_region_step_size,
     undamped_curvature,
 )
-from trpo_jax.trust_region.update import (
-    UpdateInfo,
-    UpdateStatus,
-    damped,
-    trust_region_update,
-)
+from trpo_jax.trust_region.update import damped, trust_region_update
 
 __all__ = [
     "Batch",

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.trust_region.checks import check_not_negative
+from trpo_jax.trust_region.flat import max_norm
 
 
 class CGStatus(enum.IntEnum):
@@ -121,7 +122,7 @@ def _iterate(
     """Return x, and (status, iterations, relative residual)."""
     # Scaled by a power of two, which is exact: the square of a tiny or a huge b, such
     # as the cotangent of a derivative, would under- or overflow.
-    exponent = jnp.frexp(_largest(b))[1]
+    exponent = jnp.frexp(max_norm(b))[1]
     b = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponent), b)
     b_sq = optax.tree.vdot(b, b)
     # Squares on both sides: no root in the loop, and b = 0 converges at once.
@@ -185,15 +186,6 @@ def _iterate(
     x = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), x)
     status = jnp.where(finite, end.status, CGStatus.NON_FINITE)
     return x, (status, end.iterations, relative_residual)
-
-
-def _largest(tree: PyTree) -> Float[Array, ""]:
-    """Return the largest absolute value that is finite."""
-    maxima = [
-        jnp.max(jnp.where(jnp.isfinite(leaf), jnp.abs(leaf), 0), initial=0)
-        for leaf in jax.tree.leaves(tree)
-    ]
-    return functools.reduce(jnp.maximum, maxima, jnp.zeros(()))
 
 
 def _progress(residual_sq: Float[Array, ""], threshold: Float[Array, ""]) -> Array:

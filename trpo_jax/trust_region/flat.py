@@ -1,11 +1,12 @@
-"""The vector θ of the paper: one array, or a pytree if it is large."""
+"""The vector θ of the paper, one array or a pytree if it is large, and its algebra."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 # Numbers in two layers of 256 units; with fewer, one vector was as fast or faster.
 _LARGE = 2**16
@@ -29,3 +30,27 @@ def flatten(
     if size >= _LARGE and len({leaf.dtype for leaf in leaves}) == 1:
         return params, lambda theta: theta
     return ravel_pytree(params)
+
+
+def move(theta: PyTree, fraction: Float[Array, ""], step: PyTree) -> PyTree:
+    """Return θ + fraction · step, rounded to the dtype of θ."""
+
+    def add(old: Array, change: Array) -> Array:
+        new = old + (fraction * change).astype(old.dtype)
+        # XLA may keep a half-precision sum in float32: a candidate would then be judged
+        # at other parameters than those that are returned.
+        dtype = jnp.finfo(old.dtype)
+        return jax.lax.reduce_precision(new, dtype.nexp, dtype.nmant)
+
+    return jax.tree.map(add, theta, step)
+
+
+def select(accepted: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    """Return `new` if it is accepted, or else `old`, bit for bit."""
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, old)
+
+
+def max_norm(tree: PyTree) -> Float[Array, ""]:
+    """Return ‖·‖∞: not finite if anything in the tree is not."""
+    maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.maximum, maxima, jnp.float32(0))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
 
-from trpo_jax.errors import UsageTypeError, describe_type
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region.backtracking import Candidate
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.fisher import (
@@ -27,6 +27,7 @@ from trpo_jax.trust_region.fisher import (
     PolicyFn,
     gauss_newton_vector_product,
 )
+from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 
 # (distribution of the policy in the batch's states, batch) ↦ a mean over the batch.
@@ -175,10 +176,43 @@ class Problem(NamedTuple):
         return split_rows(rows, self.micro_batch_size)
 
 
-def max_norm(tree: PyTree) -> Float[Array, ""]:
-    """Return ‖·‖∞: not finite if anything in the tree is not."""
-    maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.maximum, maxima, jnp.float32(0))
+def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
+    """Raise with advice, from shapes alone, before anything is computed."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise UsageTypeError(
+                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; every "
+                "parameter is optimised and must be floating. Close over constants in "
+                "policy_fn instead."
+            )
+    leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    shape = jnp.shape(batch.log_probs)
+    if (
+        len(leading) > 1
+        or not shape
+        or not shape[0]
+        or jnp.shape(batch.advantages) != shape
+    ):
+        raise UsageError(
+            f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
+            "observations [N, ...], actions [N] or [N, D], log_probs [N] and "
+            "advantages [N] with one N: flatten time and environments to one axis; or "
+            "[N, T] for whole sequences."
+        )
+
+    def evaluate(params: PyTree) -> Array:
+        distribution = policy_fn(params, batch.observations)
+        check_distribution("policy_fn", distribution)
+        return distribution.log_prob(batch.actions)
+
+    log_probs = jax.eval_shape(evaluate, params)
+    if log_probs.shape != jnp.shape(batch.log_probs):
+        raise UsageError(
+            f"policy_fn's distribution gives log_prob(batch.actions) of shape "
+            f"{log_probs.shape} for actions of shape {jnp.shape(batch.actions)}; it "
+            f"must be {jnp.shape(batch.log_probs)}, one joint log-probability for each "
+            "transition. Sum over action dimensions."
+        )
 
 
 def check_distribution(name: str, returned: Any) -> None:

@@ -1,33 +1,29 @@
 """One policy update: gradient → conjugate gradient → step size → line search."""
 
-import enum
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from trpo_jax.errors import UsageError, UsageTypeError
-from trpo_jax.trust_region.backtracking import LineSearchResult, line_search
-from trpo_jax.trust_region.cg import CGResult, CGStatus, conjugate_gradient
+from trpo_jax.trust_region.backtracking import line_search
+from trpo_jax.trust_region.cg import conjugate_gradient
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.distributions import Distribution
+from trpo_jax.trust_region.evidence import UpdateInfo, evidence
 from trpo_jax.trust_region.fisher import (
     MatVec,
     OperatorFn,
     PolicyFn,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.flat import flatten
+from trpo_jax.trust_region.flat import flatten, move, select
 from trpo_jax.trust_region.objective import surrogate
 from trpo_jax.trust_region.problem import (
     Batch,
-    OldPolicy,
     Problem,
-    check_distribution,
-    max_norm,
+    check_batch,
 )
 from trpo_jax.trust_region.step_size import (
     trust_region_step_size,
@@ -35,66 +31,6 @@ from trpo_jax.trust_region.step_size import (
 )
 
 CurvatureFn = Callable[..., Float[Array, ""]]
-
-
-class UpdateStatus(enum.IntEnum):
-    """Outcome of an update, and its reason."""
-
-    ACCEPTED = 0
-    """The parameters moved."""
-    ZERO_GRADIENT = 1
-    """∇L = 0, as when all advantages are zero or there is only one action; or so small
-    that its square is 0."""
-    NON_FINITE = 2
-    """A NaN or an infinity in the batch, in the gradient or in every candidate."""
-    NON_POSITIVE_CURVATURE = 3
-    """xᵀFx ≤ 0 to rounding: the KL does not depend on the direction, and there is no
-    step size. Not that of `CGStatus`, whose last good x is used."""
-    KL_EXCEEDED = 4
-    """Even the last candidate, the smallest, was outside the trust region; or δ ≤ 0."""
-    NO_IMPROVEMENT = 5
-    """The last candidate, the smallest, did not increase L."""
-
-
-class UpdateInfo(NamedTuple):
-    """Evidence of one update. All of it describes the parameters that were kept.
-
-    L is the objective: the surrogate, plus c · mean_s H(π(·|s)) if the update was
-    given an entropy coefficient c.
-
-    Attributes:
-        status: An `UpdateStatus`, int32 scalar.
-        surrogate_before: L(θ_old), scalar.
-        surrogate_after: L at the parameters kept.
-        expected_improvement: fraction · gᵀ(βx), the prediction of the linear model.
-        kl: mean_s KL(π_old ‖ π), nats; 0 if the update was rejected.
-        kl_max: max_s KL(π_old ‖ π), nats.
-        kl_predicted: ½ (fraction · β)² xᵀFx, the prediction of the quadratic model.
-        step_size: β, the length of the full step along x.
-        accepted_fraction: The line search's fraction; 0 if the update was rejected.
-        evaluations: Number of candidates evaluated, int32 scalar.
-        cg_status: A `CGStatus`, int32 scalar.
-        cg_iterations: int32 scalar.
-        cg_relative_residual: ‖g − (F + λI) x‖ / ‖g‖.
-        gradient_norm: ‖∇L(θ_old)‖₂.
-        entropy: mean_s H(π(·|s)), nats.
-    """
-
-    status: Int[Array, ""]
-    surrogate_before: Float[Array, ""]
-    surrogate_after: Float[Array, ""]
-    expected_improvement: Float[Array, ""]
-    kl: Float[Array, ""]
-    kl_max: Float[Array, ""]
-    kl_predicted: Float[Array, ""]
-    step_size: Float[Array, ""]
-    accepted_fraction: Float[Array, ""]
-    evaluations: Int[Array, ""]
-    cg_status: Int[Array, ""]
-    cg_iterations: Int[Array, ""]
-    cg_relative_residual: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    entropy: Float[Array, ""]
 
 
 def trust_region_update(
@@ -214,7 +150,7 @@ def trust_region_update(
         # 6. Move there, or keep the old parameters: decided in one place.
         moved = move(theta_old, search.fraction, step)
         theta = select(search.accepted, moved, theta_old)
-        info = _evidence(
+        info = evidence(
             old, gradient, cg, curvature, step_size, search, damping, max_kl
         )
     return params_of(theta), info
@@ -234,128 +170,3 @@ def damped(matvec: MatVec, damping: Float[Array, ""] | float) -> MatVec:
         return optax.tree.cast_like(total, vector)
 
     return product
-
-
-def move(theta: PyTree, fraction: Float[Array, ""], step: PyTree) -> PyTree:
-    """Return θ + fraction · step, rounded to the dtype of θ."""
-
-    def add(old: Array, change: Array) -> Array:
-        new = old + (fraction * change).astype(old.dtype)
-        # XLA may keep a half-precision sum in float32: a candidate would then be judged
-        # at other parameters than those that are returned.
-        dtype = jnp.finfo(old.dtype)
-        return jax.lax.reduce_precision(new, dtype.nexp, dtype.nmant)
-
-    return jax.tree.map(add, theta, step)
-
-
-def select(accepted: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """Return `new` if it is accepted, or else `old`, bit for bit."""
-    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, old)
-
-
-def _evidence(
-    old: OldPolicy,
-    gradient: PyTree,
-    cg: CGResult,
-    curvature: Float[Array, ""],
-    step_size: Float[Array, ""],
-    search: LineSearchResult,
-    damping: Float[Array, ""] | float,
-    max_kl: Float[Array, ""] | float,
-) -> UpdateInfo:
-    """Describe the parameters that were kept."""
-    candidate, length = search.candidate, search.fraction * step_size
-    kl_max, entropy = candidate.evidence
-    if_moved = {
-        "surrogate_after": candidate.surrogate,
-        "expected_improvement": length * optax.tree.vdot(gradient, cg.x),
-        "kl": candidate.kl,
-        "kl_max": kl_max,
-        "kl_predicted": 0.5 * length**2 * undamped_curvature(gradient, cg.x, damping),
-        "entropy": entropy,
-    }
-    # A candidate that is not accepted may be NaN: selected, never multiplied by 0.
-    if_stayed = dict.fromkeys(if_moved, 0.0) | {
-        "surrogate_after": old.value,
-        "entropy": old.entropy,
-    }
-    return UpdateInfo(
-        status=_status(old, gradient, cg, curvature, step_size, search, max_kl),
-        surrogate_before=old.value,
-        **select(search.accepted, if_moved, if_stayed),
-        step_size=step_size,
-        accepted_fraction=search.fraction,
-        evaluations=search.evaluations,
-        cg_status=cg.status,
-        cg_iterations=cg.iterations,
-        cg_relative_residual=cg.relative_residual,
-        gradient_norm=optax.tree.norm(gradient),
-    )
-
-
-def _status(
-    old: OldPolicy,
-    gradient: PyTree,
-    cg: CGResult,
-    curvature: Float[Array, ""],
-    step_size: Float[Array, ""],
-    search: LineSearchResult,
-    max_kl: Float[Array, ""] | float,
-) -> Int[Array, ""]:
-    """Return the first reason for a rejection, in the order of the algorithm."""
-    candidate, norm = search.candidate, optax.tree.norm(gradient)
-    finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
-    # The order matters: a later reason is often a consequence of an earlier one.
-    reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
-        (search.accepted, UpdateStatus.ACCEPTED),
-        (~(old.finite & jnp.isfinite(max_norm(gradient))), UpdateStatus.NON_FINITE),
-        (norm == 0, UpdateStatus.ZERO_GRADIENT),
-        (cg.status == CGStatus.NON_FINITE, UpdateStatus.NON_FINITE),
-        (jnp.asarray(max_kl) <= 0, UpdateStatus.KL_EXCEEDED),
-        (~jnp.isfinite(curvature), UpdateStatus.NON_FINITE),
-        (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
-        (~finite, UpdateStatus.NON_FINITE),
-        (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
-    ]
-    conditions, values = zip(*reasons, strict=True)
-    return jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT).astype(jnp.int32)
-
-
-def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
-    """Raise with advice, from shapes alone, before anything is computed."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise UsageTypeError(
-                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; every "
-                "parameter is optimised and must be floating. Close over constants in "
-                "policy_fn instead."
-            )
-    leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    shape = jnp.shape(batch.log_probs)
-    if (
-        len(leading) > 1
-        or not shape
-        or not shape[0]
-        or jnp.shape(batch.advantages) != shape
-    ):
-        raise UsageError(
-            f"the batch's shapes are {jax.tree.map(jnp.shape, batch)}. Write "
-            "observations [N, ...], actions [N] or [N, D], log_probs [N] and "
-            "advantages [N] with one N: flatten time and environments to one axis; or "
-            "[N, T] for whole sequences."
-        )
-
-    def evaluate(params: PyTree) -> Array:
-        distribution = policy_fn(params, batch.observations)
-        check_distribution("policy_fn", distribution)
-        return distribution.log_prob(batch.actions)
-
-    log_probs = jax.eval_shape(evaluate, params)
-    if log_probs.shape != jnp.shape(batch.log_probs):
-        raise UsageError(
-            f"policy_fn's distribution gives log_prob(batch.actions) of shape "
-            f"{log_probs.shape} for actions of shape {jnp.shape(batch.actions)}; it "
-            f"must be {jnp.shape(batch.log_probs)}, one joint log-probability for each "
-            "transition. Sum over action dimensions."
-        )
