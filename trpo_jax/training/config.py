@@ -106,6 +106,9 @@ class TRPOConfig:
     None: 8,192 on a CPU, all on an accelerator; reduce it if memory runs out."""
     step_size_curvature: Literal["undamped", "damped"] = "undamped"
     """Curvature in the step size: xᵀFx, or xᵀ(F + λI)x, which undershoots δ."""
+    line_search: Literal["interpolation", "backtracking"] = "interpolation"
+    """How the line search finds its next fraction: from the KL of the one before, so
+    that it lands near δ; or as backtrack_factor times the one before."""
     max_backtracks: int = 10
     """Largest number of step fractions that the line search tries."""
     backtrack_factor: float = 0.5

@@ -144,6 +144,7 @@ def check_fractions(config: Any) -> None:
     choices = {
         "step_size_curvature": ("undamped", "damped"),
         "fisher_operator": ("gauss_newton", "kl_hessian"),
+        "line_search": ("interpolation", "backtracking"),
         "activation": tuple(ACTIVATIONS),
         "action_distribution": (
             "gaussian",

@@ -5,11 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
+from trpo_jax.networks import Observation
 from trpo_jax.training.advantages import generalized_advantages, standardize
-from trpo_jax.training.batching import reset_nonfinite_memory, rows_per_micro_batch
-from trpo_jax.training.components import make_components
+from trpo_jax.training.batching import (
+    BatchedNetwork,
+    reset_nonfinite_memory,
+    rows_per_micro_batch,
+)
+from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_ENV_STEPS
 from trpo_jax.training.critic import explained_variance, fit_critic
@@ -25,7 +30,7 @@ from trpo_jax.training.state import (
     observe,
     values_of,
 )
-from trpo_jax.training.statistics import normalize, update_statistics
+from trpo_jax.training.statistics import RunningStatistics, normalize, update_statistics
 from trpo_jax.training.values import values_and_next
 from trpo_jax.trust_region import (
     Batch,
@@ -118,9 +123,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     """
     check_config(config)
     check_made_from(config, state)
-    sizes = resolve_sizes(config)
     components = make_components(config)
-    environment, policy, critic = components
     scheduled = _scheduled(config, state)
     # The environments keep no keys between steps: all randomness is in `state.key`.
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
@@ -129,21 +132,93 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     with jax.default_matmul_precision(PRECISION):
         rollout_state, trajectory = rollout(
             make_act_fn(components, state),
-            environment,
+            components.environment,
             state.rollout,
             rollout_key,
             num_steps=config.rollout_length,
             noise_period=config.noise_period,
         )
-    # Normalised once for policy and critic; the trajectory keeps them as they came.
-    observations = observe(state, trajectory.observation)
 
     # 2. Judge the actions by generalised advantages.
-    values, next_values, critic_memory = values_and_next(
-        make_value_fn(components, state, micro_batch_size=sizes.micro_batch_size),
+    judged, critic_memory = _judge(
+        config, components, state, scheduled, trajectory, rollout_state.observation
+    )
+
+    # 3. Update the policy inside its trust region.
+    params, info = _update_policy(config, components.policy, state, scheduled, judged)
+
+    # 4. Fit the critic to the returns. Their statistics are updated first, because the
+    # fitted critic is read with the new ones.
+    state = state._replace(return_statistics=_seen_returns(state, judged.returns))
+    critic_params, critic_optimizer_state, critic_loss = _fit_critic(
+        config, components.critic, state, scheduled, judged, critic_key
+    )
+
+    # 5. Update the observation normaliser last: until here the policy must see what it
+    # saw when it acted, or the probability ratio would not start at 1.
+    observation_statistics = _seen_observations(state, trajectory)
+
+    updates = state.updates + 1
+    metrics = Metrics(
+        env_steps=_env_steps(updates, config.batch_size),
+        **_episode_sums(trajectory),
+        explained_variance=explained_variance(judged.values, judged.returns),
+        critic_loss=critic_loss,
+        max_kl=jnp.asarray(scheduled.max_kl),
+        critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
+        update=info,
+    )
+    memory = reset_nonfinite_memory(
+        components.policy, rollout_state.memory, config.num_envs
+    )
+    state = state._replace(
+        params=params,
+        critic_params=critic_params,
+        critic_optimizer_state=critic_optimizer_state,
+        critic_memory=reset_nonfinite_memory(
+            components.critic, critic_memory, config.num_envs
+        ),
+        observation_statistics=observation_statistics,
+        rollout=rollout_state._replace(memory=memory),
+        updates=updates,
+        key=key,
+    )
+    return state, metrics
+
+
+class _Judged(NamedTuple):
+    """A rollout with the critic's judgement of it, [T, B, …].
+
+    Attributes:
+        trajectory: The rollout.
+        observations: Its observations as policy and critic see them, normalised once.
+        values: V(s), in units of return.
+        advantages: Generalised advantages.
+        returns: The λ-returns, advantages + values.
+    """
+
+    trajectory: Trajectory
+    observations: Observation
+    values: Float[Array, "T B"]
+    advantages: Float[Array, "T B"]
+    returns: Float[Array, "T B"]
+
+
+def _judge(
+    config: TRPOConfig,
+    components: Components,
+    state: TrainState,
+    scheduled: Hyperparameters,
+    trajectory: Trajectory,
+    observation: Observation,
+) -> tuple[_Judged, PyTree]:
+    """Return the judged rollout, and the critic's memory at its end."""
+    micro_batch_size = resolve_sizes(config).micro_batch_size
+    values, next_values, memory = values_and_next(
+        make_value_fn(components, state, micro_batch_size=micro_batch_size),
         state.critic_memory,
         trajectory,
-        rollout_state.observation,
+        observation,
     )
     advantages = generalized_advantages(
         trajectory.reward,
@@ -154,17 +229,28 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         discount=scheduled.discount,
         gae_lambda=scheduled.gae_lambda,
     )
-    returns = advantages + values  # the λ-returns
+    observations = observe(state, trajectory.observation)
+    returns = advantages + values
+    return _Judged(trajectory, observations, values, advantages, returns), memory
 
-    # 3. Update the policy inside its trust region.
-    rows = policy.rows(state.rollout.memory, observations, trajectory.start)
+
+def _update_policy(
+    config: TRPOConfig,
+    policy: BatchedNetwork,
+    state: TrainState,
+    scheduled: Hyperparameters,
+    judged: _Judged,
+) -> tuple[PyTree, UpdateInfo]:
+    """Return the policy's new parameters, and the evidence of the update."""
+    sizes, trajectory = resolve_sizes(config), judged.trajectory
+    rows = policy.rows(state.rollout.memory, judged.observations, trajectory.start)
     batch = Batch(
         rows,
         policy.to_rows(trajectory.action),
         policy.to_rows(trajectory.log_prob),
-        policy.to_rows(standardize(advantages)),
+        policy.to_rows(standardize(judged.advantages)),
     )
-    params, info = trust_region_update(
+    return trust_region_update(
         lambda params, rows: policy.apply(params, rows)[1],
         state.params,
         batch,
@@ -175,6 +261,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         cg_tolerance=config.cg_tolerance,
         max_backtracks=config.max_backtracks,
         backtrack_factor=config.backtrack_factor,
+        interpolate=config.line_search == "interpolation",
         line_search_width=config.line_search_width,
         fisher_stride=sizes.fisher_stride,
         micro_batch_size=rows_per_micro_batch(
@@ -185,58 +272,50 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         precision=PRECISION,
     )
 
-    # 4. Fit the critic to the returns. Their statistics are updated first, because the
-    # fitted critic is read with the new ones.
-    return_statistics = state.return_statistics
-    targets = returns
-    if return_statistics is not None:
-        return_statistics = update_statistics(return_statistics, returns.ravel())
-        targets = normalize(return_statistics, returns)
-    critic_params, critic_optimizer_state, critic_loss = fit_critic(
+
+def _fit_critic(
+    config: TRPOConfig,
+    critic: BatchedNetwork,
+    state: TrainState,
+    scheduled: Hyperparameters,
+    judged: _Judged,
+    key: Key[Array, ""],
+) -> tuple[PyTree, PyTree, Float[Array, ""]]:
+    """Return the critic's new parameters, its optimiser's state, and the loss."""
+    sizes, targets = resolve_sizes(config), judged.returns
+    if state.return_statistics is not None:
+        targets = normalize(state.return_statistics, targets)
+    return fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
         config.optimizer(scheduled.critic_learning_rate),
         state.critic_optimizer_state,
-        critic.rows(state.critic_memory, observations, trajectory.start),
+        critic.rows(state.critic_memory, judged.observations, judged.trajectory.start),
         critic.to_rows(targets),
-        critic_key,
+        key,
         epochs=sizes.critic_epochs,
         num_minibatches=sizes.critic_minibatches,
     )
 
-    # 5. Update the observation normaliser last: until here the policy must see what it
-    # saw when it acted, or the probability ratio would not start at 1.
-    observation_statistics = state.observation_statistics
-    if observation_statistics is not None:
-        seen = values_of(trajectory.observation)
-        observation_statistics = update_statistics(
-            observation_statistics, seen.reshape(-1, *seen.shape[2:])
-        )
 
-    updates = state.updates + 1
-    metrics = Metrics(
-        env_steps=_env_steps(updates, config.batch_size),
-        **_episode_sums(trajectory),
-        explained_variance=explained_variance(values, returns),
-        critic_loss=critic_loss,
-        max_kl=jnp.asarray(scheduled.max_kl),
-        critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
-        update=info,
-    )
-    state = state._replace(
-        params=params,
-        critic_params=critic_params,
-        critic_optimizer_state=critic_optimizer_state,
-        critic_memory=reset_nonfinite_memory(critic, critic_memory, config.num_envs),
-        observation_statistics=observation_statistics,
-        return_statistics=return_statistics,
-        rollout=rollout_state._replace(
-            memory=reset_nonfinite_memory(policy, rollout_state.memory, config.num_envs)
-        ),
-        updates=updates,
-        key=key,
-    )
-    return state, metrics
+def _seen_returns(
+    state: TrainState, returns: Float[Array, "T B"]
+) -> RunningStatistics | None:
+    """Return the statistics of returns, with those of a rollout."""
+    if state.return_statistics is None:
+        return None
+    return update_statistics(state.return_statistics, returns.ravel())
+
+
+def _seen_observations(
+    state: TrainState, trajectory: Trajectory
+) -> RunningStatistics | None:
+    """Return the statistics of observations, with those of a rollout."""
+    if state.observation_statistics is None:
+        return None
+    seen = values_of(trajectory.observation)
+    seen = seen.reshape(-1, *seen.shape[2:])
+    return update_statistics(state.observation_statistics, seen)
 
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:

@@ -1,4 +1,4 @@
-"""Backtracking line search, with several candidates evaluated at once."""
+"""Line search that lands near the boundary of the trust region, or backtracks."""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.checks import check_positive
+from trpo_jax.trust_region.flat import select
 
 
 class Candidate(NamedTuple):
@@ -31,7 +32,7 @@ class Candidate(NamedTuple):
 
 
 class LineSearchResult(NamedTuple):
-    """The first acceptable candidate, or the last one tried.
+    """The acceptable candidate that the search ended at, or the last one tried.
 
     Attributes:
         accepted: Whether any candidate was acceptable, bool scalar.
@@ -53,11 +54,20 @@ def line_search(
     max_kl: Float[Array, ""] | float,
     max_backtracks: int = 10,
     backtrack_factor: float = 0.5,
+    interpolate: bool = True,
     width: int = 1,
 ) -> LineSearchResult:
-    """Return the largest fraction 1, c, c², … whose candidate is acceptable.
+    """Return an acceptable candidate, by interpolation one near the boundary.
 
     Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite.
+
+    The KL grows as the square of the fraction f. So a candidate's KL says where the
+    boundary is, and the next fraction is f · √(0.9 δ / KL): smaller after a candidate
+    outside of the trust region; larger, at most by 1/c, after an acceptable one with
+    KL < 0.8 δ. A larger one is kept only if it is acceptable and has a larger L. A
+    candidate that is refused for its L, or not finite, is followed by f · c.
+
+    Without interpolation, the first acceptable one of 1, c, c², …
 
     Differentiable in what `evaluate_fn` closes over: the candidate's derivatives are
     those at the chosen fraction, which is a constant.
@@ -67,17 +77,21 @@ def line_search(
         surrogate_old: L(θ_old), scalar.
         max_kl: δ, in nats.
         max_backtracks: The largest number of fractions to try, 1 among them.
-        backtrack_factor: Ratio of one fraction to the one before, in (0, 1).
-        width: Candidates per evaluation, by `vmap`. 1 evaluates no candidate that is
-            not needed; `max_backtracks` evaluates all of them at once.
+        backtrack_factor: c, the ratio of one fraction to the one before, in (0, 1).
+        interpolate: Whether the next fraction follows from the KL of the one before.
+        width: Candidates per evaluation, by `vmap`: f, f·r, f·r², … with r = c; with
+            interpolation r = c^(1/width), so that they lie closer. 1 evaluates no
+            candidate that is not needed.
 
     Returns:
-        A `LineSearchResult`. Apart from `evaluations`, it does not depend on `width`.
+        A `LineSearchResult`. Without interpolation it does not depend on `width`, apart
+        from `evaluations`.
 
     Raises:
         UsageError: If a count is not positive, or `backtrack_factor` not in (0, 1).
 
-    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
+    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C; the interpolation as
+    Nocedal & Wright 2006, section 3.5, on the KL in place of the objective.
     """
     check_positive(
         max_backtracks=max_backtracks, width=width, backtrack_factor=backtrack_factor
@@ -88,68 +102,146 @@ def line_search(
         )
     chex.assert_rank((surrogate_old, max_kl), 0)
     surrogate_old = jnp.asarray(surrogate_old)
-    dtype = surrogate_old.dtype
-    fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
-    converted, closed_over = _with_closure_as_argument(evaluate_fn, fractions[0])
+    one = jnp.ones((), surrogate_old.dtype)
+    converted, closed_over = _with_closure_as_argument(evaluate_fn, one)
+    rule = _Rule(
+        max_backtracks, backtrack_factor, interpolate, min(width, max_backtracks)
+    )
     # They decide which candidate is chosen, and nothing else.
     bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
-    width = min(width, max_backtracks)
-    return _search(converted, width, closed_over, fractions, bounds)
+    return _search(converted, rule, closed_over, bounds).result
+
+
+# Where interpolation aims at, and where it is content, as shares of δ. Between them the
+# KL may be a little less quadratic than it should be.
+_AIM, _NEAR = 0.9, 0.8
+
+
+class _Rule(NamedTuple):
+    """The static arguments of a search."""
+
+    max_backtracks: int
+    backtrack_factor: float
+    interpolate: bool
+    width: int
+
+    def round_from(self, fraction: Float[Array, ""]) -> Float[Array, " W"]:
+        """Return the fractions of one evaluation, the largest first."""
+        spacing = self.width if self.interpolate else 1
+        exponents = jnp.arange(self.width, dtype=fraction.dtype) / spacing
+        return fraction * self.backtrack_factor**exponents
+
+    def next_fraction(
+        self,
+        fraction: Float[Array, ""],
+        candidate: Candidate,
+        acceptable: Bool[Array, ""],
+        max_kl: Float[Array, ""],
+    ) -> Float[Array, ""]:
+        """Return where to go on from the last candidate of a round."""
+        shorter = fraction * self.backtrack_factor
+        if not self.interpolate:
+            return shorter
+        # Rounding makes a tiny KL 0 or negative.
+        kl = jnp.maximum(candidate.kl, jnp.finfo(candidate.kl.dtype).tiny)
+        ratio = jnp.sqrt(_AIM * jnp.maximum(max_kl, 0) / kl)
+        at_boundary = fraction * jnp.minimum(ratio, 1 / self.backtrack_factor)
+        by_kl = acceptable | ((candidate.kl > max_kl) & jnp.isfinite(candidate.kl))
+        return jnp.where(by_kl, at_boundary, shorter).astype(fraction.dtype)
+
+
+class _Search(NamedTuple):
+    """State of a search.
+
+    Attributes:
+        result: The result so far.
+        kept: The fraction of `result.candidate`, accepted or not, scalar.
+        refused: The smallest fraction that was not acceptable, scalar; ∞ if none.
+        next_fraction: The largest fraction of the next evaluation, scalar.
+        ended: Whether there will be none, bool scalar.
+    """
+
+    result: LineSearchResult
+    kept: Float[Array, ""]
+    refused: Float[Array, ""]
+    next_fraction: Float[Array, ""]
+    ended: Bool[Array, ""]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _search(
     evaluate_fn: Callable[..., Candidate],
-    width: int,
+    rule: _Rule,
     closed_over: list[Any],
-    fractions: Float[Array, " K"],
     bounds: tuple[Float[Array, ""], Float[Array, ""]],
-) -> LineSearchResult:
-    """Evaluate `width` candidates at a time until one is acceptable."""
-    last = fractions.size - 1
+) -> _Search:
+    """Evaluate `width` candidates at a time until one is acceptable, and near δ."""
+    _, max_kl = bounds
 
     @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and the loop
-    def evaluate_from(first: Int[Array, ""]) -> LineSearchResult:
-        # The last round may reach past the end: there it repeats the last fraction.
-        tried = fractions[jnp.minimum(first + jnp.arange(width), last)]
+    def evaluate(search: _Search) -> _Search:
+        before = search.result
+        tried = rule.round_from(search.next_fraction)
         candidates = jax.vmap(evaluate_fn, (0, None))(tried, closed_over)
-        acceptable = _is_acceptable(candidates, *bounds)
-        accepted = jnp.any(acceptable)
-        chosen = jnp.where(accepted, jnp.argmax(acceptable), width - 1)
-        return LineSearchResult(
-            accepted=accepted,
-            fraction=jnp.where(accepted, tried[chosen], 0),
-            candidate=jax.tree.map(lambda leaf: leaf[chosen], candidates),
-            evaluations=jnp.minimum(first + width, last + 1),
+        # The last round may reach past the largest number of candidates.
+        evaluations = before.evaluations + jnp.arange(1, rule.width + 1)
+        allowed = evaluations <= rule.max_backtracks
+        acceptable = _is_acceptable(candidates, *bounds) & allowed
+        found = jnp.any(acceptable)
+        last = jnp.sum(allowed) - 1
+        chosen = jnp.where(found, jnp.argmax(acceptable), last)
+        candidate = jax.tree.map(lambda leaf: leaf[chosen], candidates)
+        better = ~before.accepted | (
+            found & (candidate.surrogate > before.candidate.surrogate)
+        )
+        accepted = before.accepted | found
+        kept, candidate = select(
+            better, (tried[chosen], candidate), (search.kept, before.candidate)
+        )
+        count = evaluations[last]
+        refused = jnp.min(jnp.where(acceptable, jnp.inf, tried), initial=search.refused)
+        next_fraction = rule.next_fraction(kept, candidate, found, max_kl)
+        near = (candidate.kl >= _NEAR * max_kl) if rule.interpolate else True
+        return _Search(
+            LineSearchResult(accepted, jnp.where(accepted, kept, 0), candidate, count),
+            kept,
+            refused,
+            next_fraction,
+            (count >= rule.max_backtracks)
+            | ~better
+            | (accepted & (near | (next_fraction >= refused))),
         )
 
-    def proceed(result: LineSearchResult) -> Bool[Array, ""]:
-        return ~result.accepted & (result.evaluations <= last)
-
-    shapes = jax.eval_shape(evaluate_from, jnp.int32(0))
-    # `accepted` and `evaluations` are 0 here, so that the loop runs at least once.
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    start = jax.eval_shape(evaluate_fn, jnp.ones_like(bounds[0]), closed_over)
+    one = jnp.ones_like(bounds[0])
+    nothing = LineSearchResult(
+        jnp.bool_(False),
+        jnp.zeros_like(one),
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), start),
+        jnp.int32(0),
+    )
     return jax.lax.while_loop(
-        proceed, lambda result: evaluate_from(result.evaluations), nothing
+        lambda search: ~search.ended,
+        evaluate,
+        _Search(nothing, one, one * jnp.inf, one, jnp.bool_(False)),
     )
 
 
 @_search.defjvp
 def _search_jvp(
-    evaluate_fn: Callable[..., Candidate], width: int, primals: tuple, tangents: tuple
-) -> tuple[LineSearchResult, LineSearchResult]:
+    evaluate_fn: Callable[..., Candidate], rule: _Rule, primals: tuple, tangents: tuple
+) -> tuple[_Search, _Search]:
     """Differentiate the chosen candidate; which one is chosen is a constant.
 
     `lax.while_loop` has no reverse mode, and a fraction that jumps has no derivative.
     """
-    result = _search(evaluate_fn, width, *primals)
-    closed_over, fractions, _ = primals
-    fraction = jnp.where(result.accepted, result.fraction, fractions[-1])
+    search = _search(evaluate_fn, rule, *primals)
     _, change = jax.jvp(
-        functools.partial(evaluate_fn, fraction), (closed_over,), tangents[:1]
+        functools.partial(evaluate_fn, search.kept), primals[:1], tangents[:1]
     )
-    constant = jax.custom_derivatives.zero_from_primal(result)
-    return result, constant._replace(candidate=change)
+    constant = jax.custom_derivatives.zero_from_primal(search)
+    result = constant.result._replace(candidate=change)
+    return search, constant._replace(result=result)
 
 
 def _with_closure_as_argument(

@@ -45,6 +45,7 @@ def trust_region_update(
     cg_tolerance: float = 1e-5,
     max_backtracks: int = 10,
     backtrack_factor: float = 0.5,
+    interpolate: bool = True,
     line_search_width: int = 1,
     fisher_stride: int = 1,
     micro_batch_size: int | None = None,
@@ -74,7 +75,8 @@ def trust_region_update(
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
         max_backtracks: The largest number of fractions that the line search tries.
         backtrack_factor: Ratio of each fraction to the one before.
-        line_search_width: Candidates evaluated at once; changes the cost only.
+        interpolate: Whether the line search uses the KL of a candidate to land near δ.
+        line_search_width: Candidates evaluated at once, see `line_search`.
         fisher_stride: The Fisher information is computed over every `fisher_stride`-th
             row of the batch; gradient, KL and line search use all rows. Choose a stride
             that does not follow a pattern in the batch.
@@ -144,6 +146,7 @@ def trust_region_update(
             max_kl=max_kl,
             max_backtracks=max_backtracks,
             backtrack_factor=backtrack_factor,
+            interpolate=interpolate,
             width=line_search_width,
         )
 
