@@ -238,16 +238,29 @@ class Search(NamedTuple):
     evaluations: int
 
 
-def line_search(evaluate, surrogate_old, max_kl, max_backtracks, backtrack_factor):
+def line_search(
+    evaluate, surrogate_old, max_kl, max_backtracks, backtrack_factor, interpolate=True
+):
     """Try fractions in turn; `evaluate` gives (surrogate, KL, parameters finite)."""
-    fraction = 1.0
+    best, smallest_refused, fraction = None, np.inf, 1.0
     for evaluations in range(1, max_backtracks + 1):
         value, kl, finite = evaluate(fraction)
         numbers = finite and np.isfinite(value) and np.isfinite(kl)
-        if numbers and kl <= max_kl and value > surrogate_old:
-            return Search(True, fraction, value, kl, evaluations)
-        fraction *= backtrack_factor
-    return Search(False, 0.0, value, kl, max_backtracks)
+        good = numbers and kl <= max_kl and value > surrogate_old
+        if best and not (good and value > best.surrogate):
+            return best._replace(evaluations=evaluations)
+        if good:
+            best = Search(True, fraction, value, kl, evaluations)
+            if not interpolate or kl >= 0.8 * max_kl:
+                return best
+        else:
+            smallest_refused = min(smallest_refused, fraction)
+        by_kl = interpolate and np.isfinite(kl) and (good or kl > max_kl)
+        factor = np.sqrt(0.9 * max_kl / max(kl, 1e-300)) if by_kl else backtrack_factor
+        fraction *= min(factor, 1 / backtrack_factor)
+        if best and fraction >= smallest_refused:
+            return best
+    return best or Search(False, 0.0, value, kl, max_backtracks)
 
 
 def trust_region_update(
@@ -264,6 +277,7 @@ def trust_region_update(
     cg_tolerance=1e-5,
     max_backtracks=10,
     backtrack_factor=0.5,
+    interpolate=True,
     fisher_stride=1,
     damped_step=False,
 ):
@@ -294,7 +308,12 @@ def trust_region_update(
         return value, np.mean(divergences), True
 
     search = line_search(
-        try_fraction, surrogate_old, max_kl, max_backtracks, backtrack_factor
+        try_fraction,
+        surrogate_old,
+        max_kl,
+        max_backtracks,
+        backtrack_factor,
+        interpolate,
     )
     kept = params + search.fraction * step_size * x
     value, divergences = evaluate(kept)

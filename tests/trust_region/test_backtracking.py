@@ -19,7 +19,7 @@ MAX_KL = 0.01
 
 @partial(fast_jit, static_argnames=("backtrack_factor", "width"))
 def search(table, backtrack_factor, width):
-    """Look the candidates of each search up in (surrogates, KLs, finite flags)."""
+    """Backtrack through tables of (surrogates, KLs, finite flags), one a search."""
 
     @jax.vmap
     def search_one(surrogates, kls, finite):
@@ -34,6 +34,7 @@ def search(table, backtrack_factor, width):
             max_backtracks=COUNT,
             backtrack_factor=backtrack_factor,
             width=width,
+            interpolate=False,
         )
 
     return search_one(*table)
@@ -79,7 +80,9 @@ def test_is_the_references_loop_at_any_width(width, backtrack_factor, float64):
             index = int(np.round(np.log(fraction) / np.log(backtrack_factor)))
             return tuple(row[index] for row in rows)
 
-        expected = reference.line_search(evaluate, 0.0, MAX_KL, COUNT, backtrack_factor)
+        expected = reference.line_search(
+            evaluate, 0.0, MAX_KL, COUNT, backtrack_factor, interpolate=False
+        )
         accepted += expected.accepted
         assert result.accepted[n] == expected.accepted
         np.testing.assert_allclose(result.fraction[n], expected.fraction, rtol=1e-12)
@@ -157,7 +160,9 @@ def test_width_one_evaluates_no_candidate_that_nobody_needs(first):
         return Candidate(surrogate, 0 * fraction, jnp.bool_(True))
 
     result = fast_jit(
-        lambda old: line_search(evaluate, surrogate_old=old, max_kl=MAX_KL)
+        lambda old: line_search(
+            evaluate, surrogate_old=old, max_kl=MAX_KL, interpolate=False
+        )
     )(0.0)
     jax.block_until_ready(result)
     jax.effects_barrier()
@@ -178,7 +183,9 @@ def test_eager_and_a_single_search_agree_with_the_batch(float64):
             return Candidate(surrogates[index], kls[index], finite[index], index)
 
         old = jnp.float64(0)
-        return line_search(evaluate, surrogate_old=old, max_kl=MAX_KL, width=3)
+        return line_search(
+            evaluate, surrogate_old=old, max_kl=MAX_KL, width=3, interpolate=False
+        )
 
     for n in range(2):
         single = jax.tree.map(lambda leaf, n=n: leaf[n], together)
@@ -191,9 +198,92 @@ def test_a_second_call_compiles_nothing():
             lambda fraction: Candidate(fraction, fraction / 50, jnp.bool_(True)),
             surrogate_old=surrogate_old,
             max_kl=MAX_KL,
+            interpolate=False,
         )
 
     chex.clear_trace_counter()
     compiled = fast_jit(chex.assert_max_traces(from_surrogate, n=1))
     assert compiled(0.0).fraction == 0.5
     assert not compiled(2.0).accepted
+
+
+# Interpolation -----------------------------------------------------------------------
+
+
+@partial(fast_jit, static_argnames="width")
+def interpolated_search(problems, width):
+    """KL a fᵖ, surrogate f − b f², not finite above c; a NaN above d."""
+
+    @jax.vmap
+    def search_one(scale, power, bend, finite_below, nan_above):
+        def evaluate(fraction):
+            surrogate = fraction - bend * fraction**2
+            surrogate = jnp.where(fraction > nan_above, jnp.nan, surrogate)
+            return Candidate(
+                surrogate, scale * fraction**power, fraction < finite_below, fraction
+            )
+
+        zero = jnp.zeros_like(scale)
+        return line_search(evaluate, surrogate_old=zero, max_kl=MAX_KL, width=width)
+
+    return search_one(*problems)
+
+
+def random_problems(count=10_000):
+    rng = np.random.default_rng(0)
+    return (
+        MAX_KL * 10 ** rng.uniform(-4, 4, count),
+        rng.uniform(1, 4, count),
+        10 ** rng.uniform(-3, 3, count),
+        np.where(rng.random(count) < 0.8, np.inf, rng.uniform(0, 2, count)),
+        np.where(rng.random(count) < 0.8, np.inf, rng.uniform(0, 2, count)),
+    )
+
+
+def test_interpolation_is_the_references_loop(float64):
+    problems = random_problems()
+    result = jax.tree.map(np.asarray, interpolated_search(problems, 1))
+    for n, problem in enumerate(zip(*problems, strict=True)):
+
+        def evaluate(fraction, problem=problem):
+            scale, power, bend, finite_below, nan_above = problem
+            surrogate = fraction - bend * fraction**2
+            value = np.nan if fraction > nan_above else surrogate
+            return value, scale * fraction**power, fraction < finite_below
+
+        expected = reference.line_search(evaluate, 0.0, MAX_KL, COUNT, 0.5)
+        assert result.accepted[n] == expected.accepted
+        assert result.evaluations[n] == expected.evaluations
+        np.testing.assert_allclose(result.fraction[n], expected.fraction, rtol=1e-9)
+        np.testing.assert_allclose(result.candidate.kl[n], expected.kl, rtol=1e-9)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_interpolation_accepts_keeps_every_condition(width, float64):
+    problems = random_problems()
+    result = jax.tree.map(np.asarray, interpolated_search(problems, width))
+    accepted, candidate = result.accepted, result.candidate
+    assert accepted.mean() > 0.5
+    assert (candidate.kl[accepted] <= MAX_KL).all()
+    assert (candidate.surrogate[accepted] > 0).all()
+    assert candidate.finite[accepted].all()
+    # The candidate reported is the one at the fraction, and 0 is none.
+    assert (candidate.evidence == result.fraction)[accepted].all()
+    assert (result.fraction[~accepted] == 0).all()
+    assert (result.evaluations <= COUNT * width).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 30.0, 1e4])
+def test_a_quadratic_kl_is_landed_on(width, scale, float64):
+    problem = [np.array([x]) for x in (scale * MAX_KL, 2.0, 0.0, np.inf, np.inf)]
+    result = only(interpolated_search(problem, width))
+    assert 0.8 * MAX_KL <= result.candidate.kl <= MAX_KL
+
+
+def test_a_longer_step_that_is_worse_is_not_kept(float64):
+    # L rises up to f = 1 and is lower at 2, though the KL of both is tiny.
+    problem = [np.array([x]) for x in (1e-3 * MAX_KL, 2.0, 0.5, np.inf, np.inf)]
+    result = only(interpolated_search(problem, 1))
+    assert result.fraction == 1
+    assert result.evaluations == 2

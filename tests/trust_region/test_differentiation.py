@@ -77,6 +77,7 @@ def test_the_chosen_candidate_is_differentiated_at_its_fraction(
             surrogate_old=jnp.zeros(()),
             max_kl=max_kl,
             max_backtracks=4,
+            interpolate=False,
             width=width,
         )
 
@@ -127,6 +128,7 @@ def test_an_update_is_differentiated_as_finite_differences_say(
             cg_iterations=60,
             cg_tolerance=1e-13,
             step_size_curvature_fn=lambda g, x, damping: 2 * jnp.vdot(g, x),
+            interpolate=False,
             operator_fn=operator_fn,
             micro_batch_size=size,
         )

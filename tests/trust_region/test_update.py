@@ -112,6 +112,7 @@ UNUSUAL = {
     "fisher_stride": 3,
     "max_backtracks": 3,
     "backtrack_factor": 0.8,
+    "interpolate": False,
 }
 # Whether the settings are unusual, δ, λ, noise on log π_old, scale of the advantages.
 CASES = {
@@ -273,13 +274,27 @@ def test_either_curvature_operator_serves(float64):
 
 def test_the_line_searchs_width_changes_nothing_but_the_count(float64):
     params, batch = make_problem("categorical", seed=4)
-    one, info = update("categorical", params, batch, 3.0)
+    backtrack = fast_jit(
+        partial(trust_region_update, policies.categorical, interpolate=False),
+        static_argnames="line_search_width",
+    )
+    one, info = backtrack(params, batch, max_kl=3.0)
     assert info.evaluations > 1
-    new, wide = update("categorical", params, batch, 3.0, 0.1, 10)
+    new, wide = backtrack(params, batch, max_kl=3.0, line_search_width=10)
     chex.assert_trees_all_close(new, one, rtol=1e-10)
     same = wide._replace(evaluations=info.evaluations)
     chex.assert_trees_all_close(same, info, rtol=1e-8)
     assert wide.evaluations == 10
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("damping", [1e-3, 0.1, 3.0])
+@pytest.mark.parametrize("kind", policies.KINDS)
+def test_an_update_lands_near_the_boundary(kind, damping, width, float64):
+    """From either side: much damping makes the full step too short."""
+    params, batch = make_problem(kind)
+    _, info = update(kind, params, batch, 0.01, damping, width)
+    assert 0.8 * 0.01 <= info.kl <= 0.01
 
 
 def test_the_stride_thins_the_states_that_the_operator_sees():

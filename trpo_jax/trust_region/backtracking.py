@@ -76,7 +76,8 @@ def line_search(
         evaluate_fn: fraction ↦ `Candidate`.
         surrogate_old: L(θ_old), scalar.
         max_kl: δ, in nats.
-        max_backtracks: The largest number of fractions to try, 1 among them.
+        max_backtracks: The largest number of fractions to try, 1 among them; with
+            interpolation, of rounds of `width` fractions.
         backtrack_factor: c, the ratio of one fraction to the one before, in (0, 1).
         interpolate: Whether the next fraction follows from the KL of the one before.
         width: Candidates per evaluation, by `vmap`: f, f·r, f·r², … with r = c; with
@@ -104,9 +105,10 @@ def line_search(
     surrogate_old = jnp.asarray(surrogate_old)
     one = jnp.ones((), surrogate_old.dtype)
     converted, closed_over = _with_closure_as_argument(evaluate_fn, one)
-    rule = _Rule(
-        max_backtracks, backtrack_factor, interpolate, min(width, max_backtracks)
-    )
+    most = max_backtracks
+    if interpolate:
+        most *= width
+    rule = _Rule(most, backtrack_factor, interpolate, min(width, most))
     # They decide which candidate is chosen, and nothing else.
     bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
     return _search(converted, rule, closed_over, bounds).result
@@ -120,7 +122,7 @@ _AIM, _NEAR = 0.9, 0.8
 class _Rule(NamedTuple):
     """The static arguments of a search."""
 
-    max_backtracks: int
+    most: int
     backtrack_factor: float
     interpolate: bool
     width: int
@@ -184,8 +186,8 @@ def _search(
         tried = rule.round_from(search.next_fraction)
         candidates = jax.vmap(evaluate_fn, (0, None))(tried, closed_over)
         # The last round may reach past the largest number of candidates.
-        evaluations = before.evaluations + jnp.arange(1, rule.width + 1)
-        allowed = evaluations <= rule.max_backtracks
+        evaluations = before.evaluations + 1 + jnp.arange(rule.width, dtype=jnp.int32)
+        allowed = evaluations <= rule.most
         acceptable = _is_acceptable(candidates, *bounds) & allowed
         found = jnp.any(acceptable)
         last = jnp.sum(allowed) - 1
@@ -207,7 +209,7 @@ def _search(
             kept,
             refused,
             next_fraction,
-            (count >= rule.max_backtracks)
+            (count >= rule.most)
             | ~better
             | (accepted & (near | (next_fraction >= refused))),
         )

@@ -62,6 +62,7 @@ def trust_region_update(
     Pure; `jit` it with `policy_fn` and the keyword arguments bound. Differentiable in
     params, batch and the floats, with the accepted fraction as a constant. Derivatives
     are those of a converged solve: raise `cg_iterations` until the residual is small.
+    Without interpolation the fraction is constant nearby, and they are exact.
 
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
