@@ -121,6 +121,15 @@ class TRPOConfig:
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
 
+    critic_fit: Literal["trust_region", "first_order"] = "trust_region"
+    """How the critic is fitted to each rollout: by Gauss–Newton steps in a trust region
+    of its own, or by minibatches of an Optax optimiser."""
+    critic_max_change: float = 0.1
+    """Radius of the critic's trust region: mean squared change of values over twice the
+    mean squared error."""
+    critic_damping: float = 0.01
+    critic_steps: int = 2
+    critic_cg_iterations: int = 10
     critic_epochs: int | None = None
     """Epochs of the critic's fit to each rollout. None: ten for a small rollout, four
     for a large one."""

@@ -1,6 +1,7 @@
-"""Regression of the value function on returns, by a first-order optimiser."""
+"""Regression of the value function on returns: in a trust region, or by an optimiser."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from trpo_jax.errors import UsageError
+from trpo_jax.trust_region import (
+    DiagonalGaussian,
+    Problem,
+    conjugate_gradient,
+    damped,
+    line_search,
+    trust_region_step_size,
+    undamped_curvature,
+)
+from trpo_jax.trust_region.flat import flatten, move, select
 
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
@@ -89,6 +100,72 @@ def fit_critic(
     # The optimiser's moments are checked as well: an infinite one would stay for good.
     params, optimizer_state = jax.lax.cond(_all_finite(end), lambda: end, lambda: start)
     return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
+
+
+class Regression(NamedTuple):
+    """Observations [N, …], and the values to fit there, float[N] or float[N, T]."""
+
+    observations: PyTree[Shaped[Array, "N ..."]]
+    targets: Float[Array, "N *T"]
+
+
+def fit_critic_in_trust_region(
+    value_fn: ValueFn,
+    params: PyTree,
+    batch: Regression,
+    *,
+    max_change: Float[Array, ""] | float,
+    damping: Float[Array, ""] | float,
+    num_steps: int,
+    cg_iterations: int,
+    stride: int,
+    micro_batch_size: int | None,
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Fit values by Gauss–Newton steps in a trust region.
+
+    min_φ mean (V_φ(s) − target)²  subject to  mean (V_φ(s) − V_old(s))² / 2σ² ≤ ε
+
+    with σ² = mean (V_old − target)². A value is the mean of a Gaussian of variance 1,
+    and the fit is the policy's update with another objective.
+    """
+    check_values(
+        jax.eval_shape(value_fn, params, batch.observations).shape, batch.targets.shape
+    )
+    theta, params_of = flatten(params)
+
+    def predict(params: PyTree, observations: PyTree) -> DiagonalGaussian:
+        values = value_fn(params, observations)[..., None]
+        return DiagonalGaussian(values, jnp.zeros(1, values.dtype))
+
+    def objective_fn(predicted: DiagonalGaussian, batch: Regression) -> Array:
+        return -0.5 * jnp.mean((predicted.mean[..., 0] - batch.targets) ** 2)
+
+    problem = Problem(predict, objective_fn, batch, params_of, micro_batch_size)
+
+    def improve(theta: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
+        old, gradient = problem.value_and_gradient(theta)
+        variance = -2 * old.value
+        fisher = problem.fisher(theta, stride=stride)
+        cg = conjugate_gradient(
+            damped(fisher, damping * variance), gradient, max_iterations=cg_iterations
+        )
+        curvature = undamped_curvature(gradient, cg.x, damping * variance)
+        radius = max_change * variance
+        # Beyond 1, the minimum of the quadratic model, the loss rises again.
+        size = jnp.minimum(1, trust_region_step_size(curvature, max_kl=radius))
+        step = optax.tree.scale(size, cg.x)
+        search = line_search(
+            lambda fraction: problem.candidate(move(theta, fraction, step), old),
+            surrogate_old=old.value,
+            max_kl=radius,
+            interpolate=False,
+        )
+        moved = move(theta, search.fraction, step)
+        value = jnp.where(search.accepted, search.candidate.surrogate, old.value)
+        return select(search.accepted, moved, theta), -2 * value
+
+    theta, losses = jax.lax.scan(improve, theta, length=num_steps)
+    return params_of(theta), losses[-1]
 
 
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:

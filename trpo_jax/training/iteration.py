@@ -17,7 +17,7 @@ from trpo_jax.training.batching import (
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_ENV_STEPS
-from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.critic import explained_variance, fit_critic, fit_critic_in_trust_region, Regression
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.rollouts import Trajectory, rollout
@@ -285,12 +285,30 @@ def _fit_critic(
     sizes, targets = resolve_sizes(config), judged.returns
     if state.return_statistics is not None:
         targets = normalize(state.return_statistics, targets)
+    rows = critic.rows(
+        state.critic_memory, judged.observations, judged.trajectory.start
+    )
+    if config.critic_fit == "trust_region":
+        params, loss = fit_critic_in_trust_region(
+            lambda params, rows: critic.apply(params, rows)[1],
+            state.critic_params,
+            Regression(rows, critic.to_rows(targets)),
+            max_change=config.critic_max_change,
+            damping=config.critic_damping,
+            num_steps=config.critic_steps,
+            cg_iterations=config.critic_cg_iterations,
+            stride=sizes.critic_stride,
+            micro_batch_size=rows_per_micro_batch(
+                rows, config.batch_size, sizes.micro_batch_size
+            ),
+        )
+        return params, state.critic_optimizer_state, loss
     return fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
         config.optimizer(scheduled.critic_learning_rate),
         state.critic_optimizer_state,
-        critic.rows(state.critic_memory, judged.observations, judged.trajectory.start),
+        rows,
         critic.to_rows(targets),
         key,
         epochs=sizes.critic_epochs,
