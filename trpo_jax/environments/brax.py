@@ -1,6 +1,5 @@
 """Adapter to brax, and to other environments with brax's `reset` and `step`."""
 
-import functools
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +13,14 @@ from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import (
+    check_known,
+    made_once,
     narrowed,
     narrowed_attributes,
-    nearest,
     raw_key,
     single_precision,
     strong,
+    strong_as,
 )
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.extras import import_extra
@@ -72,9 +73,8 @@ class BraxEnvironment:
         raw = jax.eval_shape(self._reset, jax.random.key(0))
         if not isinstance(raw.obs, jax.ShapeDtypeStruct):
             raise UsageError(
-                f"{self.name} observes {array_types(raw.obs)}; it must be one array. "
-                "Wrap the "
-                "environment so that `obs` in its state is one array, and write "
+                f"{self.name} observes {array_types(raw.obs)}. Wrap the environment so "
+                "that `obs` in its state is one array, and write "
                 "env=trpo_jax.environments.BraxEnvironment(wrapped, episode_length)."
             )
         self._state_type = raw
@@ -105,9 +105,7 @@ class BraxEnvironment:
         # Drawn outside of `single_precision`.
         action = narrowed(action)
         raw = self._env.step(raw, jnp.clip(action, -1, 1))
-        raw = jax.tree.map(
-            lambda leaf, like: strong(leaf, like.dtype), raw, self._state_type
-        )
+        raw = strong_as(raw, self._state_type)
         length = state.length + 1
         terminated = raw.done > 0
         truncated = (length >= self._episode_length) & ~terminated
@@ -134,7 +132,7 @@ class BraxEnvironment:
         return jax.tree.map(strong, self._env.reset(raw_key(key)))
 
 
-@single_precision
+@made_once
 def make_brax(
     name: str, backend: str = "spring", episode_length: int = 1000
 ) -> BraxEnvironment:
@@ -152,20 +150,9 @@ def make_brax(
         UsageError: If brax is not installed, has no such environment or backend (the
             message names the nearest), or the observation is not one array.
     """
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        return _make(name, backend, episode_length)
-
-
-@functools.cache
-def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
     envs = import_extra("brax.envs", extra="brax")
-    if name not in envs._envs:  # the only list that brax has
-        near = nearest(name, envs._envs)
-        raise UsageError(
-            f"no environment {name!r} in brax. Did you mean {near}? Register your own "
-            "by brax.envs.register_environment(name, class)."
-        )
+    advice = "Register your own by brax.envs.register_environment(name, class)."
+    check_known(name, envs._envs, "brax", advice)  # the only list that brax has
     if backend not in _BACKENDS:
         raise UsageError(
             f"no backend {backend!r} in brax. Write one of {', '.join(_BACKENDS)}."

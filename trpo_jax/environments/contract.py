@@ -1,6 +1,5 @@
 """Checks that an environment keeps the protocol, from shapes alone."""
 
-import functools
 import math
 import numbers
 from typing import Any
@@ -18,7 +17,7 @@ from trpo_jax.environments.protocol import (
 )
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.observations import MaskedObservation
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.tracing import cached
 
 
 def check_environment(environment: Environment) -> None:
@@ -29,23 +28,16 @@ def check_environment(environment: Environment) -> None:
             a shape or a dtype is wrong.
         UsageTypeError: If `reset` or `step` returns something else altogether.
     """
-    if holds_tracers(environment):  # which a cache must not keep
-        _check(environment)
-    else:
-        _check_once(environment, _float_bits())
-
-
-@functools.lru_cache(maxsize=64)
-def _check_once(environment: Environment, float_bits: int) -> None:
-    """Check an environment once with and once without `jax_enable_x64`."""
-    _check(environment)
+    # Once with and once without jax_enable_x64.
+    _check(environment, _float_bits())
 
 
 def _float_bits() -> int:
     return jnp.finfo(jnp.result_type(float)).bits
 
 
-def _check(environment: Environment) -> None:
+@cached
+def _check(environment: Environment, float_bits: int) -> None:
     name = type(environment).__name__
     space = environment.action_space
     action = _action_like(name, space)

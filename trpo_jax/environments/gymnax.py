@@ -1,6 +1,5 @@
 """Adapter to gymnax, the only place that unpacks gymnax's `step`."""
 
-import functools
 import importlib
 import math
 import sys
@@ -23,14 +22,17 @@ from trpo_jax.environments.protocol import (
 )
 from trpo_jax.environments.suites import (
     bounds,
+    check_known,
+    made_once,
     narrowed,
     narrowed_attributes,
-    nearest,
+    refuse_download,
     single_precision,
     strong,
+    strong_as,
 )
 from trpo_jax.errors import UsageError
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.tracing import cached, holds_tracers
 
 
 class GymnaxEnvironment:
@@ -97,9 +99,7 @@ class GymnaxEnvironment:
         observation, state, reward, terminated, truncated, info = self._raw_step(
             key, state, self._act(action), self._params
         )
-        state = jax.tree.map(
-            lambda leaf, like: strong(leaf, like.dtype), state, self._state_type
-        )
+        state = strong_as(state, self._state_type)
         terminated = jnp.asarray(terminated, bool)
         return state, TimeStep(
             observation=self._observe(observation),
@@ -163,36 +163,21 @@ def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
     if isinstance(env, str):
         return _make_by_id(env)
     env, env_params = env if isinstance(env, tuple) else (env, None)
-    if holds_tracers((env, env_params)):  # which a cache must not keep
-        return GymnaxEnvironment(env, env_params)
     return _make_from_pair(_Pair(env, env_params))
 
 
-@functools.cache
-@single_precision
+@made_once
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        env, env_params = _make(env_id)
-    return GymnaxEnvironment(env, env_params)
-
-
-def _make(env_id: str) -> tuple[Any, Any]:
     gymnax = _import_gymnax()
-    if env_id not in gymnax.registered_envs:
-        near = nearest(env_id, gymnax.registered_envs)
-        raise UsageError(
-            f"no environment {env_id!r} in gymnax. Did you mean {near}? Register your "
-            "own by gymnax.register(id, factory), or write env=(environment, params). "
-            "Ids of other suites begin with the suite: 'brax/halfcheetah'."
-        )
+    advice = (
+        "Register your own by gymnax.register(id, factory), or write env=(environment, "
+        "params). Ids of other suites begin with the suite: 'brax/halfcheetah'."
+    )
+    check_known(env_id, gymnax.registered_envs, "gymnax", advice)
     try:
-        return gymnax.make(env_id)
+        return GymnaxEnvironment(*gymnax.make(env_id))
     except OSError as error:
-        raise UsageError(
-            f"{env_id} downloads its data when it is made, and that failed: {error}. "
-            "Choose an environment without data, or make this one online once."
-        ) from error
+        refuse_download(env_id, error)
 
 
 # Gymnax imports these to draw its pictures: nine tenths of the 1.5 s that it takes.
@@ -243,7 +228,7 @@ class _Pair:
         return hash((id(self.env), id(self.params)))
 
 
-@functools.lru_cache(maxsize=128)
+@cached
 def _make_from_pair(pair: _Pair) -> GymnaxEnvironment:
     return GymnaxEnvironment(pair.env, pair.params)
 

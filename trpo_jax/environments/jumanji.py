@@ -1,6 +1,5 @@
 """Adapter to Jumanji: structured observations, action masks, compound actions."""
 
-import functools
 import math
 from typing import Any
 
@@ -19,16 +18,18 @@ from trpo_jax.environments.protocol import (
 from trpo_jax.environments.restart import restarting
 from trpo_jax.environments.suites import (
     bounds,
+    check_known,
+    made_once,
     narrowed,
     narrowed_attributes,
-    nearest,
+    refuse_download,
     single_precision,
     strong,
+    strong_as,
 )
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import MaskedObservation, Observation
-from trpo_jax.tracing import holds_tracers
 
 
 class JumanjiEnvironment:
@@ -97,9 +98,7 @@ class JumanjiEnvironment:
     ) -> tuple[PyTree, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         state, taken = self._env.step(state, self._act(action))
-        state = jax.tree.map(
-            lambda leaf, like: strong(leaf, like.dtype), state, self._state_type
-        )
+        state = strong_as(state, self._state_type)
         ended = taken.last()
         terminated = ended & (taken.discount == 0)
         final_observation = _observe(taken.observation)
@@ -123,7 +122,7 @@ class JumanjiEnvironment:
         return action.reshape(self._spec.shape).astype(self._spec.dtype)
 
 
-@single_precision
+@made_once
 def make_jumanji(env: str | Any) -> JumanjiEnvironment:
     """Return an environment of Jumanji.
 
@@ -138,33 +137,18 @@ def make_jumanji(env: str | Any) -> JumanjiEnvironment:
             names the nearest) or cannot load its data, or its rewards, actions or masks
             are not supported.
     """
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        if holds_tracers(env):  # which a cache must not keep
-            return JumanjiEnvironment(env)
-        return _make(env)
-
-
-@functools.lru_cache(maxsize=128)
-def _make(name: str | Any) -> JumanjiEnvironment:
-    if not isinstance(name, str):
-        return JumanjiEnvironment(name)
+    if not isinstance(env, str):
+        return JumanjiEnvironment(env)
     jumanji = import_extra("jumanji", extra="jumanji")
-    known = sorted(jumanji.registered_environments())
-    if name not in known:
-        raise UsageError(
-            f"no environment {name!r} in jumanji. Did you mean {nearest(name, known)}? "
-            "Register your own by jumanji.register(id, entry_point), or write env="
-            "trpo_jax.environments.JumanjiEnvironment(env)."
-        )
+    advice = (
+        "Register your own by jumanji.register(id, entry_point), or write env="
+        "trpo_jax.environments.JumanjiEnvironment(env)."
+    )
+    check_known(env, sorted(jumanji.registered_environments()), "jumanji", advice)
     try:
-        env = jumanji.make(name)
+        return JumanjiEnvironment(jumanji.make(env), f"jumanji/{env}")
     except OSError as error:
-        raise UsageError(
-            f"{name} downloads its data when it is made, and that failed: {error}. "
-            "Choose an environment without data, or make this one online once."
-        ) from error
-    return JumanjiEnvironment(env, f"jumanji/{name}")
+        refuse_download(env, error)
 
 
 def _observe(observation: Any) -> Observation:

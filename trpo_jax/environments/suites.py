@@ -4,23 +4,67 @@ import copy
 import dataclasses
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt32
 
+from trpo_jax.errors import UsageError
+from trpo_jax.tracing import cached
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the names in `known` that look like `name`, or all if none does."""
+def made_once(make: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that makes environments, in 32 bits, and remembers them.
+
+    The same arguments give the same object, so that nothing compiles twice.
+    """
+    signature = inspect.signature(make)
+    remembered = cached(make)
+
+    @functools.wraps(make)
+    @single_precision
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        # Now, also while a program is traced: environments hold arrays of their own.
+        with jax.ensure_compile_time_eval():
+            return remembered(*bound.args, **bound.kwargs)
+
+    return wrapped
+
+
+def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> None:
+    """Raise UsageError unless a suite has the environment; name the nearest three.
+
+    Args:
+        name: The environment.
+        known: All names in the suite.
+        suite: Its name.
+        advice: How to use an environment that the suite does not have.
+    """
     lowered = {other.lower(): other for other in known}
+    if name in lowered.values():
+        return
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
-    return ", ".join(repr(lowered[other]) for other in near or lowered)
+    names = ", ".join(repr(lowered[other]) for other in near or lowered)
+    raise UsageError(
+        f"no environment {name!r} in {suite}. Did you mean {names}? {advice}"
+    )
+
+
+def refuse_download(name: str, error: Exception) -> NoReturn:
+    """Raise UsageError for an environment whose data cannot be downloaded."""
+    raise UsageError(
+        f"{name} downloads its data when it is made, and that failed: {error}. Choose "
+        "an environment without data, or make this one online once."
+    ) from error
 
 
 def single_precision(fn: Callable[P, T]) -> Callable[P, T]:
@@ -78,6 +122,11 @@ def strong(leaf: Any, dtype: Any = None) -> Array:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array
     return jax.lax.convert_element_type(array, dtype or array.dtype)
+
+
+def strong_as(tree: PyTree, types: PyTree) -> PyTree:
+    """Return a pytree with the dtypes of another, as `strong` gives them."""
+    return jax.tree.map(lambda leaf, like: strong(leaf, like.dtype), tree, types)
 
 
 def bounds(

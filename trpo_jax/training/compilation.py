@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from trpo_jax.tracing import holds_tracers, is_tracing
+from trpo_jax.tracing import cached, is_tracing
 
 # Up to this many environment steps a run ends sooner with a program that compiles fast
 # than with one that runs fast: on two cores, with 64 × 64 units and 8 environments, the
@@ -67,25 +67,22 @@ def jit_with_options(
     # cannot be seen in the arguments: under jax.grad over a number that the environment
     # holds, they are all concrete.
     options = {} if is_tracing() else compiler_options(env_steps)
-    # A cache would keep the trace after its end. So would JAX's own, if the config were
-    # an argument: bound to a function, it is dropped with the function.
-    jit = _jit_afresh if holds_tracers(config) else _jit
-    return jit(fn, config, static_argnums, donate_argnums, tuple(options.items()))
+    return _jit(fn, config, static_argnums, donate_argnums, tuple(options.items()))
 
 
-def _jit_afresh(
+@cached
+def _jit(
     fn: Callable,
     config: Any,
     static_argnums: tuple[int, ...],
     donate_argnums: tuple[int, ...],
     options: tuple[tuple[str, Any], ...],
 ) -> jax.stages.Wrapped:
+    # Bound to a function, a config that holds tracers is dropped with the function: as
+    # a static argument it would stay in JAX's own cache.
     return jax.jit(
         functools.partial(fn, config),
         static_argnums=static_argnums,
         donate_argnums=donate_argnums,
         compiler_options=dict(options) or None,
     )
-
-
-_jit = functools.cache(_jit_afresh)
