@@ -1,13 +1,16 @@
-"""Whether JAX traces a program, and whether an object holds tracers of it."""
+"""Whether JAX traces a program, and caches that do not keep its tracers."""
 
 import functools
 import gc
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
+
+T = TypeVar("T")
 
 
 def is_tracing() -> bool:
@@ -20,12 +23,24 @@ def is_tracing() -> bool:
     return get_opaque_trace_state() != evaluating
 
 
-def holds_tracers(value: Any) -> bool:
-    """Return whether a tracer can be reached from `value`.
+def cached(fn: Callable[..., T]) -> Callable[..., T]:
+    """Return `fn` with a cache, which arguments that hold tracers bypass.
 
-    Caches that outlive a transformation must not keep such an object: its tracers are
-    dead when the transformation ends, and keep the whole trace in memory.
+    Tracers are dead when their transformation ends, and a cache that keeps one keeps
+    the whole trace in memory.
     """
+    remembered = functools.lru_cache(maxsize=512)(fn)
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> T:
+        call = fn if holds_tracers((args, kwargs)) else remembered
+        return call(*args, **kwargs)
+
+    return wrapped
+
+
+def holds_tracers(value: Any) -> bool:
+    """Return whether a tracer can be reached from `value`."""
     if not is_tracing():
         return False
     # Not by jax.tree.leaves: an environment is an opaque object, and a tracer may sit

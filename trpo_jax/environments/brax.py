@@ -1,6 +1,5 @@
 """Adapter to brax, and to other environments with brax's `reset` and `step`."""
 
-import functools
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,17 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import (
-    narrowed,
-    narrowed_attributes,
-    nearest,
-    raw_key,
-    single_precision,
-    strong,
-)
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.extras import import_extra
 
@@ -42,13 +34,13 @@ class BraxState(NamedTuple):
 class BraxEnvironment:
     """An environment in brax's form, cut after `episode_length` steps.
 
-    Every episode starts from a reset of its own; brax's own wrapper returns to the
-    state that the first one started from. Actions are clipped to [−1, 1]. `terminated`
+    Every episode starts from a new reset; brax's own wrapper would return to the first
+    initial state. Actions are clipped to [−1, 1]. `terminated`
     is the environment's own `done`, `truncated` the time limit. All is computed in 32
     bits, also under `jax_enable_x64`.
     """
 
-    @single_precision
+    @suites.single_precision
     def __init__(self, env: Any, episode_length: int, name: str | None = None):
         """Wrap `env`, which has `action_size`, `reset(rng)` and `step(state, action)`.
 
@@ -63,7 +55,7 @@ class BraxEnvironment:
         Raises:
             UsageError: If the observation is not one array.
         """
-        self._env = env = narrowed_attributes(env)
+        self._env = env = suites.narrowed_attributes(env)
         self._episode_length = episode_length
         self.name = name or type(env).__name__
         _mend_fluid()
@@ -72,9 +64,8 @@ class BraxEnvironment:
         raw = jax.eval_shape(self._reset, jax.random.key(0))
         if not isinstance(raw.obs, jax.ShapeDtypeStruct):
             raise UsageError(
-                f"{self.name} observes {array_types(raw.obs)}; it must be one array. "
-                "Wrap the "
-                "environment so that `obs` in its state is one array, and write "
+                f"{self.name} observes {array_types(raw.obs)}. Wrap the environment so "
+                "that `obs` in its state is one array, and write "
                 "env=trpo_jax.environments.BraxEnvironment(wrapped, episode_length)."
             )
         self._state_type = raw
@@ -89,25 +80,22 @@ class BraxEnvironment:
         """Suffix ".html" if brax's viewer can draw the environment, else None."""
         return ".html" if has_bodies(self._env, self._state_type) else None
 
-    @single_precision
+    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         raw = self._reset(key)
         return BraxState(raw, jnp.int32(0)), jnp.asarray(raw.obs, jnp.float32)
 
-    @single_precision
+    @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: BraxState, action: Float[Array, " D"]
     ) -> tuple[BraxState, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         # A copy: environments write into the dictionaries of the state they are given.
         raw = jax.tree.map(jnp.asarray, state.env_state)
-        # Drawn outside of `single_precision`.
-        action = narrowed(action)
+        action = suites.narrowed(action)  # drawn outside of `single_precision`
         raw = self._env.step(raw, jnp.clip(action, -1, 1))
-        raw = jax.tree.map(
-            lambda leaf, like: strong(leaf, like.dtype), raw, self._state_type
-        )
+        raw = suites.strong_as(raw, self._state_type)
         length = state.length + 1
         terminated = raw.done > 0
         truncated = (length >= self._episode_length) & ~terminated
@@ -131,10 +119,10 @@ class BraxEnvironment:
 
     def _reset(self, key: Key[Array, ""]) -> Any:
         # Brax takes the uint32 array of jax.random.PRNGKey.
-        return jax.tree.map(strong, self._env.reset(raw_key(key)))
+        return jax.tree.map(suites.strong, self._env.reset(suites.raw_key(key)))
 
 
-@single_precision
+@suites.made_once
 def make_brax(
     name: str, backend: str = "spring", episode_length: int = 1000
 ) -> BraxEnvironment:
@@ -152,20 +140,9 @@ def make_brax(
         UsageError: If brax is not installed, has no such environment or backend (the
             message names the nearest), or the observation is not one array.
     """
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        return _make(name, backend, episode_length)
-
-
-@functools.cache
-def _make(name: str, backend: str, episode_length: int) -> BraxEnvironment:
     envs = import_extra("brax.envs", extra="brax")
-    if name not in envs._envs:  # the only list that brax has
-        near = nearest(name, envs._envs)
-        raise UsageError(
-            f"no environment {name!r} in brax. Did you mean {near}? Register your own "
-            "by brax.envs.register_environment(name, class)."
-        )
+    advice = "Register your own by brax.envs.register_environment(name, class)."
+    suites.check_known(name, envs._envs, "brax", advice)  # the only list that brax has
     if backend not in _BACKENDS:
         raise UsageError(
             f"no backend {backend!r} in brax. Write one of {', '.join(_BACKENDS)}."

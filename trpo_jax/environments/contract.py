@@ -1,6 +1,5 @@
 """Checks that an environment keeps the protocol, from shapes alone."""
 
-import functools
 import math
 import numbers
 from typing import Any
@@ -17,8 +16,8 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
-from trpo_jax.observations import MaskedObservation
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.observations import MaskedObservation, values_of
+from trpo_jax.tracing import cached
 
 
 def check_environment(environment: Environment) -> None:
@@ -29,26 +28,18 @@ def check_environment(environment: Environment) -> None:
             a shape or a dtype is wrong.
         UsageTypeError: If `reset` or `step` returns something else altogether.
     """
-    if holds_tracers(environment):  # which a cache must not keep
-        _check(environment)
-    else:
-        _check_once(environment, _float_bits())
-
-
-@functools.lru_cache(maxsize=64)
-def _check_once(environment: Environment, float_bits: int) -> None:
-    """Check an environment once with and once without `jax_enable_x64`."""
-    _check(environment)
+    # Once with and once without jax_enable_x64.
+    _check(environment, _float_bits())
 
 
 def _float_bits() -> int:
     return jnp.finfo(jnp.result_type(float)).bits
 
 
-def _check(environment: Environment) -> None:
+@cached
+def _check(environment: Environment, float_bits: int) -> None:
     name = type(environment).__name__
-    space = environment.action_space
-    action = _action_like(name, space)
+    action = action_type(environment)
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = jax.eval_shape(environment.reset, key)
     if not isinstance(started, tuple) or len(started) != 2:
@@ -69,25 +60,16 @@ def _check(environment: Environment) -> None:
             "trpo_jax.environments.TimeStep(...))."
         )
     following, step = stepped
-    if not _alike(following, state):
-        raise UsageError(
-            f"{name}.step returns the state {array_types(following)}, but reset "
-            f"{array_types(state)}; they must have the same structure, shapes and "
-            "dtypes." + _cast_advice()
-        )
+    _check_alike(f"{name}.step returns the state", following, "that of reset", state)
     _check_observation(f"{name}.step", step.observation, environment)
     final = f"{name}.step, in final_observation,"
     _check_observation(final, step.final_observation, environment)
     for which, other in {
-        "final_observation": step.final_observation,
-        "observation after a reset": observation,
+        "the final_observation": step.final_observation,
+        "the observation after a reset": observation,
     }.items():
-        if not _alike(step.observation, other):
-            raise UsageError(
-                f"{name}.step returns the observation {array_types(step.observation)}, "
-                f"but the {which} is {array_types(other)}; they must have the same "
-                "structure, shapes and dtypes." + _cast_advice()
-            )
+        what = f"{name}.step returns the observation"
+        _check_alike(what, step.observation, which, other)
     for field, (kind, advice) in {
         "reward": ("real floating", "jnp.float32(reward)"),
         "terminated": ("bool", "jnp.array(terminated, bool)"),
@@ -103,23 +85,27 @@ def _check(environment: Environment) -> None:
             )
 
 
-def _alike(left: Any, right: Any) -> bool:
+def _check_alike(what: str, found: Any, which: str, wanted: Any) -> None:
     def types(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
-    return types(left) == types(right)
-
-
-def _cast_advice() -> str:
-    if _float_bits() == 32:
-        return ""
-    return (
-        " Under jax_enable_x64 an array made without a dtype has 64 bits: write "
-        "dtype=jnp.float32, or switch jax_enable_x64 off."
+    if types(found) == types(wanted):
+        return
+    advice = "."
+    if _float_bits() == 64:
+        advice = (
+            ". Under jax_enable_x64 an array made without a dtype has 64 bits: write "
+            "dtype=jnp.float32, or switch jax_enable_x64 off."
+        )
+    raise UsageError(
+        f"{what} {array_types(found)}, but {which} is {array_types(wanted)}; they must "
+        f"have the same structure, shapes and dtypes{advice}"
     )
 
 
-def _action_like(name: str, space: ActionSpace | Any) -> jax.ShapeDtypeStruct:
+def action_type(environment: Environment) -> jax.ShapeDtypeStruct:
+    """Return the type of one action: int32[], int32[D] or float32[D]."""
+    name, space = type(environment).__name__, environment.action_space
     match space:
         case Discrete(count) if isinstance(count, numbers.Integral) and count >= 1:
             return jax.ShapeDtypeStruct((), jnp.int32)
@@ -140,35 +126,31 @@ def _check_bounds(name: str, space: Box) -> None:
     size, low, high = space
     if low is None and high is None:
         return
-    example = f"Box({size}, {(-1.0,) * size}, {(1.0,) * size})"
-    advice = f"write a Box such as trpo_jax.environments.{example}"
-    if low is None or high is None:
-        raise UsageError(
-            f"{name}.action_space is {space}, with bounds on one side only; {advice}, "
-            "with math.inf where there is no bound."
-        )
     try:
-        pairs = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+        both = zip(low, high, strict=True)  # type: ignore[arg-type]
+        pairs = [(float(a), float(b)) for a, b in both]
     except (TypeError, ValueError):
         pairs = []  # not numbers, traced, or not as many
-    if len(pairs) != size:
-        raise UsageError(
-            f"{name}.action_space is {space}, whose bounds are not {size} plain "
-            f"numbers each; {advice}."
-        )
+    if low is None or high is None:
+        problem = "with bounds on one side only"
+        advice = ", with math.inf where there is no bound"
+    elif len(pairs) != size:
+        problem, advice = f"whose bounds are not {size} plain numbers each", ""
     # NaN compares false.
-    bad = [pair for pair in pairs if not pair[0] < pair[1]]
-    if bad or any(a == math.inf or b == -math.inf for a, b in pairs):
-        raise UsageError(
-            f"{name}.action_space is {space}, which leaves nothing between the bounds "
-            f"of a number; {advice}, with the low one below the high one."
-        )
+    elif not all(a < b and a < math.inf and b > -math.inf for a, b in pairs):
+        problem = "which leaves nothing between the bounds of a number"
+        advice = ", with the low one below the high one"
+    else:
+        return
+    raise UsageError(
+        f"{name}.action_space is {space}, {problem}; write a Box such as "
+        f"trpo_jax.environments.Box({size}, {(-1.0,) * size}, {(1.0,) * size}){advice}."
+    )
 
 
 def _check_observation(who: str, observation: Any, environment: Environment) -> None:
-    values = observation
+    values = values_of(observation)
     if isinstance(observation, MaskedObservation):
-        values = observation.values
         _check_mask(who, observation.action_mask, environment.action_space)
     shape = environment.observation_shape
     if not isinstance(shape, tuple):

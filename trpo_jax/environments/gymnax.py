@@ -1,8 +1,6 @@
 """Adapter to gymnax, the only place that unpacks gymnax's `step`."""
 
-import functools
 import importlib
-import math
 import sys
 import types
 from pathlib import Path
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX, draw_gymnax
 from trpo_jax.environments.protocol import (
     ActionSpace,
@@ -21,16 +20,8 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.environments.suites import (
-    bounds,
-    narrowed,
-    narrowed_attributes,
-    nearest,
-    single_precision,
-    strong,
-)
 from trpo_jax.errors import UsageError
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.tracing import cached, holds_tracers
 
 
 class GymnaxEnvironment:
@@ -42,7 +33,7 @@ class GymnaxEnvironment:
     `jax_enable_x64`.
     """
 
-    @single_precision
+    @suites.single_precision
     def __init__(self, env: Any, env_params: Any = None):
         """Wrap `env`, an object with gymnax's `reset` and `step`.
 
@@ -53,12 +44,13 @@ class GymnaxEnvironment:
         Raises:
             UsageError: If a space is not supported, or `step` has gymnax 0.x's form.
         """
-        # Now, also while a program is traced: spaces and parameters may be arrays.
+        # Evaluated at once, even under a trace: spaces and parameters may be arrays.
         with jax.ensure_compile_time_eval():
             if env_params is None:
                 env_params = env.default_params
-            env, env_params = narrowed_attributes(env), narrowed(env_params)
-            self._env, self._params = env, env_params
+            self._env = env = suites.narrowed_attributes(env)
+            self.name = str(getattr(env, "name", type(env).__name__))
+            self._params = env_params = suites.narrowed(env_params)
             self._raw_reset, self._raw_step = env.reset, env.step
             if holds_tracers(env):
                 self._raw_reset, self._raw_step = map(_unjitted, (env.reset, env.step))
@@ -74,22 +66,17 @@ class GymnaxEnvironment:
         return f"GymnaxEnvironment({self.name})"
 
     @property
-    def name(self) -> str:
-        """The environment's own name."""
-        return str(getattr(self._env, "name", type(self._env).__name__))
-
-    @property
     def picture_suffix(self) -> str | None:
         """Suffix ".gif" if gymnax can draw the environment, else None."""
         return ".gif" if self.name in DRAWN_BY_GYMNAX else None
 
-    @single_precision
+    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         observation, state = self._raw_reset(key, self._params)
-        return jax.tree.map(strong, state), self._observe(observation)
+        return jax.tree.map(suites.strong, state), self._observe(observation)
 
-    @single_precision
+    @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
@@ -97,9 +84,7 @@ class GymnaxEnvironment:
         observation, state, reward, terminated, truncated, info = self._raw_step(
             key, state, self._act(action), self._params
         )
-        state = jax.tree.map(
-            lambda leaf, like: strong(leaf, like.dtype), state, self._state_type
-        )
+        state = suites.strong_as(state, self._state_type)
         terminated = jnp.asarray(terminated, bool)
         return state, TimeStep(
             observation=self._observe(observation),
@@ -135,7 +120,7 @@ class GymnaxEnvironment:
         return jnp.asarray(observation, jnp.float32)
 
     def _act(self, action: Num[Array, "..."]) -> Any:
-        action = narrowed(action)  # drawn outside of `single_precision`
+        action = suites.narrowed(action)  # drawn outside of `single_precision`
         match self.action_space:
             case Box():
                 shaped = action.reshape(self._space.shape)
@@ -163,44 +148,32 @@ def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
     if isinstance(env, str):
         return _make_by_id(env)
     env, env_params = env if isinstance(env, tuple) else (env, None)
-    if holds_tracers((env, env_params)):  # which a cache must not keep
-        return GymnaxEnvironment(env, env_params)
     return _make_from_pair(_Pair(env, env_params))
 
 
-@functools.cache
-@single_precision
+@cached
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        env, env_params = _make(env_id)
+    gymnax = _import_gymnax()
+    advice = (
+        "Register your own by gymnax.register(id, factory), or write env=(environment, "
+        "params). Ids of other suites begin with the suite: 'brax/halfcheetah'."
+    )
+    suites.check_known(env_id, gymnax.registered_envs, "gymnax", advice)
+    try:
+        # Evaluated at once, even under a trace: environments hold arrays.
+        with jax.enable_x64(False), jax.ensure_compile_time_eval():
+            env, env_params = gymnax.make(env_id)
+    except OSError as error:
+        suites.refuse_download(env_id, error)
     return GymnaxEnvironment(env, env_params)
 
 
-def _make(env_id: str) -> tuple[Any, Any]:
-    gymnax = _import_gymnax()
-    if env_id not in gymnax.registered_envs:
-        near = nearest(env_id, gymnax.registered_envs)
-        raise UsageError(
-            f"no environment {env_id!r} in gymnax. Did you mean {near}? Register your "
-            "own by gymnax.register(id, factory), or write env=(environment, params). "
-            "Ids of other suites begin with the suite: 'brax/halfcheetah'."
-        )
-    try:
-        return gymnax.make(env_id)
-    except OSError as error:
-        raise UsageError(
-            f"{env_id} downloads its data when it is made, and that failed: {error}. "
-            "Choose an environment without data, or make this one online once."
-        ) from error
-
-
-# Gymnax imports these to draw its pictures: nine tenths of the 1.5 s that it takes.
+# Gymnax imports these for its pictures; they take nine tenths of its import's 1.5 s.
 _PLOTTING = ("matplotlib.pyplot", "seaborn")
 
 
 def _import_gymnax() -> Any:
-    """Import gymnax, and leave its plotting libraries until a picture is drawn."""
+    """Import gymnax without its plotting libraries, which load when they are used."""
     stand_ins = {name: _LoadedWhenUsed(name) for name in _PLOTTING}
     for name, stand_in in stand_ins.items():
         sys.modules.setdefault(name, stand_in)
@@ -243,7 +216,7 @@ class _Pair:
         return hash((id(self.env), id(self.params)))
 
 
-@functools.lru_cache(maxsize=128)
+@cached
 def _make_from_pair(pair: _Pair) -> GymnaxEnvironment:
     return GymnaxEnvironment(pair.env, pair.params)
 
@@ -254,8 +227,7 @@ def _action_space(space: Any, name: str) -> ActionSpace:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
     if isinstance(space, spaces.Box):
-        low, high = bounds(space.low, space.high, space.shape)
-        return Box(math.prod(space.shape), low, high)
+        return suites.flat_box(space.low, space.high, space.shape)
     if isinstance(space, spaces.Tuple) and all(
         isinstance(factor, spaces.Discrete) for factor in space.spaces
     ):

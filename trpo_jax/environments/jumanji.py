@@ -1,6 +1,5 @@
 """Adapter to Jumanji: structured observations, action masks, compound actions."""
 
-import functools
 import math
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, Num, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
@@ -17,18 +17,9 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import (
-    bounds,
-    narrowed,
-    narrowed_attributes,
-    nearest,
-    single_precision,
-    strong,
-)
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
-from trpo_jax.observations import MaskedObservation, Observation
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.observations import MaskedObservation, Observation, values_of
 
 
 class JumanjiEnvironment:
@@ -48,7 +39,7 @@ class JumanjiEnvironment:
     `jax_enable_x64`.
     """
 
-    @single_precision
+    @suites.single_precision
     def __init__(self, env: Any, name: str | None = None):
         """Wrap `env`, a `jumanji.Environment` that does not reset itself.
 
@@ -59,7 +50,7 @@ class JumanjiEnvironment:
         Raises:
             UsageError: If its rewards, actions or masks are not supported.
         """
-        self._env = env = narrowed_attributes(env)
+        self._env = env = suites.narrowed_attributes(env)
         self.name = name or type(env.unwrapped).__name__
         self._spec = env.action_spec
         _, first = jax.eval_shape(env.reset, jax.random.key(0))
@@ -76,30 +67,26 @@ class JumanjiEnvironment:
             self._spec, self._sizes, None if mask is None else mask.shape, self.name
         )
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
-        if isinstance(observation, MaskedObservation):
-            observation = observation.values
         self._state_type = state
-        self.observation_shape: tuple[int, ...] = observation.shape
+        self.observation_shape: tuple[int, ...] = values_of(observation).shape
         self._restart = restarting(self.reset)
 
     def __repr__(self) -> str:
         return f"JumanjiEnvironment({self.name})"
 
-    @single_precision
+    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         state, first = self._env.reset(key)
-        return jax.tree.map(strong, state), _observe(first.observation)
+        return jax.tree.map(suites.strong, state), _observe(first.observation)
 
-    @single_precision
+    @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         state, taken = self._env.step(state, self._act(action))
-        state = jax.tree.map(
-            lambda leaf, like: strong(leaf, like.dtype), state, self._state_type
-        )
+        state = suites.strong_as(state, self._state_type)
         ended = taken.last()
         terminated = ended & (taken.discount == 0)
         final_observation = _observe(taken.observation)
@@ -113,7 +100,7 @@ class JumanjiEnvironment:
         )
 
     def _act(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
-        action = narrowed(action)  # drawn outside of `single_precision`
+        action = suites.narrowed(action)  # drawn outside of `single_precision`
         match self.action_space:
             case Box():
                 shaped = action.reshape(self._spec.shape)
@@ -123,7 +110,7 @@ class JumanjiEnvironment:
         return action.reshape(self._spec.shape).astype(self._spec.dtype)
 
 
-@single_precision
+@suites.made_once
 def make_jumanji(env: str | Any) -> JumanjiEnvironment:
     """Return an environment of Jumanji.
 
@@ -138,33 +125,19 @@ def make_jumanji(env: str | Any) -> JumanjiEnvironment:
             names the nearest) or cannot load its data, or its rewards, actions or masks
             are not supported.
     """
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        if holds_tracers(env):  # which a cache must not keep
-            return JumanjiEnvironment(env)
-        return _make(env)
-
-
-@functools.lru_cache(maxsize=128)
-def _make(name: str | Any) -> JumanjiEnvironment:
-    if not isinstance(name, str):
-        return JumanjiEnvironment(name)
+    if not isinstance(env, str):
+        return JumanjiEnvironment(env)
     jumanji = import_extra("jumanji", extra="jumanji")
+    advice = (
+        "Register your own by jumanji.register(id, entry_point), or write env="
+        "trpo_jax.environments.JumanjiEnvironment(env)."
+    )
     known = sorted(jumanji.registered_environments())
-    if name not in known:
-        raise UsageError(
-            f"no environment {name!r} in jumanji. Did you mean {nearest(name, known)}? "
-            "Register your own by jumanji.register(id, entry_point), or write env="
-            "trpo_jax.environments.JumanjiEnvironment(env)."
-        )
+    suites.check_known(env, known, "jumanji", advice)
     try:
-        env = jumanji.make(name)
+        return JumanjiEnvironment(jumanji.make(env), f"jumanji/{env}")
     except OSError as error:
-        raise UsageError(
-            f"{name} downloads its data when it is made, and that failed: {error}. "
-            "Choose an environment without data, or make this one online once."
-        ) from error
-    return JumanjiEnvironment(env, f"jumanji/{name}")
+        suites.refuse_download(env, error)
 
 
 def _observe(observation: Any) -> Observation:
@@ -206,8 +179,7 @@ def _action_space(
             mask_size = math.prod(sizes)
             space = Discrete(mask_size)
     elif isinstance(spec, specs.BoundedArray) and spec.dtype == jnp.float32:
-        low, high = bounds(spec.minimum, spec.maximum, spec.shape)
-        space = Box(math.prod(spec.shape), low, high)
+        space = suites.flat_box(spec.minimum, spec.maximum, spec.shape)
     if space is None or (mask_shape is not None and math.prod(mask_shape) != mask_size):
         masked = "" if mask_shape is None else f" with a mask {[*mask_shape]}"
         raise UsageError(

@@ -1,17 +1,14 @@
 """Adapter to MuJoCo Playground, whose environments have brax's form."""
 
-import functools
 import subprocess
 
-import jax
-
 from trpo_jax.environments.brax import BraxEnvironment
-from trpo_jax.environments.suites import nearest, single_precision
+from trpo_jax.environments.suites import check_known, made_once
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 
 
-@single_precision
+@made_once
 def make_playground(name: str, episode_length: int | None = None) -> BraxEnvironment:
     """Return an environment of MuJoCo Playground.
 
@@ -29,20 +26,12 @@ def make_playground(name: str, episode_length: int | None = None) -> BraxEnviron
             names the nearest) or cannot download its robots, or the observation is not
             one array.
     """
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        return _make(name, episode_length)
-
-
-@functools.cache
-def _make(name: str, episode_length: int | None) -> BraxEnvironment:
     registry = import_extra("mujoco_playground", extra="playground").registry
-    if name not in registry.ALL_ENVS:
-        near = nearest(name, registry.ALL_ENVS)
-        raise UsageError(
-            f"no environment {name!r} in playground. Did you mean {near}? For your own "
-            "write env=trpo_jax.environments.BraxEnvironment(env, episode_length)."
-        )
+    advice = (
+        "For your own write env=trpo_jax.environments.BraxEnvironment(env, "
+        "episode_length)."
+    )
+    check_known(name, registry.ALL_ENVS, "playground", advice)
     config = registry.get_default_config(name)
     config.impl = "jax"
     try:

@@ -1,6 +1,5 @@
 """Wrapper that squashes actions into an environment's bounds."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from trpo_jax.environments.protocol import (
-    Box,
-    Drawable,
-    Environment,
-    Observation,
-    TimeStep,
-)
+from trpo_jax.environments.protocol import Box, Drawable, Environment, TimeStep
 from trpo_jax.errors import UsageError
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.observations import Observation
+from trpo_jax.tracing import cached
 
 
 class SquashedActions:
@@ -81,13 +75,7 @@ class SquashedActions:
         self._environment.draw(states, returns, path)
 
 
+@cached
 def squash_actions(environment: Any) -> SquashedActions:
     """Return `SquashedActions(environment)`; the same object for the same one."""
-    if holds_tracers(environment):  # which a cache must not keep
-        return SquashedActions(environment)
-    return _squash_once(environment)
-
-
-@functools.lru_cache(maxsize=128)
-def _squash_once(environment: Any) -> SquashedActions:
     return SquashedActions(environment)

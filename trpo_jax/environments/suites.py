@@ -4,32 +4,77 @@ import copy
 import dataclasses
 import difflib
 import functools
+import inspect
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt32
 
+from trpo_jax.environments.protocol import Box
+from trpo_jax.errors import UsageError
+from trpo_jax.tracing import cached
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the names in `known` that look like `name`, or all if none does."""
+def made_once(make: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that makes environments, in 32 bits, and remembers them.
+
+    The same arguments give the same object, so that nothing compiles twice.
+    """
+    signature = inspect.signature(make)
+    remembered = cached(make)
+
+    @functools.wraps(make)
+    @single_precision
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        # Evaluated at once, even under a trace: environments hold arrays.
+        with jax.ensure_compile_time_eval():
+            return remembered(*bound.args, **bound.kwargs)
+
+    return wrapped
+
+
+def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> None:
+    """Raise UsageError unless a suite has the environment; name the nearest three.
+
+    Args:
+        name: The environment.
+        known: All names in the suite.
+        suite: Its name.
+        advice: How to use an environment that the suite does not have.
+    """
     lowered = {other.lower(): other for other in known}
+    if name in lowered.values():
+        return
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
-    return ", ".join(repr(lowered[other]) for other in near or lowered)
+    names = ", ".join(repr(lowered[other]) for other in near or lowered)
+    raise UsageError(
+        f"no environment {name!r} in {suite}. Did you mean {names}? {advice}"
+    )
+
+
+def refuse_download(name: str, error: Exception) -> NoReturn:
+    """Raise UsageError for an environment whose data cannot be downloaded."""
+    raise UsageError(
+        f"{name} downloads its data when it is made, and that failed: {error}. Choose "
+        "an environment without data, or make this one online once."
+    ) from error
 
 
 def single_precision(fn: Callable[P, T]) -> Callable[P, T]:
     """Return `fn` with `jax_enable_x64` switched off inside.
 
     The suites are written for 32 bits. In double precision the state of many of their
-    environments changes its types with the first step, which a scan refuses. Inside of
-    this, states have the types, and episodes the bits, that they have without the
-    switch, whatever program they are a part of.
+    environments changes its types with the first step, which a scan refuses. With the
+    switch off, types and episodes are bit-identical in every program.
     """
 
     @functools.wraps(fn)
@@ -80,23 +125,27 @@ def strong(leaf: Any, dtype: Any = None) -> Array:
     return jax.lax.convert_element_type(array, dtype or array.dtype)
 
 
-def bounds(
-    low: Any, high: Any, shape: tuple[int, ...]
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Return the bounds of a flat action, infinite where there is none.
+def strong_as(tree: PyTree, types: PyTree) -> PyTree:
+    """Return a pytree with the dtypes of another, as `strong` gives them."""
+    return jax.tree.map(lambda leaf, like: strong(leaf, like.dtype), tree, types)
 
-    (None, None) if no number is bounded, or if a bound is traced: it is known only when
-    the program runs, and the environment clips to it.
+
+def flat_box(low: Any, high: Any, shape: tuple[int, ...]) -> Box:
+    """Return the space of a flat action, with infinite bounds where there is none.
+
+    It has no bounds if no number is bounded, or if a bound is traced: it is known only
+    when the program runs, and the environment clips to it.
     """
+    unbounded = Box(math.prod(shape))
     if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
-        return None, None
+        return unbounded
     flat = np.stack([np.broadcast_to(side, shape).ravel() for side in (low, high)])
     # Several suites write the largest float32 for infinity.
     is_bound = np.abs(flat) < np.finfo(np.float32).max
     if not is_bound.any():
-        return None, None
+        return unbounded
     flat = np.where(is_bound, flat, [[-np.inf], [np.inf]])
-    return tuple(map(float, flat[0])), tuple(map(float, flat[1]))
+    return Box(unbounded.size, *(tuple(map(float, side)) for side in flat))
 
 
 def raw_key(key: Key[Array, ""]) -> UInt32[Array, "_"]:

@@ -1,16 +1,11 @@
 """Adapter to TargetGym, whose environments have gymnax's form."""
 
-import functools
-
-import jax
-
 from trpo_jax.environments.gymnax import GymnaxEnvironment
-from trpo_jax.environments.suites import nearest, single_precision
-from trpo_jax.errors import UsageError
+from trpo_jax.environments.suites import check_known, made_once
 from trpo_jax.extras import import_extra
 
 
-@single_precision
+@made_once
 def make_target_gym(name: str) -> GymnaxEnvironment:
     """Return an environment of TargetGym, in its test configuration.
 
@@ -24,19 +19,8 @@ def make_target_gym(name: str) -> GymnaxEnvironment:
         UsageError: If TargetGym is not installed or has no such environment (the
             message names the nearest).
     """
-    # Now, also while a program is traced: environments hold arrays of their own.
-    with jax.ensure_compile_time_eval():
-        return _make(name)
-
-
-@functools.cache
-def _make(name: str) -> GymnaxEnvironment:
     registry = import_extra("target_gym.registry", extra="target-gym")
-    if name not in registry.REGISTRY:
-        near = nearest(name, registry.REGISTRY)
-        raise UsageError(
-            f"no environment {name!r} in target_gym. Did you mean {near}? For your own "
-            "write env=(environment, params)."
-        )
+    advice = "For your own write env=(environment, params)."
+    check_known(name, registry.REGISTRY, "target_gym", advice)
     specification = registry.get(name)
     return GymnaxEnvironment(specification.make_env(), specification.make_test_params())

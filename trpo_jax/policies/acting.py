@@ -1,19 +1,17 @@
 """Acting with a trained policy, step by step and over whole episodes."""
 
-import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from trpo_jax.environments import MaskedObservation
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, differences
 from trpo_jax.networks import Observation
 from trpo_jax.training.batching import BoundNetwork
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.rollouts import as_taken
+from trpo_jax.training.rollouts import as_taken, init_rollout
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
 from trpo_jax.trust_region import Distribution
@@ -95,14 +93,13 @@ def start_episodes(
 ) -> Episodes:
     """Return B episodes before their first step; consumes `key`."""
     environment = make_components(config).environment
-    keys = jax.random.split(key, num_episodes)
-    env_state, observation = jax.vmap(environment.reset)(keys)
+    start = init_rollout(environment, key, num_envs=num_episodes)
     return Episodes(
         steps=jnp.int32(0),
         ended=jnp.zeros(num_episodes, bool),
-        returns=jnp.zeros(num_episodes),
-        env_state=env_state,
-        observation=observation,
+        returns=start.episode_return,
+        env_state=start.env_state,
+        observation=start.observation,
         memory=initial_memory(config, num_episodes),
     )
 
@@ -119,15 +116,8 @@ def step_episodes(
     num_episodes = len(episodes.ended)
     action_key, env_key = jax.random.split(jax.random.fold_in(key, episodes.steps))
     starts = jnp.broadcast_to(episodes.steps == 0, num_episodes)
-    memory, action = act(
-        config,
-        state,
-        action_key,
-        episodes.memory,
-        episodes.observation,
-        starts,
-        actions,
-    )
+    seen = (episodes.memory, episodes.observation, starts)
+    memory, action = act(config, state, action_key, *seen, actions)
     env_keys = jax.random.split(env_key, num_episodes)
     env_state, taken = jax.vmap(environment.step)(
         env_keys, episodes.env_state, as_taken(action)
@@ -149,18 +139,19 @@ def check_actions(actions: str) -> None:
 
 
 def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> None:
-    """Raise unless `state` is one that training with `config` makes.
+    """Raise unless `state` fits `config`.
 
-    Only what acting reads is compared: the seeds, the observations, the parameters.
-    Another number of environments, or another length of rollouts, is fine.
+    Only what acting reads is compared: seeds, observations and parameters. The number
+    of environments and the length of rollouts may differ.
 
     Args:
         config: The run.
         state: Of all its seeds.
-        other_axes: What to do about a state with other leading axes, for the message.
+        other_axes: Advice on a state with other leading axes, for the message.
 
     Raises:
-        UsageTypeError: If either is something else.
+        UsageTypeError: If `config` is not a `TRPOConfig`, or `state` not a
+            `TrainState`.
         UsageError: If the state has other seeds, observations or parameters.
     """
     check_config(config)
@@ -172,32 +163,28 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
             f"{config.num_seeds} makes them {seeds}; {other_axes}, or pass the config "
             "that the state was trained with."
         )
-    expected = state_type(dataclasses.replace(config, num_seeds=1))
-    environment = make_components(config).environment
-    # State of the environments: [seeds, num_envs, …].
-    there = _described(state.rollout.observation, len(seeds) + 1)
-    here = _described(expected.rollout.observation, 1)
-    if there != here:
+    expected = state_type(config)
+    different = differences(
+        _acted_with(state, len(seeds)),
+        _acted_with(expected, len(seeds)),
+        lambda leaf: str(leaf.shape),
+    )
+    if different:
+        space = make_components(config).environment.action_space
         raise UsageError(
-            f"state is of an environment with observations {there}, but "
-            f"{config.env} has observations {here} and actions "
-            f"{environment.action_space}; pass the config that the state was trained "
-            "with."
+            f"state was trained with another config: this one has {config.env}, with "
+            f"actions {space}. Shapes that differ (state, config): "
+            f"{'; '.join(different)}. Pass the config that the state was trained with."
         )
-    stored = _shapes(state.params, len(seeds))
-    wanted = _shapes(expected.params, 0)
-    if stored != wanted:
-        differences = "; ".join(
-            f"{name}: {stored.get(name)} and {wanted.get(name)}"
-            for name in sorted(stored.keys() | wanted.keys())
-            if stored.get(name) != wanted.get(name)
-        )
-        raise UsageError(
-            f"state has other policy parameters than a policy for {config.env}, with "
-            f"observations {here} and actions {environment.action_space}, and these "
-            f"network sizes. Shapes that differ (state, config): {differences}. Pass "
-            "the config that the state was trained with."
-        )
+
+
+def _acted_with(state: TrainState, num_axes: int) -> dict[str, PyTree]:
+    """Return what acting reads of a state, without the axis of environments."""
+    observation = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[num_axes + 1 :], leaf.dtype),
+        state.rollout.observation,
+    )
+    return {"observation": observation, "params": state.params}
 
 
 def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
@@ -216,20 +203,3 @@ def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> Tra
     if config.num_seeds == 1:
         return state
     return jax.tree.map(lambda leaf: leaf[seed_index], state)
-
-
-def _described(observation: Any, num_axes: int) -> str:
-    """Return the shape of one observation, as text, without the leading axes."""
-    if isinstance(observation, MaskedObservation):
-        values, mask = (leaf.shape[num_axes:] for leaf in observation)
-        return f"{values} with action masks {mask}"
-    return str(observation.shape[num_axes:])
-
-
-def _shapes(params: PyTree, num_axes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of parameters by their paths, without the leading axes."""
-    named, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape[num_axes:]
-        for path, leaf in named
-    }

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.observations import values_of
 from trpo_jax.policies.acting import (
     Actions,
     act,
@@ -25,7 +26,7 @@ from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.state import TrainState
 
-# NumPy arrays as well: what a policy is used on after training need not come from JAX.
+# NumPy arrays as well: after training, observations need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
 
 
@@ -44,8 +45,8 @@ class LoadedPolicy:
         """Wrap the state of one seed.
 
         Raises:
-            UsageError: If the state has other observations or parameters than `config`
-                makes, or several seeds.
+            UsageError: If the observations or parameters of the state are not those of
+                `config`, or it has several seeds.
         """
         check_config(config)
         check_actions(actions)
@@ -56,7 +57,10 @@ class LoadedPolicy:
         self._state = state
         self._actions = actions
         self._environment = make_components(config).environment
-        self._masked = isinstance(state.rollout.observation, MaskedObservation)
+        self._observation_type = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+            state.rollout.observation,
+        )
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
@@ -99,25 +103,21 @@ class LoadedPolicy:
         if not isinstance(observation, MaskedObservation):
             observation = jnp.asarray(observation)
         self._check_observation(observation)
-        inputs: Any = (memory, observation, jnp.asarray(start))
-        memory, seen, starts = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf)[None], inputs
-        )
+        inputs: Any = (memory, observation, start)
+        memory, seen, starts = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)
         acted = act(self.config, self._state, key, memory, seen, starts, self._actions)
         memory, action = jax.tree.map(lambda leaf: leaf[0], acted)
         return memory, self._within_bounds(action)
 
     def _check_observation(self, observation: Seen) -> None:
-        if isinstance(observation, MaskedObservation) != self._masked:
+        masked = isinstance(self._observation_type, MaskedObservation)
+        if isinstance(observation, MaskedObservation) != masked:
             raise UsageError(
-                f"{self.config.env} has {'' if self._masked else 'no '}action masks; "
-                "write "
-                + ("MaskedObservation(values, mask)." if self._masked else "an array.")
+                f"{self.config.env} has {'' if masked else 'no '}action masks; write "
+                + ("MaskedObservation(values, mask)." if masked else "an array.")
             )
-        if isinstance(observation, MaskedObservation):
-            observation = observation.values
-        shape = observation.shape
-        expected = self._environment.observation_shape
+        shape = values_of(observation).shape
+        expected = values_of(self._observation_type).shape
         if shape == expected:
             return
         advice = "."
@@ -166,17 +166,29 @@ def export_policy(
         path: The file; replaced if it exists.
         platforms: The platforms that it can run on.
     """
-    exported = jax.export.export(jax.jit(_batched(policy)), platforms=platforms)(
-        *_argument_types(policy)
-    )
+    act, argument_types = _batched(policy)
+    exported = jax.export.export(jax.jit(act), platforms=platforms)(*argument_types)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(exported.serialize())
 
 
-def _batched(policy: LoadedPolicy) -> Callable:
-    """Return the policy for a batch, with arguments in plain containers."""
-    structure = jax.tree.structure(policy.initial_memory)
+def _batched(policy: LoadedPolicy) -> tuple[Callable, tuple[PyTree, ...]]:
+    """Return the policy for a batch, and the types of its arguments.
+
+    Arguments are in plain containers.
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+
+    def batched(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
+
+    leaves, structure = jax.tree.flatten(policy.initial_memory)
+    observations = jax.tree.map(batched, policy._observation_type)
+    if isinstance(observations, MaskedObservation):
+        observations = tuple(observations)
+    starts = jax.ShapeDtypeStruct((batch,), bool)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
     def act(
         memory: list[Array], observations: PyTree, starts: Array, seed: Array
@@ -193,22 +205,6 @@ def _batched(policy: LoadedPolicy) -> Callable:
         starts = jnp.zeros(jax.tree.leaves(observations)[0].shape[0], bool)
         return act([], observations, starts, seed)[1]
 
-    return act if jax.tree.leaves(policy.initial_memory) else act_without_memory
-
-
-def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:
-    (batch,) = jax.export.symbolic_shape("batch")
-
-    def batched(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
-
-    environment = make_components(policy.config).environment
-    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
-    if isinstance(observation, MaskedObservation):
-        observation = tuple(observation)
-    memory = [batched(leaf) for leaf in jax.tree.leaves(policy.initial_memory)]
-    observations = jax.tree.map(batched, observation)
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    if not memory:
-        return observations, seed
-    return memory, observations, jax.ShapeDtypeStruct((batch,), bool), seed
+    if leaves:
+        return act, ([batched(leaf) for leaf in leaves], observations, starts, seed)
+    return act_without_memory, (observations, seed)

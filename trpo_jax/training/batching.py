@@ -5,6 +5,7 @@ micro-batches: T·B steps, or B sequences of T steps. Both kinds of network have
 methods, so that training need not know which one it trains.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ def init_params(
     num_envs = jax.tree.leaves(observations)[0].shape[0]
     memory = network.initial_memory(num_envs)
     starts = jnp.ones(num_envs, bool)
-    return network.init(key, network.rows(memory, *_one_step((observations, starts))))
+    return network.init(key, network.rows(memory, *one_step((observations, starts))))
 
 
 class BoundNetwork(NamedTuple):
@@ -142,7 +143,7 @@ class BoundNetwork(NamedTuple):
         """
         # A step is a rollout of length 1: acting and training take the same path, for
         # the first probability ratio to be 1.
-        rows = self.network.rows(memory, *_one_step((observations, starts)))
+        rows = self.network.rows(memory, *one_step((observations, starts)))
         memories, output = self.network.apply(self.params, rows)
         by_time = self.network.from_rows((memories, choose_fn(output)), 1)
         return jax.tree.map(lambda leaf: leaf[0], by_time)
@@ -197,21 +198,17 @@ def reset_nonfinite_memory(
 
     One bad observation would otherwise be remembered for as long as its episode lasts.
     """
-
-    def finite(leaf: Array) -> Bool[Array, " B"]:
-        return jnp.isfinite(leaf.reshape(num_envs, -1)).all(axis=1)
-
-    leaves = [finite(leaf) for leaf in jax.tree.leaves(memory)]
-    if not leaves:
+    if not jax.tree.leaves(memory):
         return memory
-    good = jnp.stack(leaves).all(axis=0)
 
-    def choose(kept: Array, initial: Array) -> Array:
-        return jnp.where(good.reshape(-1, *[1] * (kept.ndim - 1)), kept, initial)
+    def reset(memory: PyTree, initial: PyTree) -> PyTree:
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(memory)]
+        keep = functools.partial(jnp.where, jnp.stack(finite).all())
+        return jax.tree.map(keep, memory, initial)
 
-    return jax.tree.map(choose, memory, network.initial_memory(num_envs))
+    return jax.vmap(reset)(memory, network.initial_memory(num_envs))
 
 
-def _one_step(leaves: PyTree) -> PyTree:
+def one_step(leaves: PyTree) -> PyTree:
     """[B, …] → [1, B, …]."""
     return jax.tree.map(lambda leaf: leaf[None], leaves)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from trpo_jax.networks import Observation
+from trpo_jax.observations import values_of
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.batching import (
     BatchedNetwork,
@@ -28,7 +29,6 @@ from trpo_jax.training.state import (
     make_act_fn,
     make_value_fn,
     observe,
-    values_of,
 )
 from trpo_jax.training.statistics import RunningStatistics, normalize, update_statistics
 from trpo_jax.training.values import values_and_next

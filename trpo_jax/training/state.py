@@ -1,17 +1,16 @@
 """State of the training loop, and the policy and value functions bound to it."""
 
-import dataclasses
 import functools
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from trpo_jax.errors import UsageError, UsageTypeError, array_types
-from trpo_jax.networks import MaskedObservation, Observation
+from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
+from trpo_jax.observations import MaskedObservation, Observation, values_of
 from trpo_jax.training.batching import BoundNetwork, init_params
 from trpo_jax.training.component_checks import check_critic, check_policy
 from trpo_jax.training.components import Components, make_components
@@ -19,6 +18,7 @@ from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_ENV_STEPS
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.origin import Origin
 from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -40,64 +40,6 @@ would not be 1.
 # reference implementations that Engstrom et al. 2020 (arXiv 2005.12729) examine.
 _OBSERVATION_CLIP = 10.0
 
-# Fields that the content of a state depends on. Objects (a policy, an optimiser) are
-# left out: two that are built alike need not be equal. Their shapes are compared.
-_FIELDS_OF_A_STATE = (
-    "num_envs",
-    "hidden_sizes",
-    "activation",
-    "channels",
-    "convolution_stride",
-    "memory_size",
-    "action_distribution",
-    "normalize_observations",
-    "normalize_returns",
-    *Hyperparameters._fields,
-)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """Config fields that a state was made from.
-
-    Static, so that `step` can compare them with its config under `jit`, where the
-    state's own numbers are unknown.
-    """
-
-    values: tuple[Any, ...]
-
-    @classmethod
-    def of(
-        cls, config: TRPOConfig, hyperparameters: Hyperparameters | None = None
-    ) -> "Origin":
-        """Return the fields of a config that its states depend on.
-
-        Args:
-            config: Configuration of the run.
-            hyperparameters: The state's, where they are not those of the config. Traced
-                ones are unknown: then those of the config stand for them.
-        """
-        floats = config.hyperparameters
-        leaves = hyperparameters or ()
-        if leaves and not any(isinstance(one, jax.core.Tracer) for one in leaves):
-            floats = hyperparameters or floats
-        # As float32, which the state has.
-        known = {
-            name: float(str(np.float32(one))) for name, one in floats._asdict().items()
-        }
-        return cls(
-            tuple(
-                known[name] if name in known else getattr(config, name)
-                for name in _FIELDS_OF_A_STATE
-            )
-        )
-
-    def with_floats_of(self, other: "Origin") -> "Origin":
-        """Return these fields with the floats of another."""
-        count = len(Hyperparameters._fields)
-        return Origin(self.values[:-count] + other.values[-count:])
-
 
 class TrainState(NamedTuple):
     """Everything that one step passes to the next.
@@ -106,9 +48,9 @@ class TrainState(NamedTuple):
         params: Parameters of the policy, a pytree.
         critic_params: Parameters of the critic, a pytree.
         critic_optimizer_state: State of the critic's optimiser, a pytree.
-        critic_memory: What the critic remembers of the episodes so far, [num_envs, …],
-            made with the parameters that it had then; () if it has no memory. The
-            policy's is in `rollout`.
+        critic_memory: The critic's memory of the episodes so far, [num_envs, …],
+            computed with the parameters of the time; () if it has none. The policy's
+            memory is in `rollout`.
         observation_statistics: Running moments of observations, None if not normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: States of the environments, leaves [num_envs, …].
@@ -153,8 +95,8 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
         Fresh parameters and normalisers, and environments at the start of an episode.
 
     Raises:
-        UsageTypeError: If `config` is something else, `key` not a key, or the policy
-            returns no distribution.
+        UsageTypeError: If `config` is not a `TRPOConfig`, `key` is not a key, or the
+            policy does not return a distribution.
         UsageError: If the environment is unknown or not supported, or the networks do
             not fit it.
     """
@@ -170,7 +112,7 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
     )
     # Strongly typed: weak types would change in the first step, and compile it twice.
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
-    # Not normalised: the statistics are empty, and shapes are all that counts.
+    # Not normalised: the statistics are empty, and only shapes matter.
     params = init_params(policy, policy_key, rollout_state.observation)
     critic_params = init_params(critic, critic_key, rollout_state.observation)
     critic_memory = critic.initial_memory(config.num_envs)
@@ -196,11 +138,11 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
 
 
 def check_state(state: TrainState) -> None:
-    """Raise UsageTypeError unless `state` is a `TrainState`; a result has one."""
+    """Raise UsageTypeError unless `state` is a `TrainState`."""
     if not isinstance(state, TrainState):
         raise UsageTypeError(
             f"state is of type {type(state).__name__}; write the TrainState that init "
-            "and step return, or that train's result has as result.state."
+            "and step return, or result.state for the result of train."
         )
 
 
@@ -208,43 +150,35 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     """Raise UsageError if a state was made from another config; name what differs."""
     check_state(state)
     here = Origin.of(config)
-    floats_alone = state.origin.with_floats_of(here) == here
-    differences = [
-        f"{name}: {before!r} and {now!r}"
-        for name, before, now in zip(
-            _FIELDS_OF_A_STATE, state.origin.values, here.values, strict=True
-        )
-        if before != now
-    ] or _differing_shapes(config, state)
-    if differences:
+    different = state.origin.differences(here) or _differing_shapes(config, state)
+    if different:
+        with_floats = state.origin.with_floats_of(here)
+        only_floats = with_floats == here != state.origin
         raise UsageError(
             "the state was made from another config. What differs (state, config): "
-            + "; ".join(differences)
+            + "; ".join(different)
             + ". Write the config that it was made from"
-            + (", or state.with_hyperparameters_of(config)." * floats_alone or ".")
+            + (", or state.with_hyperparameters_of(config)." * only_floats or ".")
         )
     updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
     if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
         raise UsageError(
-            f"the state has made {np.max(updates)} updates, and with the next one "
-            f"would exceed the counter of environment steps, {MAX_ENV_STEPS}; start a "
+            f"the state has made {np.max(updates)} updates; the next one would exceed "
+            f"{MAX_ENV_STEPS} environment steps, the most that are counted: start a "
             "new run from its parameters."
         )
 
 
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
-    """Name shapes that do not fit environment, optimiser or networks of the config."""
+    """Name arrays that do not fit environment, optimiser or networks of the config."""
     environment, policy, critic = make_components(config)
-    observation = state.rollout.observation
-    shape = values_of(observation).shape[1:]
-    if shape != environment.observation_shape:
-        return [f"shape of an observation: {shape} and {environment.observation_shape}"]
     optimizer = config.optimizer(config.critic_learning_rate)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    reset = jax.vmap(environment.reset)
     keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
-    expected = {
-        "rollout.env_state": jax.eval_shape(reset, keys)[0],
+    env_state, observation = jax.eval_shape(jax.vmap(environment.reset), keys)
+    wanted = {
+        "rollout.env_state": env_state,
+        "rollout.observation": observation,
         "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params),
     }
     for name, given, network in (
@@ -253,18 +187,14 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     ):
         if given is not None:
             init = functools.partial(init_params, network)
-            expected[name] = jax.eval_shape(init, key, observation)
-    return [
-        f"{name}: {found} and {wanted}"
-        for name, like in expected.items()
-        if (found := _types(operator.attrgetter(name)(state)))
-        != (wanted := _types(like))
+            wanted[name] = jax.eval_shape(init, key, observation)
+    found = {name: operator.attrgetter(name)(state) for name in wanted}
+    return differences(found, wanted) or [
+        # The same arrays in other containers, as of another optimiser.
+        f"{name}: {array_types(found[name])} and {array_types(wanted[name])}"
+        for name in wanted
+        if array_types(found[name]) != array_types(wanted[name])
     ]
-
-
-def _types(tree: PyTree) -> str:
-    # Mapped by JAX, which sorts the keys of a dict: their order must not matter.
-    return array_types(jax.tree.map(lambda leaf: leaf, tree))
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:
@@ -277,13 +207,6 @@ def observe(state: TrainState, observations: Observation) -> Observation:
     if isinstance(observations, MaskedObservation):
         return observations._replace(values=values)
     return values
-
-
-def values_of(observations: Observation) -> Float[Array, "..."]:
-    """Return observations without their action masks."""
-    if isinstance(observations, MaskedObservation):
-        return observations.values
-    return observations
 
 
 def make_act_fn(components: Components, state: TrainState) -> ActFn:
