@@ -15,6 +15,7 @@ from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     WHOLE,
     check_counts,
+    check_critic_fit,
     check_fractions,
     check_functions,
     check_types,
@@ -123,16 +124,19 @@ class TRPOConfig:
     """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
 
     critic_fit: Literal["trust_region", "first_order"] = "trust_region"
-    """How the critic is fitted to each rollout: by Gauss–Newton steps in a trust region
-    of its own, or by minibatches of an Optax optimiser."""
-    critic_max_change: float = 0.1
-    """Radius of the critic's trust region: mean squared change of values over twice the
-    mean squared error."""
+    """How the critic is fitted to each rollout: by a Gauss–Newton step in a trust
+    region of its own, or by epochs of an Optax optimiser."""
+    critic_max_kl: float = 1.0
+    """ε, the radius of the critic's trust region: mean squared change of its values,
+    over twice their mean squared error."""
     critic_damping: float = 0.01
-    critic_steps: int = 2
+    """λ of the critic's curvature, in units of one over the mean squared error."""
     critic_cg_iterations: int = 10
+    """Largest number of products with the critic's curvature in one fit."""
+    critic_stride: int | None = None
+    """Compute the critic's curvature over every n-th state, as fisher_stride."""
     critic_epochs: int | None = None
-    """Epochs of the critic's fit to each rollout. None: ten for a small rollout, four
+    """Epochs of a first-order fit to each rollout. None: ten for a small rollout, four
     for a large one."""
     critic_minibatches: int | None = None
     """Minibatches in each epoch. None: eight, or the largest smaller number that
@@ -160,6 +164,7 @@ class TRPOConfig:
         object.__setattr__(self, "critic", as_network(self.critic))
         check_types(self)
         check_counts(self)
+        check_critic_fit(self)
         check_fractions(self)
         check_functions(self)
         check_hyperparameters(self.hyperparameters)
@@ -204,7 +209,12 @@ class TRPOConfig:
     @property
     def critic_rows(self) -> int:
         """Rows of the critic's batch: transitions, or sequences if it has a memory."""
-        return self.num_envs if self._has_memory(self.critic) else self.batch_size
+        return self.num_envs if self.critic_has_memory else self.batch_size
+
+    @property
+    def critic_has_memory(self) -> bool:
+        """Whether the critic is fitted to whole sequences."""
+        return self._has_memory(self.critic)
 
     @property
     def policy_has_memory(self) -> bool:

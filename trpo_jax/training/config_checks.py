@@ -109,20 +109,56 @@ def check_counts(config: Any) -> None:
             "of a rollout (num_envs × rollout_length), or its sequences (num_envs) "
             f"where the critic has a memory; write {' or '.join(map(str, nearest))}."
         )
-    stride = config.fisher_stride
-    if config.policy_has_memory:
-        if stride and stride > config.num_envs:
+    for name, has_memory in (
+        ("fisher_stride", config.policy_has_memory),
+        ("critic_stride", config.critic_has_memory),
+    ):
+        stride, num_envs = getattr(config, name), config.num_envs
+        if stride is None:
+            continue
+        if has_memory and stride > num_envs:
             raise UsageError(
-                f"fisher_stride={stride} is above the {config.num_envs} sequences "
-                "(num_envs) of a policy with a memory; write fewer, or None."
+                f"{name}={stride} is above the {num_envs} sequences (num_envs) of a "
+                "network with a memory; write fewer, or None."
             )
-    elif stride and (stride > batch or math.gcd(stride, config.num_envs) > 1):
-        raise UsageError(
-            f"fisher_stride={stride} with num_envs={config.num_envs} would sample only "
-            f"some of the environments; write one of at most {batch} that shares no "
-            f"divisor with {config.num_envs}, as "
-            f"{largest_coprime(min(stride, batch), config.num_envs)}, or None."
-        )
+        if not has_memory and (stride > batch or math.gcd(stride, num_envs) > 1):
+            raise UsageError(
+                f"{name}={stride} with num_envs={num_envs} would sample only some of "
+                f"the environments; write one of at most {batch} that shares no "
+                f"divisor with {num_envs}, as "
+                f"{largest_coprime(min(stride, batch), num_envs)}, or None."
+            )
+
+
+FIELDS_OF_FITS = {
+    "trust_region": (
+        "critic_max_kl",
+        "critic_damping",
+        "critic_cg_iterations",
+        "critic_stride",
+    ),
+    "first_order": (
+        "critic_epochs",
+        "critic_minibatches",
+        "critic_optimizer",
+        "critic_learning_rate",
+        "critic_learning_rate_schedule",
+    ),
+}
+"""Fields of a config that only one `critic_fit` reads."""
+
+
+def check_critic_fit(config: Any) -> None:
+    """Check that no field is set which the critic's fit would ignore."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for fit, names in FIELDS_OF_FITS.items():
+        for name in names:
+            value = getattr(config, name)
+            if config.critic_fit != fit and value != defaults[name]:
+                raise UsageError(
+                    f"{name}={value!r} is for critic_fit={fit!r}; write that as well, "
+                    f"or leave {name} at {defaults[name]!r}."
+                )
 
 
 def check_fractions(config: Any) -> None:

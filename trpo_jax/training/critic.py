@@ -24,6 +24,108 @@ from trpo_jax.trust_region.flat import flatten, move, select
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
 
+class Regression(NamedTuple):
+    """Observations [N, …], and the value to fit in each, float[N] or float[N, T]."""
+
+    observations: PyTree[Shaped[Array, "N ..."]]
+    targets: Float[Array, "N *T"]
+
+
+class CriticInfo(NamedTuple):
+    """Evidence of one fit in a trust region.
+
+    Attributes:
+        loss: mean (V − target)² at the parameters kept, scalar.
+        kl: mean (V − V_old)² / 2σ², at most ε; 0 if the step was rejected.
+        cg_relative_residual: ‖g − (F + λI) x‖ / ‖g‖.
+    """
+
+    loss: Float[Array, ""]
+    kl: Float[Array, ""]
+    cg_relative_residual: Float[Array, ""]
+
+
+def fit_critic_in_trust_region(
+    value_fn: ValueFn,
+    params: PyTree,
+    batch: Regression,
+    *,
+    max_kl: Float[Array, ""] | float = 1.0,
+    damping: Float[Array, ""] | float = 0.01,
+    cg_iterations: int = 10,
+    stride: int = 1,
+    micro_batch_size: int | None = None,
+) -> tuple[PyTree, CriticInfo]:
+    """Take one Gauss–Newton step on the values, inside a trust region.
+
+    min_φ mean (V_φ(s) − target)²  subject to  mean (V_φ(s) − V_old(s))² / 2σ² ≤ ε
+
+    solved by  (F + λσ²I) x = g,  β = min(1, √(2εσ² / xᵀFx)),  φ = φ_old + fraction·β x
+
+    with F = mean ∇V ∇Vᵀ, and the mean squared error before the step as σ². A value is
+    the mean of a Gaussian of that variance, and ε a KL in nats. λ and ε therefore do
+    not depend on the scale of rewards.
+
+    Args:
+        value_fn: (params, observations [N, …]) ↦ values float[N], or float[N, T] of a
+            critic that takes whole sequences.
+        params: φ_old, a pytree of floating arrays.
+        batch: Observations and targets.
+        max_kl: ε, the radius of the trust region, in nats.
+        damping: λ ≥ 0, in units of 1/σ².
+        cg_iterations: The largest number of products with F.
+        stride: F is computed over every `stride`-th row.
+        micro_batch_size: Rows processed at a time, None for all.
+
+    Returns:
+        New parameters and their `CriticInfo`. If no candidate reduces the loss, or one
+        of the numbers is not finite, the parameters are the old ones, bit for bit.
+
+    Raises:
+        UsageError: If there is not one value for each target.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438), section 5.
+    """
+    values = jax.eval_shape(value_fn, params, batch.observations)
+    check_values(values.shape, batch.targets.shape)
+    theta_old, params_of = flatten(params)
+
+    # Of variance 1: the Gaussian's L, F and KL are then those above times σ².
+    def predict(params: PyTree, observations: PyTree) -> DiagonalGaussian:
+        values = value_fn(params, observations)[..., None]
+        return DiagonalGaussian(values, jnp.zeros(1, values.dtype))
+
+    def objective_fn(predicted: DiagonalGaussian, batch: Regression) -> Array:
+        return -0.5 * jnp.mean((predicted.mean[..., 0] - batch.targets) ** 2)
+
+    problem = Problem(predict, objective_fn, batch, params_of, micro_batch_size)
+    old, gradient = problem.value_and_gradient(theta_old)
+    variance = -2 * old.value
+    damping, max_kl = damping * variance, max_kl * variance
+    cg = conjugate_gradient(
+        damped(problem.fisher(theta_old, stride=stride), damping),
+        gradient,
+        max_iterations=cg_iterations,
+    )
+    curvature = undamped_curvature(gradient, cg.x, damping)
+    # At 1 the quadratic model of the loss has its minimum.
+    step_size = jnp.minimum(1, trust_region_step_size(curvature, max_kl=max_kl))
+    step = optax.tree.scale(step_size, cg.x)
+    search = line_search(
+        lambda fraction: problem.candidate(move(theta_old, fraction, step), old),
+        surrogate_old=old.value,
+        max_kl=max_kl,
+        interpolate=False,
+    )
+    moved = move(theta_old, search.fraction, step)
+    theta, value, kl = select(
+        search.accepted,
+        (moved, search.candidate.surrogate, search.candidate.kl / variance),
+        (theta_old, old.value, jnp.zeros_like(old.value)),
+    )
+    return params_of(theta), CriticInfo(-2 * value, kl, cg.relative_residual)
+
+
 def fit_critic(
     value_fn: ValueFn,
     params: PyTree,
@@ -63,8 +165,6 @@ def fit_critic(
         UsageError: If `num_minibatches` does not divide N, or there is not one value
             for each target.
 
-    Source: Schulman et al. 2016 (arXiv 1506.02438), section 5, with a first-order
-    optimiser in place of a trust region.
     """
     values = jax.eval_shape(value_fn, params, observations)
     check_values(values.shape, targets.shape)
@@ -100,72 +200,6 @@ def fit_critic(
     # The optimiser's moments are checked as well: an infinite one would stay for good.
     params, optimizer_state = jax.lax.cond(_all_finite(end), lambda: end, lambda: start)
     return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
-
-
-class Regression(NamedTuple):
-    """Observations [N, …], and the values to fit there, float[N] or float[N, T]."""
-
-    observations: PyTree[Shaped[Array, "N ..."]]
-    targets: Float[Array, "N *T"]
-
-
-def fit_critic_in_trust_region(
-    value_fn: ValueFn,
-    params: PyTree,
-    batch: Regression,
-    *,
-    max_change: Float[Array, ""] | float,
-    damping: Float[Array, ""] | float,
-    num_steps: int,
-    cg_iterations: int,
-    stride: int,
-    micro_batch_size: int | None,
-) -> tuple[PyTree, Float[Array, ""]]:
-    """Fit values by Gauss–Newton steps in a trust region.
-
-    min_φ mean (V_φ(s) − target)²  subject to  mean (V_φ(s) − V_old(s))² / 2σ² ≤ ε
-
-    with σ² = mean (V_old − target)². A value is the mean of a Gaussian of variance 1,
-    and the fit is the policy's update with another objective.
-    """
-    check_values(
-        jax.eval_shape(value_fn, params, batch.observations).shape, batch.targets.shape
-    )
-    theta, params_of = flatten(params)
-
-    def predict(params: PyTree, observations: PyTree) -> DiagonalGaussian:
-        values = value_fn(params, observations)[..., None]
-        return DiagonalGaussian(values, jnp.zeros(1, values.dtype))
-
-    def objective_fn(predicted: DiagonalGaussian, batch: Regression) -> Array:
-        return -0.5 * jnp.mean((predicted.mean[..., 0] - batch.targets) ** 2)
-
-    problem = Problem(predict, objective_fn, batch, params_of, micro_batch_size)
-
-    def improve(theta: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
-        old, gradient = problem.value_and_gradient(theta)
-        variance = -2 * old.value
-        fisher = problem.fisher(theta, stride=stride)
-        cg = conjugate_gradient(
-            damped(fisher, damping * variance), gradient, max_iterations=cg_iterations
-        )
-        curvature = undamped_curvature(gradient, cg.x, damping * variance)
-        radius = max_change * variance
-        # Beyond 1, the minimum of the quadratic model, the loss rises again.
-        size = jnp.minimum(1, trust_region_step_size(curvature, max_kl=radius))
-        step = optax.tree.scale(size, cg.x)
-        search = line_search(
-            lambda fraction: problem.candidate(move(theta, fraction, step), old),
-            surrogate_old=old.value,
-            max_kl=radius,
-            interpolate=False,
-        )
-        moved = move(theta, search.fraction, step)
-        value = jnp.where(search.accepted, search.candidate.surrogate, old.value)
-        return select(search.accepted, moved, theta), -2 * value
-
-    theta, losses = jax.lax.scan(improve, theta, length=num_steps)
-    return params_of(theta), losses[-1]
 
 
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:

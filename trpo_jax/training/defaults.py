@@ -24,12 +24,13 @@ _MINIBATCHES = 8
 
 
 class Sizes(NamedTuple):
-    """Four fields of a config, by their own names, with None resolved.
+    """Five fields of a config, by their own names, with None resolved.
 
     Only `micro_batch_size` may stay None, on an accelerator, where it means all rows.
     """
 
     fisher_stride: int
+    critic_stride: int
     micro_batch_size: int | None
     critic_epochs: int
     critic_minibatches: int
@@ -37,13 +38,10 @@ class Sizes(NamedTuple):
 
 def resolve_sizes(config: TRPOConfig) -> Sizes:
     """Return the sizes in the config, or defaults that fit its batch and the device."""
-    stride, micro_batch_size = config.fisher_stride, config.micro_batch_size
+    micro_batch_size = config.micro_batch_size
     epochs, minibatches = config.critic_epochs, config.critic_minibatches
-    if stride is None and config.policy_has_memory:
-        stride = 1
-    if stride is None:
-        most = max(1, min(_MAX_STRIDE, config.batch_size // _MIN_FISHER_STATES))
-        stride = largest_coprime(most, config.num_envs)
+    most = max(1, min(_MAX_STRIDE, config.batch_size // _MIN_FISHER_STATES))
+    stride = largest_coprime(most, config.num_envs)
     if micro_batch_size is None and jax.default_backend() == "cpu":
         micro_batch_size = _CPU_MICRO_BATCH
     if epochs is None:
@@ -52,4 +50,10 @@ def resolve_sizes(config: TRPOConfig) -> Sizes:
     if minibatches is None:
         rows = config.critic_rows
         minibatches = next(n for n in range(_MINIBATCHES, 0, -1) if rows % n == 0)
-    return Sizes(stride, micro_batch_size, epochs, minibatches)
+    return Sizes(
+        config.fisher_stride or (1 if config.policy_has_memory else stride),
+        config.critic_stride or (1 if config.critic_has_memory else stride),
+        micro_batch_size,
+        epochs,
+        minibatches,
+    )

@@ -23,6 +23,8 @@ class Hyperparameters(NamedTuple):
     discount: float
     gae_lambda: float
     critic_learning_rate: float
+    critic_max_kl: float
+    critic_damping: float
     entropy_coefficient: float
 
 
@@ -42,6 +44,8 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
         "discount": "a number in [0, 1], as 0.99",
         "gae_lambda": "a number in [0, 1], as 0.95",
         "critic_learning_rate": "zero or more, as 1e-3",
+        "critic_max_kl": "a positive number of nats, as 1.0",
+        "critic_damping": "zero or more, as 0.01",
         "entropy_coefficient": "zero or more, as 0.01",
     }
     for name, value in hyperparameters._asdict().items():
@@ -55,5 +59,5 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
             continue
         most = 1 if name in ("discount", "gae_lambda") else math.inf
         in_range = 0 <= value <= most and math.isfinite(value)
-        if not in_range or (name == "max_kl" and value == 0):
+        if not in_range or (name in ("max_kl", "critic_max_kl") and value == 0):
             raise UsageError(f"{name}={value} is out of range; write {advice[name]}.")
