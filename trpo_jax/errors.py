@@ -1,7 +1,7 @@
 """Errors that say what to write instead, and values named in the user's terms."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,7 +44,8 @@ def array_types(tree: Any) -> str:
     if _is_array(tree):
         return f"{tree.dtype}[{', '.join(map(str, tree.shape))}]"
     if isinstance(tree, Mapping):
-        inside = (f"{key!r}: {array_types(value)}" for key, value in tree.items())
+        # Sorted, as JAX sorts them: their order makes no difference.
+        inside = (f"{key!r}: {array_types(tree[key])}" for key in sorted(tree, key=str))
         return "{" + ", ".join(inside) + "}"
     if isinstance(tree, list):
         return "[" + ", ".join(map(array_types, tree)) + "]"
@@ -56,6 +57,34 @@ def array_types(tree: Any) -> str:
         inside = (f"{name}={array_types(getattr(tree, name))}" for name in fields)
         return f"{type(tree).__name__}({', '.join(inside)})"
     return "None" if tree is None else type(tree).__name__
+
+
+def differences(
+    found: Any, wanted: Any, describe_fn: Callable[[Any], str] = array_types
+) -> list[str]:
+    """Return the paths of leaves in which two pytrees differ, with those of both.
+
+    Args:
+        found: A pytree of arrays.
+        wanted: Another.
+        describe_fn: leaf ↦ what is compared, as text.
+
+    Returns:
+        Such as ["params.bias: float32[2] and float32[3]"], with None for a leaf that
+        one of them does not have.
+    """
+    left, right = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): describe_fn(leaf)
+            for path, leaf in jax.tree.leaves_with_path(tree)
+        }
+        for tree in (found, wanted)
+    )
+    return [
+        f"{path}: {left.get(path)} and {right.get(path)}"
+        for path in sorted(left.keys() | right.keys())
+        if left.get(path) != right.get(path)
+    ]
 
 
 def _is_array(value: Any) -> bool:

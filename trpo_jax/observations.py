@@ -1,6 +1,6 @@
 """Observations: an array, or an array with the actions that may be taken on it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Num
 
@@ -20,3 +20,17 @@ class MaskedObservation(NamedTuple):
 
 Observation = Num[Array, "..."] | MaskedObservation
 """One array, or one with an action mask."""
+
+
+def values_of(observations: Any) -> Any:
+    """Return observations, or their shapes, without action masks."""
+    if isinstance(observations, MaskedObservation):
+        return observations.values
+    return observations
+
+
+def masks_of(observations: Observation) -> tuple[Bool[Array, "..."], ...]:
+    """Return (action_mask,), or () if observations have none."""
+    if isinstance(observations, MaskedObservation):
+        return (observations.action_mask,)
+    return ()

@@ -11,7 +11,7 @@ import pytest
 from compiling import fast_jit
 from probes import CHAIN, TABULAR
 
-from trpo_jax import TRPOConfig, init, step, train
+from trpo_jax import Hyperparameters, TRPOConfig, init, step, train
 from trpo_jax.networks import MLP, Value
 
 CONFIG = TRPOConfig(
@@ -28,6 +28,11 @@ def start():
     return fast_jit(init)(CONFIG, jax.random.key(0))
 
 
+def flat_adabelief(learning_rate):
+    """Has the arrays of Adam, under another name."""
+    return optax.flatten(optax.adabelief(learning_rate))
+
+
 @pytest.mark.parametrize(
     ("fields", "difference"),
     [
@@ -39,9 +44,10 @@ def start():
         ({"memory_size": 3}, "memory_size: 0 and 3"),
         ({"normalize_observations": True}, "normalize_observations: False and True"),
         ({"normalize_returns": True}, "normalize_returns: False and True"),
-        ({"critic_optimizer": "rmsprop"}, "critic_optimizer_state: "),
-        ({"critic_optimizer": optax.sgd}, "critic_optimizer_state: "),
-        ({"critic": Value(MLP((3,)))}, "critic_params: "),
+        ({"critic_optimizer": "rmsprop"}, "critic_optimizer_state.0.count: int32[]"),
+        ({"critic_optimizer": optax.sgd}, "critic_optimizer_state.0.count: int32[]"),
+        ({"critic_optimizer": flat_adabelief}, "critic_optimizer_state: ("),
+        ({"critic": Value(MLP((3,)))}, "kernel: float32[3, 4] and float32[3, 3]"),
         ({"env": "CartPole-v1"}, "shape of an observation: (3,) and (4,)"),
     ],
 )
@@ -50,8 +56,10 @@ def test_a_state_of_another_config_is_refused_and_what_differs_is_named(
     start, fields, difference, jit
 ):
     config = dataclasses.replace(CONFIG, **fields)
-    with pytest.raises(ValueError, match=re.escape(difference)):
+    with pytest.raises(ValueError, match=re.escape(difference)) as raised:
         (jax.jit(step) if jit else step)(config, start)
+    only_floats = fields.keys() <= set(Hyperparameters._fields)
+    assert ("with_hyperparameters_of" in str(raised.value)) == only_floats
 
 
 def test_fields_that_no_state_depends_on_may_change(start):

@@ -16,7 +16,7 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
-from trpo_jax.observations import MaskedObservation
+from trpo_jax.observations import MaskedObservation, values_of
 from trpo_jax.tracing import cached
 
 
@@ -158,9 +158,8 @@ def _check_bounds(name: str, space: Box) -> None:
 
 
 def _check_observation(who: str, observation: Any, environment: Environment) -> None:
-    values = observation
+    values = values_of(observation)
     if isinstance(observation, MaskedObservation):
-        values = observation.values
         _check_mask(who, observation.action_mask, environment.action_space)
     shape = environment.observation_shape
     if not isinstance(shape, tuple):

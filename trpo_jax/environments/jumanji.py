@@ -29,7 +29,7 @@ from trpo_jax.environments.suites import (
 )
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
-from trpo_jax.observations import MaskedObservation, Observation
+from trpo_jax.observations import MaskedObservation, Observation, values_of
 
 
 class JumanjiEnvironment:
@@ -77,10 +77,8 @@ class JumanjiEnvironment:
             self._spec, self._sizes, None if mask is None else mask.shape, self.name
         )
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
-        if isinstance(observation, MaskedObservation):
-            observation = observation.values
         self._state_type = state
-        self.observation_shape: tuple[int, ...] = observation.shape
+        self.observation_shape: tuple[int, ...] = values_of(observation).shape
         self._restart = restarting(self.reset)
 
     def __repr__(self) -> str:

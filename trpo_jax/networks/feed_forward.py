@@ -4,7 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from trpo_jax.networks.initializers import orthogonal
-from trpo_jax.observations import MaskedObservation, Observation
+from trpo_jax.observations import Observation, masks_of, values_of
 from trpo_jax.trust_region.distributions import Distribution
 
 
@@ -22,10 +22,7 @@ class Policy(nn.Module):
 
     def __call__(self, observations: Observation) -> Distribution:
         """Map observations [N, …] to a distribution with batch [N]."""
-        if isinstance(observations, MaskedObservation):
-            features = self.torso(observations.values)
-            return self.head(features, observations.action_mask)
-        return self.head(self.torso(observations))
+        return self.head(self.torso(values_of(observations)), *masks_of(observations))
 
 
 class Value(nn.Module):
@@ -40,6 +37,5 @@ class Value(nn.Module):
     @nn.compact
     def __call__(self, observations: Observation) -> Float[Array, " N"]:
         """Map observations [N, …] to values float[N]."""
-        if isinstance(observations, MaskedObservation):
-            observations = observations.values
-        return nn.Dense(1, kernel_init=orthogonal())(self.torso(observations))[:, 0]
+        features = self.torso(values_of(observations))
+        return nn.Dense(1, kernel_init=orthogonal())(features)[:, 0]

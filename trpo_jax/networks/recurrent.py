@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from trpo_jax.networks.initializers import orthogonal
-from trpo_jax.observations import MaskedObservation, Observation
+from trpo_jax.observations import Observation, masks_of, values_of
 from trpo_jax.trust_region.distributions import Distribution
 
 
@@ -39,11 +39,8 @@ class RecurrentPolicy(nn.Module):
     ) -> tuple[Float[Array, "B T H"], Distribution]:
         """Map B sequences of T observations to memories and distributions [B, T]."""
         remember = _Memory(self.torso, self.memory_size)
-        if isinstance(observations, MaskedObservation):
-            memories = remember(memory, observations.values, starts)
-            return memories, self.head(memories, observations.action_mask)
-        memories = remember(memory, observations, starts)
-        return memories, self.head(memories)
+        memories = remember(memory, values_of(observations), starts)
+        return memories, self.head(memories, *masks_of(observations))
 
 
 class RecurrentValue(nn.Module):
@@ -69,9 +66,8 @@ class RecurrentValue(nn.Module):
         starts: Bool[Array, "B T"],
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B T"]]:
         """Map B sequences of T observations to memories and values [B, T]."""
-        if isinstance(observations, MaskedObservation):
-            observations = observations.values
-        memories = _Memory(self.torso, self.memory_size)(memory, observations, starts)
+        remember = _Memory(self.torso, self.memory_size)
+        memories = remember(memory, values_of(observations), starts)
         return memories, nn.Dense(1, kernel_init=orthogonal())(memories)[..., 0]
 
 

@@ -1,6 +1,5 @@
 """Acting with a trained policy, step by step and over whole episodes."""
 
-import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import MaskedObservation
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, differences
 from trpo_jax.networks import Observation
 from trpo_jax.training.batching import BoundNetwork
 from trpo_jax.training.components import make_components
@@ -172,11 +171,13 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
             f"{config.num_seeds} makes them {seeds}; {other_axes}, or pass the config "
             "that the state was trained with."
         )
-    expected = state_type(dataclasses.replace(config, num_seeds=1))
+    expected = state_type(config)
     environment = make_components(config).environment
-    # State of the environments: [seeds, num_envs, …].
-    there = _described(state.rollout.observation, len(seeds) + 1)
-    here = _described(expected.rollout.observation, 1)
+    there, here = (
+        # The state of the environments has the axes [seeds, num_envs, …].
+        _described(one.rollout.observation, len(seeds) + 1)
+        for one in (state, expected)
+    )
     if there != here:
         raise UsageError(
             f"state is of an environment with observations {there}, but "
@@ -184,19 +185,13 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
             f"{environment.action_space}; pass the config that the state was trained "
             "with."
         )
-    stored = _shapes(state.params, len(seeds))
-    wanted = _shapes(expected.params, 0)
-    if stored != wanted:
-        differences = "; ".join(
-            f"{name}: {stored.get(name)} and {wanted.get(name)}"
-            for name in sorted(stored.keys() | wanted.keys())
-            if stored.get(name) != wanted.get(name)
-        )
+    different = differences(state.params, expected.params, lambda leaf: str(leaf.shape))
+    if different:
         raise UsageError(
             f"state has other policy parameters than a policy for {config.env}, with "
             f"observations {here} and actions {environment.action_space}, and these "
-            f"network sizes. Shapes that differ (state, config): {differences}. Pass "
-            "the config that the state was trained with."
+            "network sizes. Shapes that differ (state, config): "
+            f"{'; '.join(different)}. Pass the config that the state was trained with."
         )
 
 
@@ -224,12 +219,3 @@ def _described(observation: Any, num_axes: int) -> str:
         values, mask = (leaf.shape[num_axes:] for leaf in observation)
         return f"{values} with action masks {mask}"
     return str(observation.shape[num_axes:])
-
-
-def _shapes(params: PyTree, num_axes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of parameters by their paths, without the leading axes."""
-    named, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape[num_axes:]
-        for path, leaf in named
-    }

@@ -22,7 +22,7 @@ from trpo_jax.policies.acting import (
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.seeds import state_type
+from trpo_jax.training.seeds import over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 
 _MAX_STEPS = 10_000
@@ -174,6 +174,4 @@ def _evaluate(
         episodes = jax.lax.while_loop(unfinished, step, start)
         return episodes.returns, episodes.ended
 
-    if config.num_seeds == 1:
-        return play(state, key)
-    return jax.vmap(play)(state, jax.random.split(key, config.num_seeds))
+    return over_seeds(config, play)(state, run_keys(config, key))

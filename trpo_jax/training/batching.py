@@ -113,7 +113,7 @@ def init_params(
     num_envs = jax.tree.leaves(observations)[0].shape[0]
     memory = network.initial_memory(num_envs)
     starts = jnp.ones(num_envs, bool)
-    return network.init(key, network.rows(memory, *_one_step((observations, starts))))
+    return network.init(key, network.rows(memory, *one_step((observations, starts))))
 
 
 class BoundNetwork(NamedTuple):
@@ -142,7 +142,7 @@ class BoundNetwork(NamedTuple):
         """
         # A step is a rollout of length 1: acting and training take the same path, for
         # the first probability ratio to be 1.
-        rows = self.network.rows(memory, *_one_step((observations, starts)))
+        rows = self.network.rows(memory, *one_step((observations, starts)))
         memories, output = self.network.apply(self.params, rows)
         by_time = self.network.from_rows((memories, choose_fn(output)), 1)
         return jax.tree.map(lambda leaf: leaf[0], by_time)
@@ -212,6 +212,6 @@ def reset_nonfinite_memory(
     return jax.tree.map(choose, memory, network.initial_memory(num_envs))
 
 
-def _one_step(leaves: PyTree) -> PyTree:
+def one_step(leaves: PyTree) -> PyTree:
     """[B, …] → [1, B, …]."""
     return jax.tree.map(lambda leaf: leaf[None], leaves)

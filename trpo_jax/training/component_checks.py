@@ -1,5 +1,8 @@
 """Checks that policy and critic fit their environment, from shapes alone."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -11,8 +14,8 @@ from trpo_jax.environments import (
     MultiDiscrete,
     SquashedActions,
 )
-from trpo_jax.errors import UsageError
-from trpo_jax.training.batching import BatchedNetwork, BoundNetwork
+from trpo_jax.errors import UsageError, array_types
+from trpo_jax.training.batching import BatchedNetwork, one_step
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollouts import RolloutState
 from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
@@ -47,14 +50,8 @@ def check_policy(
                 )
         return distribution.sample(jax.random.key(0))
 
-    def sample(params: PyTree, state: RolloutState) -> Array:
-        starts = state.episode_length == 0
-        seen = (state.memory, state.observation, starts)
-        return BoundNetwork(policy, params).step(*seen, draw)[1]
-
     space = environment.action_space
-    check_memory("policy", policy, params, state.memory, state)
-    actions = jax.eval_shape(sample, params, state)
+    actions = _choose("policy", policy, params, state.memory, state, draw)
     kind = "real floating" if isinstance(space, Box) else "integral"
     match space:
         case Box(size):
@@ -75,37 +72,36 @@ def check_critic(
     critic: BatchedNetwork, params: PyTree, memory: PyTree, state: RolloutState
 ) -> None:
     """Raise unless the critic returns one value for each observation."""
-
-    def evaluate(params: PyTree, state: RolloutState) -> Array:
-        starts = state.episode_length == 0
-        seen = (memory, state.observation, starts)
-        return BoundNetwork(critic, params).step(*seen, lambda values: values)[1]
-
-    check_memory("critic", critic, params, memory, state)
-    values = jax.eval_shape(evaluate, params, state)
+    values = _choose("critic", critic, params, memory, state, lambda values: values)
     check_values(values.shape, state.episode_length.shape)
 
 
-def check_memory(
+def _choose(
     name: str,
     network: BatchedNetwork,
     params: PyTree,
     memory: PyTree,
     state: RolloutState,
-) -> None:
-    """Raise unless the network returns its memory after each step, [B, T, …]."""
-    one_step = jax.tree.map(
-        lambda leaf: leaf[None], (state.observation, state.episode_length == 0)
-    )
-    memories, _ = jax.eval_shape(network.apply, params, network.rows(memory, *one_step))
-    expected = jax.tree.map(lambda leaf: leaf[:, None], memory)
+    choose_fn: Callable[[Any], Array],
+) -> jax.ShapeDtypeStruct:
+    """Return the type of what `choose_fn` makes of the output of one step, [B, …].
 
-    def types(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree)
+    Raises:
+        UsageError: Unless the network returns its memory after each step, [B, T, …].
+    """
 
-    if types(memories) != types(expected):
+    def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
+        seen = one_step((state.observation, state.episode_length == 0))
+        memories, output = network.apply(params, network.rows(memory, *seen))
+        return memories, network.from_rows(choose_fn(output), 1)[0]
+
+    memories, chosen = jax.eval_shape(step, params, memory, state)
+    found = array_types(memories)
+    wanted = array_types(jax.tree.map(lambda leaf: leaf[:, None], memory))
+    if found != wanted:
         raise UsageError(
-            f"after one step the {name} returns the memory {types(memories)}; it must "
-            f"be {types(expected)}: the memory after each of T steps, [B, T, …], like "
+            f"after one step the {name} returns the memory {found}; it must be "
+            f"{wanted}: the memory after each of T steps, [B, T, …], like "
             "initial_memory."
         )
+    return chosen

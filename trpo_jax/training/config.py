@@ -13,10 +13,11 @@ from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
-    COUNTS,
+    WHOLE,
     check_counts,
     check_fractions,
     check_functions,
+    check_types,
     plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -140,19 +141,20 @@ class TRPOConfig:
         """Raise UsageError or UsageTypeError for values that could only fail later."""
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", make_environment(self.env))
-        for name in COUNTS:
-            object.__setattr__(self, name, plain(getattr(self, name)))
+        for field in dataclasses.fields(self):
+            if field.type in WHOLE:
+                object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         object.__setattr__(self, "policy", as_network(self.policy))
         object.__setattr__(self, "critic", as_network(self.critic))
+        check_types(self)
         check_counts(self)
         check_fractions(self)
         check_functions(self)
         check_hyperparameters(self.hyperparameters)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
-            if isinstance(field.default, float):
-                value = float(getattr(self, field.name))
-                object.__setattr__(self, field.name, value)
+            if field.type is float:
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
         whole = -(-self.total_timesteps // self.batch_size) * self.batch_size
         object.__setattr__(self, "total_timesteps", whole)
 

@@ -3,35 +3,22 @@
 Each raises UsageError or UsageTypeError, with what to write instead.
 """
 
+import dataclasses
 import math
 import numbers
+import typing
 from typing import Any
 
 import numpy as np
 import optax
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
-from trpo_jax.networks import ACTIVATIONS, Network, StateDependentGaussianHead
+from trpo_jax.networks import Network, StateDependentGaussianHead
+from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.schedules import SCHEDULES
 
-_SIZES = ("hidden_sizes", "channels")
-_OR_NONE = ("critic_epochs", "critic_minibatches", "fisher_stride", "micro_batch_size")
-COUNTS = (
-    "total_timesteps",
-    "num_envs",
-    "rollout_length",
-    "seed",
-    "num_seeds",
-    "convolution_stride",
-    "memory_size",
-    "noise_period",
-    "cg_iterations",
-    "max_backtracks",
-    "line_search_width",
-    *_SIZES,
-    *_OR_NONE,
-)
-"""Fields that are whole numbers, tuples of them, or None."""
+WHOLE = (int, int | None, tuple[int, ...])
+"""Types of the fields that are whole numbers, tuples of them, or None."""
 
 MAX_ENV_STEPS = 2**31 - 1
 """The steps that an int32 counts."""
@@ -52,30 +39,54 @@ def plain(value: Any) -> Any:
     return value
 
 
+def check_types(config: Any) -> None:
+    """Check each field against the type that it is declared with."""
+    for field in dataclasses.fields(config):
+        name, kind, value = field.name, field.type, getattr(config, field.name)
+        if typing.get_origin(kind) is typing.Literal:
+            allowed = typing.get_args(kind)
+            if value not in allowed:
+                raise UsageError(
+                    f"{name}={value!r}; write one of {', '.join(allowed)}."
+                )
+        elif kind is bool and not isinstance(value, bool):
+            raise UsageTypeError(f"{name}={value!r}; write True or False.")
+        elif kind is float and name not in Hyperparameters._fields:
+            if not isinstance(value, numbers.Real):
+                raise UsageTypeError(
+                    f"{name}={value!r} is not a number; write a float."
+                )
+        elif kind == tuple[int, ...]:
+            if not isinstance(value, tuple) or not all(map(_is_int, value)):
+                raise UsageTypeError(
+                    f"{name}={value!r}; write whole numbers, as (64, 64)."
+                )
+            if any(size < 1 for size in value):
+                raise UsageError(
+                    f"{name}={value} has a layer without units; write at least 1 for "
+                    "each layer."
+                )
+        elif kind is int or (kind in WHOLE and value is not None):
+            if not _is_int(value):
+                raise UsageTypeError(
+                    f"{name}={value!r} is not an int; write a whole number."
+                )
+            least = 0 if name in ("seed", "memory_size") else 1
+            if value < least:
+                sign = "positive" if least else "zero or more"
+                raise UsageError(
+                    f"{name}={value} is not {sign}; write at least {least}."
+                )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_counts(config: Any) -> None:
-    """Check whole numbers, and that they fit one another."""
-    for name in COUNTS:
-        if name in _SIZES or (name in _OR_NONE and getattr(config, name) is None):
-            continue
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise UsageTypeError(
-                f"{name}={value!r} is not an int; write a whole number."
-            )
-        least = {"seed": 0, "memory_size": 0}.get(name, 1)
-        if value < least:
-            sign = "positive" if least == 1 else "zero or more"
-            raise UsageError(f"{name}={value} is not {sign}; write at least {least}.")
+    """Check that whole numbers can be counted, and fit one another."""
     if config.seed >= 2**32:
         raise UsageError(f"seed={config.seed} has more than 32 bits; write 0 to 2³²−1.")
-    for name in _SIZES:
-        sizes = getattr(config, name)
-        if not isinstance(sizes, tuple) or not all(
-            isinstance(n, int) and not isinstance(n, bool) for n in sizes
-        ):
-            raise UsageTypeError(f"{name}={sizes!r}; write whole numbers, as (64, 64).")
-        if any(size < 1 for size in sizes):
-            raise UsageError(f"{name}={sizes} has a layer without units.")
     batch, total = config.batch_size, config.total_timesteps
     if batch > MAX_ENV_STEPS:
         raise UsageError(
@@ -114,24 +125,12 @@ def check_counts(config: Any) -> None:
         )
 
 
-FLOATS = ("backtrack_factor", "cg_tolerance", "initial_log_std")
-"""Fields that are floats, and part of the program."""
-
-
 def check_fractions(config: Any) -> None:
-    """Check floats, flags and choices."""
-    for name in FLOATS:
-        value = getattr(config, name)
-        if not isinstance(value, numbers.Real):
-            raise UsageTypeError(f"{name}={value!r} is not a number; write a float.")
+    """Check the ranges of floats that are part of the program."""
     if not math.isfinite(config.initial_log_std):
         raise UsageError(
             f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
         )
-    for name in ("normalize_observations", "normalize_returns"):
-        value = getattr(config, name)
-        if not isinstance(value, bool):
-            raise UsageTypeError(f"{name}={value!r}; write True or False.")
     if not 0 < config.backtrack_factor < 1:
         raise UsageError(
             f"backtrack_factor={config.backtrack_factor} is not between 0 and 1; "
@@ -141,21 +140,6 @@ def check_fractions(config: Any) -> None:
         raise UsageError(
             f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
         )
-    choices = {
-        "step_size_curvature": ("undamped", "damped"),
-        "fisher_operator": ("gauss_newton", "kl_hessian"),
-        "activation": tuple(ACTIVATIONS),
-        "action_distribution": (
-            "gaussian",
-            "state_dependent_gaussian",
-            "gsde",
-            "tanh_gaussian",
-        ),
-    }
-    for name, allowed in choices.items():
-        value = getattr(config, name)
-        if value not in allowed:
-            raise UsageError(f"{name}={value!r}; write one of {', '.join(allowed)}.")
     low, high = StateDependentGaussianHead.log_std_bounds
     if (
         config.action_distribution == "state_dependent_gaussian"

@@ -14,22 +14,16 @@ from trpo_jax.errors import UsageError, UsageTypeError
 class Hyperparameters(NamedTuple):
     """The floats of a run, traced: a sweep over them is a `vmap`.
 
-    `config.hyperparameters` has those of a config; `_replace` some of them.
+    The fields are those of `TRPOConfig` with the same names. `config.hyperparameters`
+    has those of a config; `_replace` some of them.
     """
 
     max_kl: float
-    """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
     damping: float
-    """λ, added to the diagonal of the Fisher information."""
     discount: float
-    """γ, the discount of future rewards."""
     gae_lambda: float
-    """λ of generalised advantage estimation: 0 is TD, 1 Monte-Carlo."""
     critic_learning_rate: float
-    """Step size of the critic's optimiser."""
     entropy_coefficient: float
-    """Weight of the policy's mean entropy beside the surrogate of standardised
-    advantages: more than 0 keeps a policy from settling early."""
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
@@ -59,9 +53,7 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
             )
         if isinstance(value, jax.core.Tracer):
             continue
-        above = value > 0 if name == "max_kl" else value >= 0
-        below = (
-            value <= 1 if name in ("discount", "gae_lambda") else math.isfinite(value)
-        )
-        if not (above and below):
+        most = 1 if name in ("discount", "gae_lambda") else math.inf
+        in_range = 0 <= value <= most and math.isfinite(value)
+        if not in_range or (name == "max_kl" and value == 0):
             raise UsageError(f"{name}={value} is out of range; write {advice[name]}.")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from trpo_jax.observations import values_of
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.batching import reset_nonfinite_memory, rows_per_micro_batch
 from trpo_jax.training.components import make_components
@@ -23,7 +24,6 @@ from trpo_jax.training.state import (
     make_act_fn,
     make_value_fn,
     observe,
-    values_of,
 )
 from trpo_jax.training.statistics import normalize, update_statistics
 from trpo_jax.training.values import values_and_next

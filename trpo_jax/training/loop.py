@@ -12,8 +12,10 @@ from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
 from trpo_jax.training.iteration import Metrics, step
-from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.state import Origin, TrainState, init
+from trpo_jax.training.keys import KeyLike
+from trpo_jax.training.origin import Origin
+from trpo_jax.training.seeds import over_seeds, run_keys
+from trpo_jax.training.state import TrainState, init
 
 
 class TrainResult(NamedTuple):
@@ -58,9 +60,7 @@ def train(
             that is known is out of range.
     """
     check_config(config)
-    if key is None:
-        key = jax.random.key(config.seed)
-    key = as_key(key)
+    keys = run_keys(config, key)
     # Before anything compiles: an unknown id is an early error.
     make_environment(config.env)
     if hyperparameters is None:
@@ -69,7 +69,7 @@ def train(
     hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
     program = dataclasses.replace(config, seed=0, **_ANY_FLOATS)
     run = jit_with_options(_train, program, env_steps=config.all_env_steps)
-    state, metrics = run(key, hyperparameters)
+    state, metrics = run(keys, hyperparameters)
     # The shared program ran with other floats in its config, the caller's as arguments.
     state = state._replace(origin=Origin.of(config, hyperparameters))
     return TrainResult(state, metrics, config)
@@ -80,7 +80,7 @@ _ANY_FLOATS = {name: getattr(TRPOConfig, name) for name in Hyperparameters._fiel
 
 
 def _train(
-    config: TRPOConfig, key: Key[Array, ""], hyperparameters: Hyperparameters
+    config: TRPOConfig, keys: Key[Array, "*seeds"], hyperparameters: Hyperparameters
 ) -> tuple[TrainState, Metrics]:
     def train_one(key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         state = init(config, key)._replace(hyperparameters=hyperparameters)
@@ -90,6 +90,4 @@ def _train(
 
         return jax.lax.scan(body, state, length=config.num_updates)
 
-    if config.num_seeds == 1:
-        return train_one(key)
-    return jax.vmap(train_one)(jax.random.split(key, config.num_seeds))
+    return over_seeds(config, train_one)(keys)

@@ -1,5 +1,8 @@
 """The seeds of a run side by side: their keys, first states, and types."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 from jaxtyping import PyTree
 
@@ -15,11 +18,14 @@ def run_keys(config: TRPOConfig, key: KeyLike | None = None) -> jax.Array:
     return jax.random.split(key, config.num_seeds) if config.num_seeds > 1 else key
 
 
+def over_seeds(config: TRPOConfig, fn: Callable) -> Callable:
+    """Return `fn`, mapped over a leading axis [num_seeds] if there are several."""
+    return jax.vmap(fn) if config.num_seeds > 1 else fn
+
+
 def init_seeds(config: TRPOConfig, keys: jax.Array) -> TrainState:
     """Return the first state for what `run_keys` returns; consumes `keys`."""
-    if config.num_seeds == 1:
-        return init(config, keys)
-    return jax.vmap(init, in_axes=(None, 0))(config, keys)
+    return over_seeds(config, functools.partial(init, config))(keys)
 
 
 def state_type(config: TRPOConfig) -> PyTree:

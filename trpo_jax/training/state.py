@@ -1,17 +1,16 @@
 """State of the training loop, and the policy and value functions bound to it."""
 
-import dataclasses
 import functools
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from trpo_jax.errors import UsageError, UsageTypeError, array_types
-from trpo_jax.networks import MaskedObservation, Observation
+from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
+from trpo_jax.observations import MaskedObservation, Observation, values_of
 from trpo_jax.training.batching import BoundNetwork, init_params
 from trpo_jax.training.component_checks import check_critic, check_policy
 from trpo_jax.training.components import Components, make_components
@@ -19,6 +18,7 @@ from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_ENV_STEPS
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.origin import Origin
 from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -39,64 +39,6 @@ would not be 1.
 # Standard deviations beyond which a normalised observation is clipped, as in the
 # reference implementations that Engstrom et al. 2020 (arXiv 2005.12729) examine.
 _OBSERVATION_CLIP = 10.0
-
-# Fields that the content of a state depends on. Objects (a policy, an optimiser) are
-# left out: two that are built alike need not be equal. Their shapes are compared.
-_FIELDS_OF_A_STATE = (
-    "num_envs",
-    "hidden_sizes",
-    "activation",
-    "channels",
-    "convolution_stride",
-    "memory_size",
-    "action_distribution",
-    "normalize_observations",
-    "normalize_returns",
-    *Hyperparameters._fields,
-)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """Config fields that a state was made from.
-
-    Static, so that `step` can compare them with its config under `jit`, where the
-    state's own numbers are unknown.
-    """
-
-    values: tuple[Any, ...]
-
-    @classmethod
-    def of(
-        cls, config: TRPOConfig, hyperparameters: Hyperparameters | None = None
-    ) -> "Origin":
-        """Return the fields of a config that its states depend on.
-
-        Args:
-            config: Configuration of the run.
-            hyperparameters: The state's, where they are not those of the config. Traced
-                ones are unknown: then those of the config stand for them.
-        """
-        floats = config.hyperparameters
-        leaves = hyperparameters or ()
-        if leaves and not any(isinstance(one, jax.core.Tracer) for one in leaves):
-            floats = hyperparameters or floats
-        # As float32, which the state has.
-        known = {
-            name: float(str(np.float32(one))) for name, one in floats._asdict().items()
-        }
-        return cls(
-            tuple(
-                known[name] if name in known else getattr(config, name)
-                for name in _FIELDS_OF_A_STATE
-            )
-        )
-
-    def with_floats_of(self, other: "Origin") -> "Origin":
-        """Return these fields with the floats of another."""
-        count = len(Hyperparameters._fields)
-        return Origin(self.values[:-count] + other.values[-count:])
 
 
 class TrainState(NamedTuple):
@@ -208,20 +150,15 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     """Raise UsageError if a state was made from another config; name what differs."""
     check_state(state)
     here = Origin.of(config)
-    floats_alone = state.origin.with_floats_of(here) == here
-    differences = [
-        f"{name}: {before!r} and {now!r}"
-        for name, before, now in zip(
-            _FIELDS_OF_A_STATE, state.origin.values, here.values, strict=True
-        )
-        if before != now
-    ] or _differing_shapes(config, state)
-    if differences:
+    different = state.origin.differences(here) or _differing_shapes(config, state)
+    if different:
+        with_floats = state.origin.with_floats_of(here)
+        only_floats = with_floats == here != state.origin
         raise UsageError(
             "the state was made from another config. What differs (state, config): "
-            + "; ".join(differences)
+            + "; ".join(different)
             + ". Write the config that it was made from"
-            + (", or state.with_hyperparameters_of(config)." * floats_alone or ".")
+            + (", or state.with_hyperparameters_of(config)." * only_floats or ".")
         )
     updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
     if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
@@ -233,7 +170,7 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
 
 
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
-    """Name shapes that do not fit environment, optimiser or networks of the config."""
+    """Name arrays that do not fit environment, optimiser or networks of the config."""
     environment, policy, critic = make_components(config)
     observation = state.rollout.observation
     shape = values_of(observation).shape[1:]
@@ -243,7 +180,7 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     reset = jax.vmap(environment.reset)
     keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
-    expected = {
+    wanted = {
         "rollout.env_state": jax.eval_shape(reset, keys)[0],
         "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params),
     }
@@ -253,18 +190,14 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     ):
         if given is not None:
             init = functools.partial(init_params, network)
-            expected[name] = jax.eval_shape(init, key, observation)
-    return [
-        f"{name}: {found} and {wanted}"
-        for name, like in expected.items()
-        if (found := _types(operator.attrgetter(name)(state)))
-        != (wanted := _types(like))
+            wanted[name] = jax.eval_shape(init, key, observation)
+    found = {name: operator.attrgetter(name)(state) for name in wanted}
+    return differences(found, wanted) or [
+        # The same arrays in other containers, as of another optimiser.
+        f"{name}: {array_types(found[name])} and {array_types(wanted[name])}"
+        for name in wanted
+        if array_types(found[name]) != array_types(wanted[name])
     ]
-
-
-def _types(tree: PyTree) -> str:
-    # Mapped by JAX, which sorts the keys of a dict: their order must not matter.
-    return array_types(jax.tree.map(lambda leaf: leaf, tree))
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:
@@ -277,13 +210,6 @@ def observe(state: TrainState, observations: Observation) -> Observation:
     if isinstance(observations, MaskedObservation):
         return observations._replace(values=values)
     return values
-
-
-def values_of(observations: Observation) -> Float[Array, "..."]:
-    """Return observations without their action masks."""
-    if isinstance(observations, MaskedObservation):
-        return observations.values
-    return observations
 
 
 def make_act_fn(components: Components, state: TrainState) -> ActFn:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from trpo_jax.networks import Observation
+from trpo_jax.training.batching import one_step
 from trpo_jax.training.rollouts import Trajectory
 
 # (memory [B, …], observations [T, B, …], starts bool[T, B]) ↦ (memory after each step
@@ -41,7 +42,7 @@ def values_and_next(
     """
     memories, values = value_fn(memory, trajectory.observation, trajectory.start)
     memory = jax.tree.map(lambda leaf: leaf[-1], memories)
-    _, last = value_fn(memory, _one_step(observation), trajectory.done[-1:])
+    _, last = value_fn(memory, one_step(observation), trajectory.done[-1:])
     following = jnp.concatenate([values[1:], last])
 
     def value_final_observations() -> Float[Array, "T B"]:
@@ -51,7 +52,7 @@ def values_and_next(
             (memories, trajectory.final_observation),
         )
         starts = jnp.zeros((1, values.size), bool)
-        _, at_limits = value_fn(memory, _one_step(observations), starts)
+        _, at_limits = value_fn(memory, one_step(observations), starts)
         return at_limits.reshape(values.shape)
 
     # A condition, not a `where`: most rollouts of most environments truncate nothing,
@@ -60,8 +61,3 @@ def values_and_next(
         jnp.any(trajectory.truncated), value_final_observations, lambda: following
     )
     return values, jnp.where(trajectory.truncated, at_limits, following), memory
-
-
-def _one_step(leaves: PyTree) -> PyTree:
-    """[B, …] → [1, B, …]."""
-    return jax.tree.map(lambda leaf: leaf[None], leaves)
