@@ -68,7 +68,7 @@ def test_a_seed_is_taken_by_its_index():
 def test_masks_are_a_part_of_the_observations():
     plain, _ = make_state(Line(Discrete(3)))
     _, state = make_state(Line(Discrete(3), masked=True))
-    advice = r"observations \(3,\) with action masks \(3,\), but .* \(3,\) and actions"
+    advice = r"observation: None and \(3,\); observation.action_mask: \(3,\) and None"
     with pytest.raises(ValueError, match=advice):
         check_trained(plain, state, "")
 

@@ -96,7 +96,9 @@ def test_a_key_of_the_old_kind_is_the_same_key():
 
 def test_the_state_of_another_environment_is_refused():
     _, state = make_state(KINDS["clipped"][0])
-    with pytest.raises(ValueError, match=r"observations \(3,\), but CartPole-v1 has"):
+    with pytest.raises(
+        ValueError, match=r"has CartPole-v1.* observation: \(3,\) and \(4,\)"
+    ):
         LoadedPolicy(CONFIG, state, "mode")
 
 

@@ -189,7 +189,7 @@ def test_the_dtype_is_kept():
 def test_unequal_shapes_are_named_in_the_error(wrong, no_shape_checks):
     rollout = list(make_rollout())
     rollout[wrong] = rollout[wrong][:-1]
-    with pytest.raises(ValueError, match=rf"one shape \[T, B\].*\({T - 1}, {B}\)"):
+    with pytest.raises(ValueError, match=rf"\({T - 1}, {B}\).* of one shape \[T, B\]"):
         advantages_of(rollout)
 
 

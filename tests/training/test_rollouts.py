@@ -160,3 +160,18 @@ def test_environments_take_actions_of_32_bits(kind, width, x64):
         width = 64 if x64 and width == 32 else width
         taken = as_taken(jnp.ones(3, f"{kind}{width}"))
     assert taken.dtype == (jnp.int32 if kind == "int" else jnp.float32)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("actions", "log_probs"), [((4,), ()), ((), (4,)), ((3,), (4,))]
+)
+def test_actions_that_are_not_one_for_each_environment_are_refused(actions, log_probs):
+    environment = make_environment((TABULAR, CHAIN))
+    state = init_rollout(environment, jax.random.key(0), num_envs=4)
+
+    def act(key, memory, observations, starts):
+        return memory, jnp.zeros(actions, int), jnp.zeros(log_probs)
+
+    with pytest.raises(ValueError, match=r"one of each for each of the 4 environments"):
+        rollout(act, environment, state, jax.random.key(0), num_steps=2)

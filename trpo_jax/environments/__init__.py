@@ -47,14 +47,9 @@ __all__ = [
 ]
 
 
-def _make_brax(name_and_backend: str) -> Environment:
-    name, _, backend = name_and_backend.partition("/")
-    return make_brax(name, backend or "spring")
-
-
 # Suite ↦ function that makes an environment from the rest of the id.
 _SUITES: dict[str, Callable[[str], Environment]] = {
-    "brax": _make_brax,
+    "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
     "gymnax": make_gymnax,
     "jumanji": make_jumanji,
     "playground": make_playground,

@@ -39,8 +39,7 @@ def _float_bits() -> int:
 @cached
 def _check(environment: Environment, float_bits: int) -> None:
     name = type(environment).__name__
-    space = environment.action_space
-    action = _action_like(name, space)
+    action = action_type(environment)
     key = jax.eval_shape(lambda: jax.random.key(0))
     started = jax.eval_shape(environment.reset, key)
     if not isinstance(started, tuple) or len(started) != 2:
@@ -111,7 +110,9 @@ def _cast_advice() -> str:
     )
 
 
-def _action_like(name: str, space: ActionSpace | Any) -> jax.ShapeDtypeStruct:
+def action_type(environment: Environment) -> jax.ShapeDtypeStruct:
+    """Return the type of one action: int32[], int32[D] or float32[D]."""
+    name, space = type(environment).__name__, environment.action_space
     match space:
         case Discrete(count) if isinstance(count, numbers.Integral) and count >= 1:
             return jax.ShapeDtypeStruct((), jnp.int32)

@@ -3,12 +3,14 @@
 They need no screen. States are NumPy arrays, leaves [T, …].
 """
 
-import contextlib
 import copy
+import operator
 import os
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -52,6 +54,13 @@ _NUM_COLORS = 32
 _MOST_POSES = 1000
 _ELLIPSOID = 4  # MuJoCo's geom type; the only one that brax's viewer cannot draw
 
+# Keep pygame from opening a screen or a sound device, and from printing.
+_NO_DEVICES = {
+    "SDL_VIDEODRIVER": "dummy",
+    "SDL_AUDIODRIVER": "dummy",
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+}
+
 
 def shown_steps(num_steps: int, at_most: int) -> list[int]:
     """Return the steps to show: every n-th up to the last, n as small as fits."""
@@ -84,7 +93,7 @@ def draw_gymnax(
     from PIL import Image, ImageDraw, ImageFont
 
     steps = shown_steps(len(returns), _MOST_FRAMES)
-    shown = [_at(states, step) for step in steps]
+    shown = [jax.tree.map(operator.itemgetter(step), states) for step in steps]
     is_classic = env.name in _CLASSIC_CONTROL
     drawn = (_classic_control if is_classic else _by_visualizer)(env, env_params, shown)
     font = ImageFont.load_default(size=13)
@@ -146,19 +155,13 @@ def draw_bodies(env: Any, states: PyTree, path: Path) -> None:
     steps = shown_steps(len(positions), _MOST_POSES)
     every = steps[1] - steps[0] if len(steps) > 1 else 1
     system = system.tree_replace({"opt.timestep": env.dt * every})
-    trajectory = [_Posed(positions[step], rotations[step]) for step in steps]
+    # The viewer reads only the poses of a state.
+    transform = import_extra("brax.base", extra="brax").Transform
+    trajectory = [
+        types.SimpleNamespace(x=transform(positions[step], rotations[step]))
+        for step in steps
+    ]
     path.write_text(html.render(system, trajectory, colab=False), "utf-8")
-
-
-class _Posed:
-    """The part of a brax state that the viewer reads."""
-
-    def __init__(
-        self, pos: Float[np.ndarray, "bodies 3"], rot: Float[np.ndarray, "bodies 4"]
-    ):
-        from brax.base import Transform
-
-        self.x = Transform(pos=pos, rot=rot)
 
 
 def _classic_control(
@@ -169,7 +172,7 @@ def _classic_control(
     One gymnasium environment draws all of them: `vis_gym` makes one for each, which
     takes ten times as long.
     """
-    with _without_devices():
+    with mock.patch.dict(os.environ, _NO_DEVICES):
         import_extra("pygame", extra="pictures")
         import gymnasium
         from gymnax.visualize import vis_gym
@@ -210,27 +213,3 @@ def _by_visualizer(
                 yield np.array(canvas.buffer_rgba())[..., :3]
         finally:
             plt.close(figure)
-
-
-@contextlib.contextmanager
-def _without_devices() -> Iterator[None]:
-    """Keep pygame from opening a screen or a sound device, and from printing."""
-    wanted = {
-        "SDL_VIDEODRIVER": "dummy",
-        "SDL_AUDIODRIVER": "dummy",
-        "PYGAME_HIDE_SUPPORT_PROMPT": "1",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _at(states: PyTree, step: int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[step], states)

@@ -6,19 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from trpo_jax.observations import MaskedObservation, Observation
-
-__all__ = [
-    "ActionSpace",
-    "Box",
-    "Discrete",
-    "Drawable",
-    "Environment",
-    "MaskedObservation",
-    "MultiDiscrete",
-    "Observation",
-    "TimeStep",
-]
+from trpo_jax.observations import Observation
 
 
 class Discrete(NamedTuple):

@@ -7,14 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from trpo_jax.environments.protocol import (
-    Box,
-    Drawable,
-    Environment,
-    Observation,
-    TimeStep,
-)
+from trpo_jax.environments.protocol import Box, Drawable, Environment, TimeStep
 from trpo_jax.errors import UsageError
+from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached
 
 

@@ -1,12 +1,11 @@
 """Acting with a trained policy, step by step and over whole episodes."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from trpo_jax.environments import MaskedObservation
 from trpo_jax.errors import UsageError, differences
 from trpo_jax.networks import Observation
 from trpo_jax.training.batching import BoundNetwork
@@ -172,27 +171,27 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
             "that the state was trained with."
         )
     expected = state_type(config)
-    environment = make_components(config).environment
-    there, here = (
-        # The state of the environments has the axes [seeds, num_envs, …].
-        _described(one.rollout.observation, len(seeds) + 1)
-        for one in (state, expected)
+    different = differences(
+        _acted_with(state, len(seeds)),
+        _acted_with(expected, len(seeds)),
+        lambda leaf: str(leaf.shape),
     )
-    if there != here:
-        raise UsageError(
-            f"state is of an environment with observations {there}, but "
-            f"{config.env} has observations {here} and actions "
-            f"{environment.action_space}; pass the config that the state was trained "
-            "with."
-        )
-    different = differences(state.params, expected.params, lambda leaf: str(leaf.shape))
     if different:
+        space = make_components(config).environment.action_space
         raise UsageError(
-            f"state has other policy parameters than a policy for {config.env}, with "
-            f"observations {here} and actions {environment.action_space}, and these "
-            "network sizes. Shapes that differ (state, config): "
+            f"state was trained with another config: this one has {config.env}, with "
+            f"actions {space}. Shapes that differ (state, config): "
             f"{'; '.join(different)}. Pass the config that the state was trained with."
         )
+
+
+def _acted_with(state: TrainState, num_axes: int) -> dict[str, PyTree]:
+    """Return what acting reads of a state, without the axis of environments."""
+    observation = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[num_axes + 1 :], leaf.dtype),
+        state.rollout.observation,
+    )
+    return {"observation": observation, "params": state.params}
 
 
 def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:
@@ -211,11 +210,3 @@ def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> Tra
     if config.num_seeds == 1:
         return state
     return jax.tree.map(lambda leaf: leaf[seed_index], state)
-
-
-def _described(observation: Any, num_axes: int) -> str:
-    """Return the shape of one observation, as text, without the leading axes."""
-    if isinstance(observation, MaskedObservation):
-        values, mask = (leaf.shape[num_axes:] for leaf in observation)
-        return f"{values} with action masks {mask}"
-    return str(observation.shape[num_axes:])

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.observations import values_of
 from trpo_jax.policies.acting import (
     Actions,
     act,
@@ -56,7 +57,10 @@ class LoadedPolicy:
         self._state = state
         self._actions = actions
         self._environment = make_components(config).environment
-        self._masked = isinstance(state.rollout.observation, MaskedObservation)
+        self._observation_type = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+            state.rollout.observation,
+        )
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
@@ -108,16 +112,14 @@ class LoadedPolicy:
         return memory, self._within_bounds(action)
 
     def _check_observation(self, observation: Seen) -> None:
-        if isinstance(observation, MaskedObservation) != self._masked:
+        masked = isinstance(self._observation_type, MaskedObservation)
+        if isinstance(observation, MaskedObservation) != masked:
             raise UsageError(
-                f"{self.config.env} has {'' if self._masked else 'no '}action masks; "
-                "write "
-                + ("MaskedObservation(values, mask)." if self._masked else "an array.")
+                f"{self.config.env} has {'' if masked else 'no '}action masks; write "
+                + ("MaskedObservation(values, mask)." if masked else "an array.")
             )
-        if isinstance(observation, MaskedObservation):
-            observation = observation.values
-        shape = observation.shape
-        expected = self._environment.observation_shape
+        shape = values_of(observation).shape
+        expected = values_of(self._observation_type).shape
         if shape == expected:
             return
         advice = "."
@@ -202,12 +204,10 @@ def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:
     def batched(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
 
-    environment = make_components(policy.config).environment
-    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
-    if isinstance(observation, MaskedObservation):
-        observation = tuple(observation)
+    observations = jax.tree.map(batched, policy._observation_type)
+    if isinstance(observations, MaskedObservation):
+        observations = tuple(observations)
     memory = [batched(leaf) for leaf in jax.tree.leaves(policy.initial_memory)]
-    observations = jax.tree.map(batched, observation)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     if not memory:
         return observations, seed

@@ -48,18 +48,13 @@ def generalized_advantages(
     (arXiv 1712.00378) for time limits.
     """
     check_fraction(discount=discount, gae_lambda=gae_lambda)
-    shapes = {
-        name: jnp.shape(value)
-        for name, value in {
-            "rewards": rewards,
-            "values": values,
-            "next_values": next_values,
-            "terminated": terminated,
-            "truncated": truncated,
-        }.items()
-    }
-    if len(set(shapes.values())) > 1:
-        raise UsageError(f"all arguments must have one shape [T, B], but got {shapes}.")
+    arrays = (rewards, values, next_values, terminated, truncated)
+    shapes = [jnp.shape(array) for array in arrays]
+    if len(set(shapes)) > 1:
+        raise UsageError(
+            "rewards, values, next_values, terminated and truncated have the shapes "
+            f"{shapes}; write arrays of one shape [T, B]."
+        )
     errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
     decays = discount * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
 

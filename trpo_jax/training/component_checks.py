@@ -7,13 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from trpo_jax.environments import (
-    Box,
-    Discrete,
-    Environment,
-    MultiDiscrete,
-    SquashedActions,
-)
+from trpo_jax.environments import Box, Discrete, Environment, SquashedActions
+from trpo_jax.environments.contract import action_type
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.training.batching import BatchedNetwork, one_step
 from trpo_jax.training.critic import check_values
@@ -53,13 +48,7 @@ def check_policy(
     space = environment.action_space
     actions = _choose("policy", policy, params, state.memory, state, draw)
     kind = "real floating" if isinstance(space, Box) else "integral"
-    match space:
-        case Box(size):
-            event_shape: tuple[int, ...] = (size,)
-        case MultiDiscrete(num_actions):
-            event_shape = (len(num_actions),)
-        case _:
-            event_shape = ()
+    event_shape = action_type(environment).shape
     if actions.shape[1:] != event_shape or not jnp.isdtype(actions.dtype, kind):
         raise UsageError(
             f"the policy draws actions {actions.dtype}{list(actions.shape[1:])}, but "

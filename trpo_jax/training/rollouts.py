@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from trpo_jax.environments.protocol import Environment, Observation
+from trpo_jax.environments import Environment
+from trpo_jax.errors import UsageError, array_types
+from trpo_jax.observations import Observation
 
 
 class RolloutState(NamedTuple):
@@ -127,6 +128,10 @@ def rollout(
 
     Returns:
         The state afterwards, and the `Trajectory` of [T, B] steps.
+
+    Raises:
+        UsageError: If `act_fn` does not return one action and one log-probability for
+            each environment.
     """
 
     def advance(
@@ -137,8 +142,12 @@ def rollout(
         memory, action, log_prob = act_fn(
             action_key, state.memory, state.observation, starts
         )
-        chex.assert_shape(log_prob, starts.shape)
-        chex.assert_tree_shape_prefix(action, starts.shape)
+        if log_prob.shape != starts.shape or action.shape[:1] != starts.shape:
+            raise UsageError(
+                f"act_fn returns actions {array_types(action)} and log-probabilities "
+                f"{array_types(log_prob)}; write one of each for each of the "
+                f"{len(starts)} environments, [B, …] and [B]."
+            )
         env_state, step = jax.vmap(environment.step)(
             env_keys, state.env_state, as_taken(action)
         )
