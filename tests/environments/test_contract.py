@@ -123,7 +123,7 @@ def masked(size, dtype=bool):
                     TimeStep(*[state] * 5),
                 )
             },
-            r"state float32\[\], but reset int32\[\]",
+            r"state float32\[\], but that of reset is int32\[\]",
         ),
         (
             {"step": lambda key, state, action: (state, (state,))},

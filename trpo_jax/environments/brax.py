@@ -9,19 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import (
-    check_known,
-    made_once,
-    narrowed,
-    narrowed_attributes,
-    raw_key,
-    single_precision,
-    strong,
-    strong_as,
-)
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.extras import import_extra
 
@@ -49,7 +40,7 @@ class BraxEnvironment:
     bits, also under `jax_enable_x64`.
     """
 
-    @single_precision
+    @suites.single_precision
     def __init__(self, env: Any, episode_length: int, name: str | None = None):
         """Wrap `env`, which has `action_size`, `reset(rng)` and `step(state, action)`.
 
@@ -64,7 +55,7 @@ class BraxEnvironment:
         Raises:
             UsageError: If the observation is not one array.
         """
-        self._env = env = narrowed_attributes(env)
+        self._env = env = suites.narrowed_attributes(env)
         self._episode_length = episode_length
         self.name = name or type(env).__name__
         _mend_fluid()
@@ -89,13 +80,13 @@ class BraxEnvironment:
         """Suffix ".html" if brax's viewer can draw the environment, else None."""
         return ".html" if has_bodies(self._env, self._state_type) else None
 
-    @single_precision
+    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         raw = self._reset(key)
         return BraxState(raw, jnp.int32(0)), jnp.asarray(raw.obs, jnp.float32)
 
-    @single_precision
+    @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: BraxState, action: Float[Array, " D"]
     ) -> tuple[BraxState, TimeStep]:
@@ -103,9 +94,9 @@ class BraxEnvironment:
         # A copy: environments write into the dictionaries of the state they are given.
         raw = jax.tree.map(jnp.asarray, state.env_state)
         # Drawn outside of `single_precision`.
-        action = narrowed(action)
+        action = suites.narrowed(action)
         raw = self._env.step(raw, jnp.clip(action, -1, 1))
-        raw = strong_as(raw, self._state_type)
+        raw = suites.strong_as(raw, self._state_type)
         length = state.length + 1
         terminated = raw.done > 0
         truncated = (length >= self._episode_length) & ~terminated
@@ -129,10 +120,10 @@ class BraxEnvironment:
 
     def _reset(self, key: Key[Array, ""]) -> Any:
         # Brax takes the uint32 array of jax.random.PRNGKey.
-        return jax.tree.map(strong, self._env.reset(raw_key(key)))
+        return jax.tree.map(suites.strong, self._env.reset(suites.raw_key(key)))
 
 
-@made_once
+@suites.made_once
 def make_brax(
     name: str, backend: str = "spring", episode_length: int = 1000
 ) -> BraxEnvironment:
@@ -152,7 +143,7 @@ def make_brax(
     """
     envs = import_extra("brax.envs", extra="brax")
     advice = "Register your own by brax.envs.register_environment(name, class)."
-    check_known(name, envs._envs, "brax", advice)  # the only list that brax has
+    suites.check_known(name, envs._envs, "brax", advice)  # the only list that brax has
     if backend not in _BACKENDS:
         raise UsageError(
             f"no backend {backend!r} in brax. Write one of {', '.join(_BACKENDS)}."

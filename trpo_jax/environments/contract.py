@@ -60,25 +60,16 @@ def _check(environment: Environment, float_bits: int) -> None:
             "trpo_jax.environments.TimeStep(...))."
         )
     following, step = stepped
-    if not _alike(following, state):
-        raise UsageError(
-            f"{name}.step returns the state {array_types(following)}, but reset "
-            f"{array_types(state)}; they must have the same structure, shapes and "
-            "dtypes." + _cast_advice()
-        )
+    _check_alike(f"{name}.step returns the state", following, "that of reset", state)
     _check_observation(f"{name}.step", step.observation, environment)
     final = f"{name}.step, in final_observation,"
     _check_observation(final, step.final_observation, environment)
     for which, other in {
-        "final_observation": step.final_observation,
-        "observation after a reset": observation,
+        "the final_observation": step.final_observation,
+        "the observation after a reset": observation,
     }.items():
-        if not _alike(step.observation, other):
-            raise UsageError(
-                f"{name}.step returns the observation {array_types(step.observation)}, "
-                f"but the {which} is {array_types(other)}; they must have the same "
-                "structure, shapes and dtypes." + _cast_advice()
-            )
+        what = f"{name}.step returns the observation"
+        _check_alike(what, step.observation, which, other)
     for field, (kind, advice) in {
         "reward": ("real floating", "jnp.float32(reward)"),
         "terminated": ("bool", "jnp.array(terminated, bool)"),
@@ -94,19 +85,21 @@ def _check(environment: Environment, float_bits: int) -> None:
             )
 
 
-def _alike(left: Any, right: Any) -> bool:
+def _check_alike(what: str, found: Any, which: str, wanted: Any) -> None:
     def types(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
-    return types(left) == types(right)
-
-
-def _cast_advice() -> str:
-    if _float_bits() == 32:
-        return ""
-    return (
-        " Under jax_enable_x64 an array made without a dtype has 64 bits: write "
-        "dtype=jnp.float32, or switch jax_enable_x64 off."
+    if types(found) == types(wanted):
+        return
+    advice = "."
+    if _float_bits() == 64:
+        advice = (
+            ". Under jax_enable_x64 an array made without a dtype has 64 bits: write "
+            "dtype=jnp.float32, or switch jax_enable_x64 off."
+        )
+    raise UsageError(
+        f"{what} {array_types(found)}, but {which} is {array_types(wanted)}; they must "
+        f"have the same structure, shapes and dtypes{advice}"
     )
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX, draw_gymnax
 from trpo_jax.environments.protocol import (
     ActionSpace,
@@ -19,17 +20,6 @@ from trpo_jax.environments.protocol import (
     Discrete,
     MultiDiscrete,
     TimeStep,
-)
-from trpo_jax.environments.suites import (
-    bounds,
-    check_known,
-    made_once,
-    narrowed,
-    narrowed_attributes,
-    refuse_download,
-    single_precision,
-    strong,
-    strong_as,
 )
 from trpo_jax.errors import UsageError
 from trpo_jax.tracing import cached, holds_tracers
@@ -44,7 +34,7 @@ class GymnaxEnvironment:
     `jax_enable_x64`.
     """
 
-    @single_precision
+    @suites.single_precision
     def __init__(self, env: Any, env_params: Any = None):
         """Wrap `env`, an object with gymnax's `reset` and `step`.
 
@@ -59,8 +49,8 @@ class GymnaxEnvironment:
         with jax.ensure_compile_time_eval():
             if env_params is None:
                 env_params = env.default_params
-            env, env_params = narrowed_attributes(env), narrowed(env_params)
-            self._env, self._params = env, env_params
+            self._env = env = suites.narrowed_attributes(env)
+            self._params = env_params = suites.narrowed(env_params)
             self._raw_reset, self._raw_step = env.reset, env.step
             if holds_tracers(env):
                 self._raw_reset, self._raw_step = map(_unjitted, (env.reset, env.step))
@@ -85,13 +75,13 @@ class GymnaxEnvironment:
         """Suffix ".gif" if gymnax can draw the environment, else None."""
         return ".gif" if self.name in DRAWN_BY_GYMNAX else None
 
-    @single_precision
+    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         observation, state = self._raw_reset(key, self._params)
-        return jax.tree.map(strong, state), self._observe(observation)
+        return jax.tree.map(suites.strong, state), self._observe(observation)
 
-    @single_precision
+    @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
@@ -99,7 +89,7 @@ class GymnaxEnvironment:
         observation, state, reward, terminated, truncated, info = self._raw_step(
             key, state, self._act(action), self._params
         )
-        state = strong_as(state, self._state_type)
+        state = suites.strong_as(state, self._state_type)
         terminated = jnp.asarray(terminated, bool)
         return state, TimeStep(
             observation=self._observe(observation),
@@ -135,7 +125,7 @@ class GymnaxEnvironment:
         return jnp.asarray(observation, jnp.float32)
 
     def _act(self, action: Num[Array, "..."]) -> Any:
-        action = narrowed(action)  # drawn outside of `single_precision`
+        action = suites.narrowed(action)  # drawn outside of `single_precision`
         match self.action_space:
             case Box():
                 shaped = action.reshape(self._space.shape)
@@ -166,18 +156,18 @@ def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
     return _make_from_pair(_Pair(env, env_params))
 
 
-@made_once
+@suites.made_once
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
     gymnax = _import_gymnax()
     advice = (
         "Register your own by gymnax.register(id, factory), or write env=(environment, "
         "params). Ids of other suites begin with the suite: 'brax/halfcheetah'."
     )
-    check_known(env_id, gymnax.registered_envs, "gymnax", advice)
+    suites.check_known(env_id, gymnax.registered_envs, "gymnax", advice)
     try:
         return GymnaxEnvironment(*gymnax.make(env_id))
     except OSError as error:
-        refuse_download(env_id, error)
+        suites.refuse_download(env_id, error)
 
 
 # Gymnax imports these to draw its pictures: nine tenths of the 1.5 s that it takes.
@@ -239,7 +229,7 @@ def _action_space(space: Any, name: str) -> ActionSpace:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n))
     if isinstance(space, spaces.Box):
-        low, high = bounds(space.low, space.high, space.shape)
+        low, high = suites.bounds(space.low, space.high, space.shape)
         return Box(math.prod(space.shape), low, high)
     if isinstance(space, spaces.Tuple) and all(
         isinstance(factor, spaces.Discrete) for factor in space.spaces

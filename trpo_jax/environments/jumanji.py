@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, Num, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Box,
@@ -16,17 +17,6 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.environments.restart import restarting
-from trpo_jax.environments.suites import (
-    bounds,
-    check_known,
-    made_once,
-    narrowed,
-    narrowed_attributes,
-    refuse_download,
-    single_precision,
-    strong,
-    strong_as,
-)
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import MaskedObservation, Observation, values_of
@@ -49,7 +39,7 @@ class JumanjiEnvironment:
     `jax_enable_x64`.
     """
 
-    @single_precision
+    @suites.single_precision
     def __init__(self, env: Any, name: str | None = None):
         """Wrap `env`, a `jumanji.Environment` that does not reset itself.
 
@@ -60,7 +50,7 @@ class JumanjiEnvironment:
         Raises:
             UsageError: If its rewards, actions or masks are not supported.
         """
-        self._env = env = narrowed_attributes(env)
+        self._env = env = suites.narrowed_attributes(env)
         self.name = name or type(env.unwrapped).__name__
         self._spec = env.action_spec
         _, first = jax.eval_shape(env.reset, jax.random.key(0))
@@ -84,19 +74,19 @@ class JumanjiEnvironment:
     def __repr__(self) -> str:
         return f"JumanjiEnvironment({self.name})"
 
-    @single_precision
+    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         state, first = self._env.reset(key)
-        return jax.tree.map(strong, state), _observe(first.observation)
+        return jax.tree.map(suites.strong, state), _observe(first.observation)
 
-    @single_precision
+    @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         state, taken = self._env.step(state, self._act(action))
-        state = strong_as(state, self._state_type)
+        state = suites.strong_as(state, self._state_type)
         ended = taken.last()
         terminated = ended & (taken.discount == 0)
         final_observation = _observe(taken.observation)
@@ -110,7 +100,7 @@ class JumanjiEnvironment:
         )
 
     def _act(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
-        action = narrowed(action)  # drawn outside of `single_precision`
+        action = suites.narrowed(action)  # drawn outside of `single_precision`
         match self.action_space:
             case Box():
                 shaped = action.reshape(self._spec.shape)
@@ -120,7 +110,7 @@ class JumanjiEnvironment:
         return action.reshape(self._spec.shape).astype(self._spec.dtype)
 
 
-@made_once
+@suites.made_once
 def make_jumanji(env: str | Any) -> JumanjiEnvironment:
     """Return an environment of Jumanji.
 
@@ -142,11 +132,12 @@ def make_jumanji(env: str | Any) -> JumanjiEnvironment:
         "Register your own by jumanji.register(id, entry_point), or write env="
         "trpo_jax.environments.JumanjiEnvironment(env)."
     )
-    check_known(env, sorted(jumanji.registered_environments()), "jumanji", advice)
+    known = sorted(jumanji.registered_environments())
+    suites.check_known(env, known, "jumanji", advice)
     try:
         return JumanjiEnvironment(jumanji.make(env), f"jumanji/{env}")
     except OSError as error:
-        refuse_download(env, error)
+        suites.refuse_download(env, error)
 
 
 def _observe(observation: Any) -> Observation:
@@ -188,7 +179,7 @@ def _action_space(
             mask_size = math.prod(sizes)
             space = Discrete(mask_size)
     elif isinstance(spec, specs.BoundedArray) and spec.dtype == jnp.float32:
-        low, high = bounds(spec.minimum, spec.maximum, spec.shape)
+        low, high = suites.bounds(spec.minimum, spec.maximum, spec.shape)
         space = Box(math.prod(spec.shape), low, high)
     if space is None or (mask_shape is not None and math.prod(mask_shape) != mask_size):
         masked = "" if mask_shape is None else f" with a mask {[*mask_shape]}"

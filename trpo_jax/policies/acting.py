@@ -11,7 +11,7 @@ from trpo_jax.networks import Observation
 from trpo_jax.training.batching import BoundNetwork
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.rollouts import as_taken
+from trpo_jax.training.rollouts import as_taken, init_rollout
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
 from trpo_jax.trust_region import Distribution
@@ -93,14 +93,13 @@ def start_episodes(
 ) -> Episodes:
     """Return B episodes before their first step; consumes `key`."""
     environment = make_components(config).environment
-    keys = jax.random.split(key, num_episodes)
-    env_state, observation = jax.vmap(environment.reset)(keys)
+    start = init_rollout(environment, key, num_envs=num_episodes)
     return Episodes(
         steps=jnp.int32(0),
         ended=jnp.zeros(num_episodes, bool),
-        returns=jnp.zeros(num_episodes),
-        env_state=env_state,
-        observation=observation,
+        returns=start.episode_return,
+        env_state=start.env_state,
+        observation=start.observation,
         memory=initial_memory(config, num_episodes),
     )
 

@@ -44,12 +44,7 @@ def is_short(env_steps: int) -> bool:
 
 
 def jit_with_options(
-    fn: Callable,
-    config: Any,
-    *,
-    env_steps: int,
-    static_argnums: tuple[int, ...] = (),
-    donate_argnums: tuple[int, ...] = (),
+    fn: Callable, config: Any, *, env_steps: int, **jit_arguments: Any
 ) -> jax.stages.Wrapped:
     """Return `fn` without its first argument, jitted with `compiler_options`.
 
@@ -60,29 +55,21 @@ def jit_with_options(
         config: Its first argument. Its environment, networks and schedules may hold
             tracers.
         env_steps: Environment steps that the program will run.
-        static_argnums: As in `jax.jit`, counted without the config.
-        donate_argnums: The same.
+        **jit_arguments: Those of `jax.jit`, such as `static_argnums`, which counts
+            without the config.
     """
     # JAX refuses options for a program that becomes part of another. Whether it does
     # cannot be seen in the arguments: under jax.grad over a number that the environment
     # holds, they are all concrete.
     options = {} if is_tracing() else compiler_options(env_steps)
-    return _jit(fn, config, static_argnums, donate_argnums, tuple(options.items()))
+    return _jit(fn, config, tuple(options.items()), **jit_arguments)
 
 
 @cached
 def _jit(
-    fn: Callable,
-    config: Any,
-    static_argnums: tuple[int, ...],
-    donate_argnums: tuple[int, ...],
-    options: tuple[tuple[str, Any], ...],
+    fn: Callable, config: Any, options: tuple[tuple, ...], **jit_arguments: Any
 ) -> jax.stages.Wrapped:
     # Bound to a function, a config that holds tracers is dropped with the function: as
     # a static argument it would stay in JAX's own cache.
-    return jax.jit(
-        functools.partial(fn, config),
-        static_argnums=static_argnums,
-        donate_argnums=donate_argnums,
-        compiler_options=dict(options) or None,
-    )
+    bound = functools.partial(fn, config)
+    return jax.jit(bound, compiler_options=dict(options) or None, **jit_arguments)

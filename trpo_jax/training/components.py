@@ -1,9 +1,10 @@
 """Environment, policy and critic of a run, made from its config."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from trpo_jax import networks
 from trpo_jax.environments import (
     Box,
     Discrete,
@@ -13,33 +14,18 @@ from trpo_jax.environments import (
     squash_actions,
 )
 from trpo_jax.errors import UsageError
-from trpo_jax.networks import (
-    ACTIVATIONS,
-    CNN,
-    MLP,
-    CategoricalHead,
-    GaussianHead,
-    GSDEHead,
-    MultiCategoricalHead,
-    Network,
-    Policy,
-    RecurrentNetwork,
-    RecurrentPolicy,
-    RecurrentValue,
-    StateDependentGaussianHead,
-    TanhGaussianHead,
-    Value,
-    as_network,
-)
 from trpo_jax.training.batching import BatchedNetwork, batched
 from trpo_jax.training.config import TRPOConfig
 
 _GAUSSIAN_HEADS = {
-    "gaussian": GaussianHead,
-    "state_dependent_gaussian": StateDependentGaussianHead,
-    "gsde": GSDEHead,
-    "tanh_gaussian": TanhGaussianHead,
+    "gaussian": networks.GaussianHead,
+    "state_dependent_gaussian": networks.StateDependentGaussianHead,
+    "gsde": networks.GSDEHead,
+    "tanh_gaussian": networks.TanhGaussianHead,
 }
+
+
+AnyNetwork = networks.Network | networks.RecurrentNetwork
 
 
 class Components(NamedTuple):
@@ -60,34 +46,37 @@ def make_components(config: TRPOConfig) -> Components:
     environment = make_environment(config.env)
     if config.action_distribution == "tanh_gaussian":
         environment = squash_actions(environment)
-    networks = make_networks(config, environment)
-    return Components(environment, *map(batched, networks))
+    policy, critic = make_networks(config, environment)
+    return Components(environment, batched(policy), batched(critic))
 
 
 def make_networks(
     config: TRPOConfig, environment: Environment
-) -> tuple[Network | RecurrentNetwork, Network | RecurrentNetwork]:
+) -> tuple[AnyNetwork, AnyNetwork]:
     """Return policy and critic: those of the config, or defaults that fit.
 
     Raises:
         UsageError: If the config asks for a Gaussian and actions are discrete.
     """
-    policy, critic = as_network(config.policy), as_network(config.critic)
+    # The config has replaced an NNX module by its `NNXNetwork`.
+    policy: Any = config.policy
+    critic: Any = config.critic
     torso, size = _torso(config), config.memory_size
-    if policy is None:
-        head = _head(config, environment)
-        policy = RecurrentPolicy(torso, head, size) if size else Policy(torso, head)
+    if policy is None and size:
+        policy = networks.RecurrentPolicy(torso, _head(config, environment), size)
+    elif policy is None:
+        policy = networks.Policy(torso, _head(config, environment))
     if critic is None:
-        critic = RecurrentValue(torso, size) if size else Value(torso)
+        critic = networks.RecurrentValue(torso, size) if size else networks.Value(torso)
     return policy, critic
 
 
 def _torso(config: TRPOConfig) -> nn.Module:
-    sizes, activation = config.hidden_sizes, ACTIVATIONS[config.activation]
+    sizes, activation = config.hidden_sizes, networks.ACTIVATIONS[config.activation]
     if config.channels:
         stride = config.convolution_stride
-        return CNN(config.channels, 3, stride, sizes, activation)
-    return MLP(sizes, activation)
+        return networks.CNN(config.channels, 3, stride, sizes, activation)
+    return networks.MLP(sizes, activation)
 
 
 def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
@@ -99,9 +88,9 @@ def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
         )
     match space:
         case Discrete(num_actions):
-            return CategoricalHead(num_actions)
+            return networks.CategoricalHead(num_actions)
         case MultiDiscrete(num_actions):
-            return MultiCategoricalHead(num_actions)
+            return networks.MultiCategoricalHead(num_actions)
         case Box(size):
             return _GAUSSIAN_HEADS[config.action_distribution](
                 size, config.initial_log_std

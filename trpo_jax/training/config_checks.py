@@ -127,28 +127,22 @@ def check_counts(config: Any) -> None:
 
 def check_fractions(config: Any) -> None:
     """Check the ranges of floats that are part of the program."""
-    if not math.isfinite(config.initial_log_std):
-        raise UsageError(
-            f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
-        )
-    if not 0 < config.backtrack_factor < 1:
-        raise UsageError(
-            f"backtrack_factor={config.backtrack_factor} is not between 0 and 1; "
-            "write 0.5."
-        )
-    if not 0 <= config.cg_tolerance < 1:
-        raise UsageError(
-            f"cg_tolerance={config.cg_tolerance} is not in [0, 1); write 1e-5."
-        )
+    factor, tolerance = config.backtrack_factor, config.cg_tolerance
+    log_std = config.initial_log_std
     low, high = StateDependentGaussianHead.log_std_bounds
-    if (
-        config.action_distribution == "state_dependent_gaussian"
-        and not low < config.initial_log_std < high
+    if config.action_distribution != "state_dependent_gaussian":
+        low, high = -math.inf, math.inf
+    for name, in_range, advice in (
+        ("backtrack_factor", 0 < factor < 1, "between 0 and 1; write 0.5"),
+        ("cg_tolerance", 0 <= tolerance < 1, "in [0, 1); write 1e-5"),
+        (
+            "initial_log_std",
+            low < log_std < high,
+            f"between the bounds of log σ, {low} and {high}; write 0.0",
+        ),
     ):
-        raise UsageError(
-            f"initial_log_std={config.initial_log_std} is not between the bounds of "
-            f"log σ(s), {low} and {high}; write 0.0."
-        )
+        if not in_range:
+            raise UsageError(f"{name}={getattr(config, name)} is not {advice}.")
 
 
 def check_functions(config: Any) -> None:

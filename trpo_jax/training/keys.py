@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
-from trpo_jax.errors import UsageTypeError
+from trpo_jax.errors import UsageTypeError, describe_type
 
 KeyLike = Key[Array, ""] | UInt32[Array, "_"]
 """`jax.random.key(0)`, or `jax.random.PRNGKey(0)`."""
@@ -29,10 +29,7 @@ def as_key(key: Any) -> Key[Array, ""]:
         data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         if key.shape == data.shape:
             return jax.random.wrap_key_data(jnp.asarray(key))
-    found = type(key).__name__
-    if hasattr(key, "dtype"):
-        found = f"{key.dtype}{[*key.shape]}"
     raise UsageTypeError(
-        f"key is {found}; write one key, jax.random.key(0). For several, vmap over "
-        "them."
+        f"key is {describe_type(key)}; write one key, jax.random.key(0). For several, "
+        "vmap over them."
     )
