@@ -126,29 +126,26 @@ def _check_bounds(name: str, space: Box) -> None:
     size, low, high = space
     if low is None and high is None:
         return
-    example = f"Box({size}, {(-1.0,) * size}, {(1.0,) * size})"
-    advice = f"write a Box such as trpo_jax.environments.{example}"
-    if low is None or high is None:
-        raise UsageError(
-            f"{name}.action_space is {space}, with bounds on one side only; {advice}, "
-            "with math.inf where there is no bound."
-        )
     try:
-        pairs = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+        both = zip(low, high, strict=True)  # type: ignore[arg-type]
+        pairs = [(float(a), float(b)) for a, b in both]
     except (TypeError, ValueError):
         pairs = []  # not numbers, traced, or not as many
-    if len(pairs) != size:
-        raise UsageError(
-            f"{name}.action_space is {space}, whose bounds are not {size} plain "
-            f"numbers each; {advice}."
-        )
+    if low is None or high is None:
+        problem = "with bounds on one side only"
+        advice = ", with math.inf where there is no bound"
+    elif len(pairs) != size:
+        problem, advice = f"whose bounds are not {size} plain numbers each", ""
     # NaN compares false.
-    bad = [pair for pair in pairs if not pair[0] < pair[1]]
-    if bad or any(a == math.inf or b == -math.inf for a, b in pairs):
-        raise UsageError(
-            f"{name}.action_space is {space}, which leaves nothing between the bounds "
-            f"of a number; {advice}, with the low one below the high one."
-        )
+    elif not all(a < b and a < math.inf and b > -math.inf for a, b in pairs):
+        problem = "which leaves nothing between the bounds of a number"
+        advice = ", with the low one below the high one"
+    else:
+        return
+    raise UsageError(
+        f"{name}.action_space is {space}, {problem}; write a Box such as "
+        f"trpo_jax.environments.Box({size}, {(-1.0,) * size}, {(1.0,) * size}){advice}."
+    )
 
 
 def _check_observation(who: str, observation: Any, environment: Environment) -> None:

@@ -179,8 +179,7 @@ def _action_space(
             mask_size = math.prod(sizes)
             space = Discrete(mask_size)
     elif isinstance(spec, specs.BoundedArray) and spec.dtype == jnp.float32:
-        low, high = suites.bounds(spec.minimum, spec.maximum, spec.shape)
-        space = Box(math.prod(spec.shape), low, high)
+        space = suites.flat_box(spec.minimum, spec.maximum, spec.shape)
     if space is None or (mask_shape is not None and math.prod(mask_shape) != mask_size):
         masked = "" if mask_shape is None else f" with a mask {[*mask_shape]}"
         raise UsageError(

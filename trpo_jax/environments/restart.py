@@ -35,8 +35,7 @@ def restarting(
         ended: Bool[Array, " B"], keys: Key[Array, " B"], going_on: PyTree
     ) -> PyTree:
         def start() -> PyTree:
-            select = functools.partial(_where, ended)
-            return jax.tree.map(select, jax.vmap(start_fn)(keys), going_on)
+            return jax.vmap(_select)(ended, jax.vmap(start_fn)(keys), going_on)
 
         return jax.lax.cond(ended.any(), start, lambda: going_on)
 
@@ -69,6 +68,5 @@ def restarting(
     return restart
 
 
-def _where(ended: Bool[Array, " B"], started: Array, going_on: Array) -> Array:
-    axes = tuple(range(1, started.ndim))
-    return jnp.where(jnp.expand_dims(ended, axes), started, going_on)
+def _select(ended: Bool[Array, ""], started: PyTree, going_on: PyTree) -> PyTree:
+    return jax.tree.map(functools.partial(jnp.where, ended), started, going_on)

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt32
 
+from trpo_jax.environments.protocol import Box
 from trpo_jax.errors import UsageError
 from trpo_jax.tracing import cached
 
@@ -129,23 +131,22 @@ def strong_as(tree: PyTree, types: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, like: strong(leaf, like.dtype), tree, types)
 
 
-def bounds(
-    low: Any, high: Any, shape: tuple[int, ...]
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Return the bounds of a flat action, infinite where there is none.
+def flat_box(low: Any, high: Any, shape: tuple[int, ...]) -> Box:
+    """Return the space of a flat action, with infinite bounds where there is none.
 
-    (None, None) if no number is bounded, or if a bound is traced: it is known only when
-    the program runs, and the environment clips to it.
+    It has no bounds if no number is bounded, or if a bound is traced: it is known only
+    when the program runs, and the environment clips to it.
     """
+    unbounded = Box(math.prod(shape))
     if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
-        return None, None
+        return unbounded
     flat = np.stack([np.broadcast_to(side, shape).ravel() for side in (low, high)])
     # Several suites write the largest float32 for infinity.
     is_bound = np.abs(flat) < np.finfo(np.float32).max
     if not is_bound.any():
-        return None, None
+        return unbounded
     flat = np.where(is_bound, flat, [[-np.inf], [np.inf]])
-    return tuple(map(float, flat[0])), tuple(map(float, flat[1]))
+    return Box(unbounded.size, *(tuple(map(float, side)) for side in flat))
 
 
 def raw_key(key: Key[Array, ""]) -> UInt32[Array, "_"]:

@@ -5,6 +5,7 @@ micro-batches: T·B steps, or B sequences of T steps. Both kinds of network have
 methods, so that training need not know which one it trains.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -197,19 +198,15 @@ def reset_nonfinite_memory(
 
     One bad observation would otherwise be remembered for as long as its episode lasts.
     """
-
-    def finite(leaf: Array) -> Bool[Array, " B"]:
-        return jnp.isfinite(leaf.reshape(num_envs, -1)).all(axis=1)
-
-    leaves = [finite(leaf) for leaf in jax.tree.leaves(memory)]
-    if not leaves:
+    if not jax.tree.leaves(memory):
         return memory
-    good = jnp.stack(leaves).all(axis=0)
 
-    def choose(kept: Array, initial: Array) -> Array:
-        return jnp.where(good.reshape(-1, *[1] * (kept.ndim - 1)), kept, initial)
+    def reset(memory: PyTree, initial: PyTree) -> PyTree:
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(memory)]
+        keep = functools.partial(jnp.where, jnp.stack(finite).all())
+        return jax.tree.map(keep, memory, initial)
 
-    return jax.tree.map(choose, memory, network.initial_memory(num_envs))
+    return jax.vmap(reset)(memory, network.initial_memory(num_envs))
 
 
 def one_step(leaves: PyTree) -> PyTree:

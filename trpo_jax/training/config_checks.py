@@ -149,11 +149,11 @@ def check_functions(config: Any) -> None:
     """Check networks, schedules and the optimiser."""
     for name in ("policy", "critic"):
         network = getattr(config, name)
-        if network is None:
-            continue
         # A recurrent network has the members of a network, too; a class has those of
         # its instances.
-        if not isinstance(network, Network) or isinstance(network, type):
+        if network is not None and (
+            not isinstance(network, Network) or isinstance(network, type)
+        ):
             raise UsageTypeError(
                 f"{name} is {describe_type(network)}; write a Flax module (an instance "
                 "of Linen or NNX), trpo_jax.networks.NNXNetwork(factory), "
