@@ -48,7 +48,10 @@ def flat_adabelief(learning_rate):
         ({"critic_optimizer": optax.sgd}, "critic_optimizer_state.0.count: int32[]"),
         ({"critic_optimizer": flat_adabelief}, "critic_optimizer_state: ("),
         ({"critic": Value(MLP((3,)))}, "kernel: float32[3, 4] and float32[3, 3]"),
-        ({"env": "CartPole-v1"}, "shape of an observation: (3,) and (4,)"),
+        (
+            {"env": "CartPole-v1"},
+            "observation: float32[4, 3] and float32[4, 4]",
+        ),
     ],
 )
 @pytest.mark.parametrize("jit", [False, True])

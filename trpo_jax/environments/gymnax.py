@@ -49,6 +49,7 @@ class GymnaxEnvironment:
             if env_params is None:
                 env_params = env.default_params
             self._env = env = suites.narrowed_attributes(env)
+            self.name = str(getattr(env, "name", type(env).__name__))
             self._params = env_params = suites.narrowed(env_params)
             self._raw_reset, self._raw_step = env.reset, env.step
             if holds_tracers(env):
@@ -63,11 +64,6 @@ class GymnaxEnvironment:
 
     def __repr__(self) -> str:
         return f"GymnaxEnvironment({self.name})"
-
-    @property
-    def name(self) -> str:
-        """The environment's own name."""
-        return str(getattr(self._env, "name", type(self._env).__name__))
 
     @property
     def picture_suffix(self) -> str | None:

@@ -25,10 +25,7 @@ def init_network(network: Any, key: Key[Array, ""], *inputs: PyTree) -> PyTree:
     try:
         params = network.init(key, *inputs)
         jax.eval_shape(network.apply, params, *inputs)
-    except (
-        flax.errors.InvalidRngError,
-        flax.errors.ModifyScopeVariableError,
-    ) as error:
+    except (flax.errors.InvalidRngError, flax.errors.ModifyScopeVariableError) as error:
         reason = str(error).partition(" (http")[0].rstrip(".")
         raise UsageError(_impure(network, f"is not: {reason}")) from error
     collections = set(params) - {"params"} if isinstance(network, nn.Module) else ()

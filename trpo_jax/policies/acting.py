@@ -116,15 +116,8 @@ def step_episodes(
     num_episodes = len(episodes.ended)
     action_key, env_key = jax.random.split(jax.random.fold_in(key, episodes.steps))
     starts = jnp.broadcast_to(episodes.steps == 0, num_episodes)
-    memory, action = act(
-        config,
-        state,
-        action_key,
-        episodes.memory,
-        episodes.observation,
-        starts,
-        actions,
-    )
+    seen = (episodes.memory, episodes.observation, starts)
+    memory, action = act(config, state, action_key, *seen, actions)
     env_keys = jax.random.split(env_key, num_episodes)
     env_state, taken = jax.vmap(environment.step)(
         env_keys, episodes.env_state, as_taken(action)

@@ -103,10 +103,8 @@ class LoadedPolicy:
         if not isinstance(observation, MaskedObservation):
             observation = jnp.asarray(observation)
         self._check_observation(observation)
-        inputs: Any = (memory, observation, jnp.asarray(start))
-        memory, seen, starts = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf)[None], inputs
-        )
+        inputs: Any = (memory, observation, start)
+        memory, seen, starts = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)
         acted = act(self.config, self._state, key, memory, seen, starts, self._actions)
         memory, action = jax.tree.map(lambda leaf: leaf[0], acted)
         return memory, self._within_bounds(action)
@@ -168,17 +166,29 @@ def export_policy(
         path: The file; replaced if it exists.
         platforms: The platforms that it can run on.
     """
-    exported = jax.export.export(jax.jit(_batched(policy)), platforms=platforms)(
-        *_argument_types(policy)
-    )
+    act, argument_types = _batched(policy)
+    exported = jax.export.export(jax.jit(act), platforms=platforms)(*argument_types)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(exported.serialize())
 
 
-def _batched(policy: LoadedPolicy) -> Callable:
-    """Return the policy for a batch, with arguments in plain containers."""
-    structure = jax.tree.structure(policy.initial_memory)
+def _batched(policy: LoadedPolicy) -> tuple[Callable, tuple[PyTree, ...]]:
+    """Return the policy for a batch, and the types of its arguments.
+
+    Arguments are in plain containers.
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+
+    def batched(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
+
+    leaves, structure = jax.tree.flatten(policy.initial_memory)
+    observations = jax.tree.map(batched, policy._observation_type)
+    if isinstance(observations, MaskedObservation):
+        observations = tuple(observations)
+    starts = jax.ShapeDtypeStruct((batch,), bool)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
     def act(
         memory: list[Array], observations: PyTree, starts: Array, seed: Array
@@ -195,20 +205,6 @@ def _batched(policy: LoadedPolicy) -> Callable:
         starts = jnp.zeros(jax.tree.leaves(observations)[0].shape[0], bool)
         return act([], observations, starts, seed)[1]
 
-    return act if jax.tree.leaves(policy.initial_memory) else act_without_memory
-
-
-def _argument_types(policy: LoadedPolicy) -> tuple[PyTree, ...]:
-    (batch,) = jax.export.symbolic_shape("batch")
-
-    def batched(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
-
-    observations = jax.tree.map(batched, policy._observation_type)
-    if isinstance(observations, MaskedObservation):
-        observations = tuple(observations)
-    memory = [batched(leaf) for leaf in jax.tree.leaves(policy.initial_memory)]
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    if not memory:
-        return observations, seed
-    return memory, observations, jax.ShapeDtypeStruct((batch,), bool), seed
+    if leaves:
+        return act, ([batched(leaf) for leaf in leaves], observations, starts, seed)
+    return act_without_memory, (observations, seed)

@@ -161,9 +161,7 @@ class TRPOConfig:
     @property
     def hyperparameters(self) -> Hyperparameters:
         """The floats that `init` puts into the state, where they are traced."""
-        return Hyperparameters(
-            **{name: getattr(self, name) for name in Hyperparameters._fields}
-        )
+        return Hyperparameters(*(getattr(self, n) for n in Hyperparameters._fields))
 
     @property
     def max_kl_factor(self) -> Schedule:

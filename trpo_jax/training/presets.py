@@ -267,7 +267,7 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
         `preset("CartPole-v1", num_seeds=16, max_kl=0.02)`
     """
     if env not in PRESETS:
-        near = difflib.get_close_matches(env, PRESETS, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(env, PRESETS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(
             f"no preset for {env!r}.{hint} There are presets for {', '.join(PRESETS)}; "

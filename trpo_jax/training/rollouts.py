@@ -75,11 +75,7 @@ ActFn = Callable[
 
 
 def init_rollout(
-    environment: Environment,
-    key: Key[Array, ""],
-    *,
-    num_envs: int,
-    memory: PyTree = (),
+    environment: Environment, key: Key[Array, ""], *, num_envs: int, memory: PyTree = ()
 ) -> RolloutState:
     """Reset `num_envs` environments, each with its own randomness.
 

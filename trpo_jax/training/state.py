@@ -172,16 +172,13 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     """Name arrays that do not fit environment, optimiser or networks of the config."""
     environment, policy, critic = make_components(config)
-    observation = state.rollout.observation
-    shape = values_of(observation).shape[1:]
-    if shape != environment.observation_shape:
-        return [f"shape of an observation: {shape} and {environment.observation_shape}"]
     optimizer = config.optimizer(config.critic_learning_rate)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    reset = jax.vmap(environment.reset)
     keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
+    env_state, observation = jax.eval_shape(jax.vmap(environment.reset), keys)
     wanted = {
-        "rollout.env_state": jax.eval_shape(reset, keys)[0],
+        "rollout.env_state": env_state,
+        "rollout.observation": observation,
         "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params),
     }
     for name, given, network in (

@@ -18,10 +18,7 @@ ValueFn = Callable[
 
 
 def values_and_next(
-    value_fn: ValueFn,
-    memory: PyTree,
-    trajectory: Trajectory,
-    observation: Observation,
+    value_fn: ValueFn, memory: PyTree, trajectory: Trajectory, observation: Observation
 ) -> tuple[Float[Array, "T B"], Float[Array, "T B"], PyTree]:
     """Return V(sₜ), V(s′ₜ) and the critic's memory at the end of a rollout.
 
