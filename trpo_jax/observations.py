@@ -1,4 +1,4 @@
-"""Observations: an array, or an array with the actions that may be taken on it."""
+"""Observations: an array, or an array with a mask of allowed actions."""
 
 from typing import Any, NamedTuple
 
@@ -6,10 +6,10 @@ from jaxtyping import Array, Bool, Num
 
 
 class MaskedObservation(NamedTuple):
-    """An observation that says which actions are allowed.
+    """An observation with a mask of allowed actions.
 
     Attributes:
-        values: What the networks see, [*batch, …].
+        values: Input of the networks, [*batch, …].
         action_mask: True where an action is allowed, bool[*batch, K]. Where an action
             has D dimensions, their masks side by side, bool[*batch, ΣK].
     """

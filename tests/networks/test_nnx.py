@@ -224,8 +224,8 @@ class Integer(Critic):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (3, r"the int 3 is not an NNX module.*NNXNetwork\(lambda rngs"),
-        (lambda rngs: OBSERVATIONS, "is not an NNX module, and makes none"),
+        (3, r"the int 3 is neither an NNX module.*NNXNetwork\(lambda rngs"),
+        (lambda rngs: OBSERVATIONS, "neither an NNX module nor makes one"),
         (Integer, r"parameter offset of Integer is an array int32\[\]; make it an nnx"),
     ],
 )

@@ -86,8 +86,14 @@ def test_a_config_is_a_dataclass_like_any_other():
         (lambda config, key: train(7), "type int; write a trpo_jax.TRPOConfig"),
         (lambda config, key: init("Acrobot-v1", key), "TRPOConfig(env='Acrobot-v1')"),
         (lambda config, key: step(key, config), "write a trpo_jax.TRPOConfig"),
-        (lambda config, key: step(config, {}), "has as result.state"),
-        (lambda config, key: evaluate(config, (1, 2), key), "has as result.state"),
+        (
+            lambda config, key: step(config, {}),
+            "or result.state for the result of train",
+        ),
+        (
+            lambda config, key: evaluate(config, (1, 2), key),
+            "or result.state for the result of train",
+        ),
         (lambda config, key: run("Acrobot-v1", "never-made"), "preset('Acrobot-v1')"),
     ],
 )

@@ -108,7 +108,7 @@ def test_counted_steps_end_where_an_int32_does_and_never_wrap(start):
     assert metrics.env_steps == last * CONFIG.batch_size < 2**31
     _, metrics = fast_jit(step)(CONFIG, after)
     assert metrics.env_steps == last * CONFIG.batch_size
-    with pytest.raises(ValueError, match=r"89478485 updates, .* start a new run"):
+    with pytest.raises(ValueError, match=r"89478485 updates; .* start a new run"):
         step(CONFIG, after)
 
 

@@ -34,8 +34,8 @@ class BraxState(NamedTuple):
 class BraxEnvironment:
     """An environment in brax's form, cut after `episode_length` steps.
 
-    Every episode starts from a reset of its own; brax's own wrapper returns to the
-    state that the first one started from. Actions are clipped to [−1, 1]. `terminated`
+    Every episode starts from a new reset; brax's own wrapper would return to the first
+    initial state. Actions are clipped to [−1, 1]. `terminated`
     is the environment's own `done`, `truncated` the time limit. All is computed in 32
     bits, also under `jax_enable_x64`.
     """
@@ -93,8 +93,7 @@ class BraxEnvironment:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         # A copy: environments write into the dictionaries of the state they are given.
         raw = jax.tree.map(jnp.asarray, state.env_state)
-        # Drawn outside of `single_precision`.
-        action = suites.narrowed(action)
+        action = suites.narrowed(action)  # drawn outside of `single_precision`
         raw = self._env.step(raw, jnp.clip(action, -1, 1))
         raw = suites.strong_as(raw, self._state_type)
         length = state.length + 1

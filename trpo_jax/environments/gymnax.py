@@ -44,7 +44,7 @@ class GymnaxEnvironment:
         Raises:
             UsageError: If a space is not supported, or `step` has gymnax 0.x's form.
         """
-        # Now, also while a program is traced: spaces and parameters may be arrays.
+        # Evaluated at once, even under a trace: spaces and parameters may be arrays.
         with jax.ensure_compile_time_eval():
             if env_params is None:
                 env_params = env.default_params
@@ -160,7 +160,7 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
     )
     suites.check_known(env_id, gymnax.registered_envs, "gymnax", advice)
     try:
-        # Now, also while a program is traced: environments hold arrays of their own.
+        # Evaluated at once, even under a trace: environments hold arrays.
         with jax.enable_x64(False), jax.ensure_compile_time_eval():
             env, env_params = gymnax.make(env_id)
     except OSError as error:
@@ -168,12 +168,12 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
     return GymnaxEnvironment(env, env_params)
 
 
-# Gymnax imports these to draw its pictures: nine tenths of the 1.5 s that it takes.
+# Gymnax imports these for its pictures; they take nine tenths of its import's 1.5 s.
 _PLOTTING = ("matplotlib.pyplot", "seaborn")
 
 
 def _import_gymnax() -> Any:
-    """Import gymnax, and leave its plotting libraries until a picture is drawn."""
+    """Import gymnax without its plotting libraries, which load when they are used."""
     stand_ins = {name: _LoadedWhenUsed(name) for name in _PLOTTING}
     for name, stand_in in stand_ins.items():
         sys.modules.setdefault(name, stand_in)

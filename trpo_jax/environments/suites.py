@@ -35,7 +35,7 @@ def made_once(make: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        # Now, also while a program is traced: environments hold arrays of their own.
+        # Evaluated at once, even under a trace: environments hold arrays.
         with jax.ensure_compile_time_eval():
             return remembered(*bound.args, **bound.kwargs)
 
@@ -73,9 +73,8 @@ def single_precision(fn: Callable[P, T]) -> Callable[P, T]:
     """Return `fn` with `jax_enable_x64` switched off inside.
 
     The suites are written for 32 bits. In double precision the state of many of their
-    environments changes its types with the first step, which a scan refuses. Inside of
-    this, states have the types, and episodes the bits, that they have without the
-    switch, whatever program they are a part of.
+    environments changes its types with the first step, which a scan refuses. With the
+    switch off, types and episodes are bit-identical in every program.
     """
 
     @functools.wraps(fn)

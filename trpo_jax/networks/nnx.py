@@ -16,7 +16,7 @@ from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 @runtime_checkable
 class NNXModule(Protocol):
-    """Type of `flax.nnx.Module`, which takes long to import."""
+    """Protocol of `flax.nnx.Module`, which is slow to import."""
 
     @property
     def set_attributes(self) -> Callable[..., None]:
@@ -53,13 +53,13 @@ class NNXNetwork:
         self._is_factory = callable(source) and not isinstance(source, nnx.Module)
         module = source
         if self._is_factory:
-            # Now, also while a program is traced: the other variables outlive it.
+            # Evaluated at once, even under a trace, which the other variables outlive.
             with jax.ensure_compile_time_eval():
                 module = source(nnx.Rngs(0))
         if not isinstance(module, nnx.Module):
             raise UsageTypeError(
-                f"{describe_type(source)} is not an NNX module, and makes none; write "
-                "NNXNetwork(module), or NNXNetwork(lambda rngs: MyPolicy(..., rngs))."
+                f"{describe_type(source)} is neither an NNX module nor makes one; write"
+                " NNXNetwork(module), or NNXNetwork(lambda rngs: MyPolicy(..., rngs))."
             )
         self._name = type(module).__qualname__
         self._graph, params, rest = nnx.split(module, nnx.Param, ...)
@@ -72,7 +72,7 @@ class NNXNetwork:
                     "make it an nnx.Variable, or a float."
                 )
         if hasattr(module, "initial_memory"):
-            # On the object, not in the class: RecurrentNetwork is told by this method.
+            # On the object, not in the class: this method tells RecurrentNetwork apart.
             self.initial_memory = self._initial_memory
 
     def __repr__(self) -> str:

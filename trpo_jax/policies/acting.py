@@ -139,18 +139,19 @@ def check_actions(actions: str) -> None:
 
 
 def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> None:
-    """Raise unless `state` is one that training with `config` makes.
+    """Raise unless `state` fits `config`.
 
-    Only what acting reads is compared: the seeds, the observations, the parameters.
-    Another number of environments, or another length of rollouts, is fine.
+    Only what acting reads is compared: seeds, observations and parameters. The number
+    of environments and the length of rollouts may differ.
 
     Args:
         config: The run.
         state: Of all its seeds.
-        other_axes: What to do about a state with other leading axes, for the message.
+        other_axes: Advice on a state with other leading axes, for the message.
 
     Raises:
-        UsageTypeError: If either is something else.
+        UsageTypeError: If `config` is not a `TRPOConfig`, or `state` not a
+            `TrainState`.
         UsageError: If the state has other seeds, observations or parameters.
     """
     check_config(config)

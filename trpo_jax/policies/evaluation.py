@@ -51,9 +51,9 @@ def evaluate(
         Returns float[num_episodes], or float[num_seeds, num_episodes].
 
     Raises:
-        UsageTypeError: If `config` or `state` is something else, or `key` not a key.
-        UsageError: If a count is not positive, `actions` neither of the two, or the
-            state has other seeds, observations or parameters than `config` makes.
+        UsageTypeError: If `config`, `state` or `key` is of another type.
+        UsageError: If a count is not positive, `actions` is unknown, or the seeds,
+            observations or parameters of the state are not those of `config`.
     """
     key = as_key(key)
     for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
@@ -65,8 +65,8 @@ def evaluate(
     returns, ended = play(state, key, num_episodes, actions, max_steps)
     if isinstance(returns, jax.core.Tracer):
         return jnp.where(ended, returns, jnp.nan)
-    # By NumPy: a NaN that leaves a compiled program is an error to `jax_debug_nans`,
-    # with which people look for NaN of their own.
+    # With NumPy: `jax_debug_nans`, with which users look for their own NaN, would stop
+    # at a NaN that leaves a compiled program.
     return jax.device_put(np.where(ended, returns, np.nan))
 
 
@@ -74,9 +74,9 @@ def evaluate(
 def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None]:
     """Compile `evaluate(config, …, num_episodes)` in a thread while the block trains.
 
-    In a short run its compilation takes a good part of the time; a long run does
-    without. An error in the thread is ignored: `evaluate` meets it again, and raises
-    it. A block that is interrupted does not wait for the thread.
+    In a short run this compilation takes a large part of the time; in a long run it is
+    left to `evaluate`. An error in the thread is ignored: `evaluate` raises it again. A
+    block that is interrupted does not wait for the thread.
     """
     without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]
     if without_jit or not is_short(config.all_env_steps):

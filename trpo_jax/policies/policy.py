@@ -26,7 +26,7 @@ from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.state import TrainState
 
-# NumPy arrays as well: what a policy is used on after training need not come from JAX.
+# NumPy arrays as well: after training, observations need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
 
 
@@ -45,8 +45,8 @@ class LoadedPolicy:
         """Wrap the state of one seed.
 
         Raises:
-            UsageError: If the state has other observations or parameters than `config`
-                makes, or several seeds.
+            UsageError: If the observations or parameters of the state are not those of
+                `config`, or it has several seeds.
         """
         check_config(config)
         check_actions(actions)

@@ -1,4 +1,4 @@
-"""How XLA is asked to compile training programs."""
+"""Compilation of training programs: options of XLA, and `jit` with them."""
 
 import functools
 from collections.abc import Callable
@@ -58,9 +58,9 @@ def jit_with_options(
         **jit_arguments: Those of `jax.jit`, such as `static_argnums`, which counts
             without the config.
     """
-    # JAX refuses options for a program that becomes part of another. Whether it does
-    # cannot be seen in the arguments: under jax.grad over a number that the environment
-    # holds, they are all concrete.
+    # JAX refuses options for a program that becomes part of another. The arguments do
+    # not show whether it does: under jax.grad over a number that the environment holds,
+    # they are all concrete.
     options = {} if is_tracing() else compiler_options(env_steps)
     return _jit(fn, config, tuple(options.items()), **jit_arguments)
 

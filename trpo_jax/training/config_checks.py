@@ -21,14 +21,14 @@ WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
 
 MAX_ENV_STEPS = 2**31 - 1
-"""The steps that an int32 counts."""
+"""Largest number of environment steps that an int32 counts."""
 
 
 def plain(value: Any) -> Any:
     """Return whole numbers as Python's ints, and lists of them as tuples.
 
-    So equal configs are the same program and the same file, whether a count came as
-    `1e6`, from NumPy or from a JSON file.
+    Equal configs then share a program and a file, whether a count was written as `1e6`
+    or came from NumPy or a JSON file.
     """
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))

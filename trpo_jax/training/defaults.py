@@ -7,13 +7,13 @@ import jax
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.config_checks import largest_coprime
 
-# The paper takes a tenth of the states (appendix C). Two hundred of a thousand ended
-# as well as all of them on CartPole, Acrobot and Pendulum, over 16 seeds.
+# The paper takes a tenth of the states (appendix C). On CartPole, Acrobot and Pendulum,
+# over 16 seeds, two hundred of a thousand states ended as well as all of them.
 _MAX_STRIDE = 10
 _MIN_FISHER_STATES = 200
 
 # The fastest of 1,024 … 16,384 with 64 × 64 units: the gradient of 131,072 rows takes
-# half the time that it takes all at once, because a micro-batch fits into the cache.
+# half as long as all at once, because a micro-batch fits into the cache.
 _CPU_MICRO_BATCH = 8192
 
 # On CartPole and Acrobot ten epochs learn faster than four from 1,024 transitions, and

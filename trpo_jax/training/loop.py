@@ -55,7 +55,7 @@ def train(
         A `TrainResult`.
 
     Raises:
-        UsageTypeError: If `config` is no `TRPOConfig`, or `key` not a key.
+        UsageTypeError: If `config` is not a `TRPOConfig`, or `key` not a key.
         UsageError: If the environment is unknown or not supported, or a hyperparameter
             that is known is out of range.
     """

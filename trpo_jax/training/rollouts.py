@@ -119,8 +119,8 @@ def rollout(
         state: The state to continue from; episodes continue across rollouts.
         key: Randomness for actions and environments.
         num_steps: T.
-        noise_period: Steps for which actions are sampled with the same key: for as
-            long, the noise of `GSDEGaussian` is one function of the state.
+        noise_period: Steps for which actions are sampled with the same key; during
+            them the noise of `GSDEGaussian` is one function of the state.
 
     Returns:
         The state afterwards, and the `Trajectory` of [T, B] steps.

@@ -48,9 +48,9 @@ class TrainState(NamedTuple):
         params: Parameters of the policy, a pytree.
         critic_params: Parameters of the critic, a pytree.
         critic_optimizer_state: State of the critic's optimiser, a pytree.
-        critic_memory: What the critic remembers of the episodes so far, [num_envs, …],
-            made with the parameters that it had then; () if it has no memory. The
-            policy's is in `rollout`.
+        critic_memory: The critic's memory of the episodes so far, [num_envs, …],
+            computed with the parameters of the time; () if it has none. The policy's
+            memory is in `rollout`.
         observation_statistics: Running moments of observations, None if not normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: States of the environments, leaves [num_envs, …].
@@ -95,8 +95,8 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
         Fresh parameters and normalisers, and environments at the start of an episode.
 
     Raises:
-        UsageTypeError: If `config` is something else, `key` not a key, or the policy
-            returns no distribution.
+        UsageTypeError: If `config` is not a `TRPOConfig`, `key` is not a key, or the
+            policy does not return a distribution.
         UsageError: If the environment is unknown or not supported, or the networks do
             not fit it.
     """
@@ -112,7 +112,7 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
     )
     # Strongly typed: weak types would change in the first step, and compile it twice.
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
-    # Not normalised: the statistics are empty, and shapes are all that counts.
+    # Not normalised: the statistics are empty, and only shapes matter.
     params = init_params(policy, policy_key, rollout_state.observation)
     critic_params = init_params(critic, critic_key, rollout_state.observation)
     critic_memory = critic.initial_memory(config.num_envs)
@@ -138,11 +138,11 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
 
 
 def check_state(state: TrainState) -> None:
-    """Raise UsageTypeError unless `state` is a `TrainState`; a result has one."""
+    """Raise UsageTypeError unless `state` is a `TrainState`."""
     if not isinstance(state, TrainState):
         raise UsageTypeError(
             f"state is of type {type(state).__name__}; write the TrainState that init "
-            "and step return, or that train's result has as result.state."
+            "and step return, or result.state for the result of train."
         )
 
 
@@ -163,8 +163,8 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
     if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
         raise UsageError(
-            f"the state has made {np.max(updates)} updates, and with the next one "
-            f"would exceed the counter of environment steps, {MAX_ENV_STEPS}; start a "
+            f"the state has made {np.max(updates)} updates; the next one would exceed "
+            f"{MAX_ENV_STEPS} environment steps, the most that are counted: start a "
             "new run from its parameters."
         )
 
