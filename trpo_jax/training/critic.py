@@ -1,4 +1,4 @@
-"""Regression of the value function on returns: in a trust region, or by an optimiser."""
+"""Regression of the value function on returns: in a trust region, or first-order."""
 
 from collections.abc import Callable
 from typing import NamedTuple

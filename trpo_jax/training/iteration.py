@@ -18,7 +18,13 @@ from trpo_jax.training.batching import (
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_ENV_STEPS
-from trpo_jax.training.critic import explained_variance, fit_critic, fit_critic_in_trust_region, Regression
+from trpo_jax.training.critic import (
+    CriticInfo,
+    Regression,
+    explained_variance,
+    fit_critic,
+    fit_critic_in_trust_region,
+)
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.rollouts import Trajectory, rollout
@@ -60,8 +66,11 @@ class Metrics(NamedTuple):
         episode_count: Number of episodes that ended, int32 scalar.
         explained_variance: 1 − Var(returns − V) / Var(returns), of the critic that
             the advantages came from.
-        critic_loss: Mean squared error over the last epoch of the fit, in normalised
-            units if returns are normalised.
+        critic_loss: Mean squared error after the fit, or over its last epoch if it is
+            first-order; in normalised units if returns are normalised.
+        critic_kl: Mean squared change of the values over twice their mean squared
+            error, at most `critic_max_kl`; 0 for a first-order fit.
+        critic_cg_relative_residual: That of the critic's solve; 0 likewise.
         max_kl: δ in force, nats.
         critic_learning_rate: Step size in force.
         update: The policy update's own evidence.
@@ -73,6 +82,8 @@ class Metrics(NamedTuple):
     episode_count: Int[Array, ""]
     explained_variance: Float[Array, ""]
     critic_loss: Float[Array, ""]
+    critic_kl: Float[Array, ""]
+    critic_cg_relative_residual: Float[Array, ""]
     max_kl: Float[Array, ""]
     critic_learning_rate: Float[Array, ""]
     update: UpdateInfo
@@ -128,8 +139,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     # The environments keep no keys between steps: all randomness is in `state.key`.
     key, rollout_key, critic_key = jax.random.split(state.key, 3)
 
-    # 1. Act with the policy as it is.
     with jax.default_matmul_precision(PRECISION):
+        # 1. Act with the policy as it is.
         rollout_state, trajectory = rollout(
             make_act_fn(components, state),
             components.environment,
@@ -139,20 +150,22 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
             noise_period=config.noise_period,
         )
 
-    # 2. Judge the actions by generalised advantages.
-    judged, critic_memory = _judge(
-        config, components, state, scheduled, trajectory, rollout_state.observation
-    )
+        # 2. Judge the actions by generalised advantages.
+        judged, critic_memory = _judge(
+            config, components, state, scheduled, trajectory, rollout_state.observation
+        )
 
-    # 3. Update the policy inside its trust region.
-    params, info = _update_policy(config, components.policy, state, scheduled, judged)
+        # 3. Update the policy inside its trust region.
+        params, info = _update_policy(
+            config, components.policy, state, scheduled, judged
+        )
 
-    # 4. Fit the critic to the returns. Their statistics are updated first, because the
-    # fitted critic is read with the new ones.
-    state = state._replace(return_statistics=_seen_returns(state, judged.returns))
-    critic_params, critic_optimizer_state, critic_loss = _fit_critic(
-        config, components.critic, state, scheduled, judged, critic_key
-    )
+        # 4. Fit the critic to the returns. Their statistics are updated first, because
+        # the fitted critic is read with the new ones.
+        state = state._replace(return_statistics=_seen_returns(state, judged.returns))
+        critic_params, critic_optimizer_state, critic = _fit_critic(
+            config, components.critic, state, scheduled, judged, critic_key
+        )
 
     # 5. Update the observation normaliser last: until here the policy must see what it
     # saw when it acted, or the probability ratio would not start at 1.
@@ -163,7 +176,9 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         env_steps=_env_steps(updates, config.batch_size),
         **_episode_sums(trajectory),
         explained_variance=explained_variance(judged.values, judged.returns),
-        critic_loss=critic_loss,
+        critic_loss=critic.loss,
+        critic_kl=critic.kl,
+        critic_cg_relative_residual=critic.cg_relative_residual,
         max_kl=jnp.asarray(scheduled.max_kl),
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
         update=info,
@@ -269,7 +284,6 @@ def _update_policy(
         ),
         operator_fn=_FISHER_OPERATORS[config.fisher_operator],
         step_size_curvature_fn=_STEP_SIZE_CURVATURES[config.step_size_curvature],
-        precision=PRECISION,
     )
 
 
@@ -280,8 +294,8 @@ def _fit_critic(
     scheduled: Hyperparameters,
     judged: _Judged,
     key: Key[Array, ""],
-) -> tuple[PyTree, PyTree, Float[Array, ""]]:
-    """Return the critic's new parameters, its optimiser's state, and the loss."""
+) -> tuple[PyTree, PyTree, CriticInfo]:
+    """Return the critic's new parameters, its optimiser's state, and the evidence."""
     sizes, targets = resolve_sizes(config), judged.returns
     if state.return_statistics is not None:
         targets = normalize(state.return_statistics, targets)
@@ -289,21 +303,20 @@ def _fit_critic(
         state.critic_memory, judged.observations, judged.trajectory.start
     )
     if config.critic_fit == "trust_region":
-        params, loss = fit_critic_in_trust_region(
+        params, info = fit_critic_in_trust_region(
             lambda params, rows: critic.apply(params, rows)[1],
             state.critic_params,
             Regression(rows, critic.to_rows(targets)),
-            max_change=config.critic_max_change,
-            damping=config.critic_damping,
-            num_steps=config.critic_steps,
+            max_kl=scheduled.critic_max_kl,
+            damping=scheduled.critic_damping,
             cg_iterations=config.critic_cg_iterations,
             stride=sizes.critic_stride,
             micro_batch_size=rows_per_micro_batch(
                 rows, config.batch_size, sizes.micro_batch_size
             ),
         )
-        return params, state.critic_optimizer_state, loss
-    return fit_critic(
+        return params, (), info
+    params, optimizer_state, loss = fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
         config.optimizer(scheduled.critic_learning_rate),
@@ -314,6 +327,8 @@ def _fit_critic(
         epochs=sizes.critic_epochs,
         num_minibatches=sizes.critic_minibatches,
     )
+    zero = jnp.zeros_like(loss)
+    return params, optimizer_state, CriticInfo(loss, zero, zero)
 
 
 def _seen_returns(

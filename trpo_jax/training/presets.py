@@ -17,7 +17,6 @@ _CLASSIC: dict[str, Any] = {
     "num_envs": 8,
     "rollout_length": 125,
     "fisher_stride": 1,
-    "critic_epochs": 20,
     "normalize_observations": True,
 }
 
@@ -91,7 +90,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "total_timesteps": 100_000,
         "num_envs": 8,
         "fisher_stride": 5,
-        "critic_minibatches": 4,
         "max_kl": 0.02,
         "gae_lambda": 0.98,
     },
@@ -99,14 +97,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
         **_CLASSIC,
         "max_kl": 0.03,
         "gae_lambda": 0.9,
-        "critic_learning_rate": 2e-3,
     },
     "Pendulum-v1": {
         **_CLASSIC,
         "max_kl": 0.02,
         "discount": 0.95,
         "gae_lambda": 0.85,
-        "critic_learning_rate": 3e-3,
         # The initial σ is the bound of the torque, 2.
         "initial_log_std": 0.7,
     },
@@ -207,7 +203,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "total_timesteps": 200_000,
         "hidden_sizes": (32,),
         "fisher_stride": 5,
-        "critic_epochs": 4,
     },
     "Reacher-misc": {
         **_SMALL,

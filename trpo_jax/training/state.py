@@ -30,10 +30,10 @@ from trpo_jax.training.values import ValueFn
 from trpo_jax.trust_region import Distribution
 
 PRECISION = "float32"
-"""Precision of matrix products in acting and in the policy update.
+"""Precision of all matrix products, on devices that have several.
 
 With one precision for acting and another for the update, the first probability ratio
-would not be 1.
+would not be 1; and conjugate gradient loses conjugacy below float32.
 """
 
 # Standard deviations beyond which a normalised observation is clipped, as in the
@@ -47,7 +47,8 @@ class TrainState(NamedTuple):
     Attributes:
         params: Parameters of the policy, a pytree.
         critic_params: Parameters of the critic, a pytree.
-        critic_optimizer_state: State of the critic's optimiser, a pytree.
+        critic_optimizer_state: State of the optimiser of a first-order fit, a pytree;
+            () in a trust region.
         critic_memory: The critic's memory of the episodes so far, [num_envs, …],
             computed with the parameters of the time; () if it has none. The policy's
             memory is in `rollout`.
@@ -118,12 +119,11 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
     critic_memory = critic.initial_memory(config.num_envs)
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
-    optimizer = config.optimizer(hyperparameters.critic_learning_rate)
     observation_statistics = init_statistics(environment.observation_shape)
     return TrainState(
         params=params,
         critic_params=critic_params,
-        critic_optimizer_state=optimizer.init(critic_params),
+        critic_optimizer_state=_init_optimizer(config, critic_params),
         critic_memory=critic_memory,
         observation_statistics=(
             observation_statistics if config.normalize_observations else None
@@ -135,6 +135,14 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
         key=key,
         origin=Origin.of(config),
     )
+
+
+def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
+    """Return the state of a first-order fit; a trust region has none."""
+    if config.critic_fit == "trust_region":
+        return ()
+    optimizer = config.optimizer(jnp.float32(config.critic_learning_rate))
+    return optimizer.init(critic_params)
 
 
 def check_state(state: TrainState) -> None:
@@ -172,14 +180,15 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     """Name arrays that do not fit environment, optimiser or networks of the config."""
     environment, policy, critic = make_components(config)
-    optimizer = config.optimizer(config.critic_learning_rate)
     key = jax.eval_shape(lambda: jax.random.key(0))
     keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
     env_state, observation = jax.eval_shape(jax.vmap(environment.reset), keys)
     wanted = {
         "rollout.env_state": env_state,
         "rollout.observation": observation,
-        "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params),
+        "critic_optimizer_state": jax.eval_shape(
+            functools.partial(_init_optimizer, config), state.critic_params
+        ),
     }
     for name, given, network in (
         ("params", config.policy, policy),

@@ -1,0 +1,72 @@
+"""Config fields that a state was made from."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.hyperparameters import Hyperparameters
+
+# Fields that the content of a state depends on, beside the floats. Objects (a policy,
+# an optimiser) are left out: two that are built alike need not be equal. Their shapes
+# are compared.
+_FIELDS = (
+    "num_envs",
+    "hidden_sizes",
+    "activation",
+    "channels",
+    "convolution_stride",
+    "memory_size",
+    "action_distribution",
+    "critic_fit",
+    "normalize_observations",
+    "normalize_returns",
+)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Config fields that a state was made from.
+
+    Static, so that `step` can compare them with its config under `jit`, where the
+    state's own numbers are unknown.
+    """
+
+    fields: tuple[Any, ...]
+    floats: Hyperparameters
+
+    @classmethod
+    def of(
+        cls, config: TRPOConfig, hyperparameters: Hyperparameters | None = None
+    ) -> "Origin":
+        """Return the fields of a config that its states depend on.
+
+        Args:
+            config: Configuration of the run.
+            hyperparameters: The state's, where they are not those of the config. Traced
+                ones are unknown: then those of the config stand for them.
+        """
+        floats = hyperparameters or config.hyperparameters
+        if any(isinstance(value, jax.core.Tracer) for value in floats):
+            floats = config.hyperparameters
+        # As float32, which the state has.
+        rounded = (float(str(np.float32(value))) for value in floats)
+        fields = tuple(getattr(config, name) for name in _FIELDS)
+        return cls(fields, Hyperparameters(*rounded))
+
+    def with_floats_of(self, other: "Origin") -> "Origin":
+        """Return these fields with the floats of another."""
+        return dataclasses.replace(self, floats=other.floats)
+
+    def differences(self, other: "Origin") -> list[str]:
+        """Return the fields that differ, with the values of both."""
+        names = (*_FIELDS, *Hyperparameters._fields)
+        left, right = (*self.fields, *self.floats), (*other.fields, *other.floats)
+        return [
+            f"{name}: {before!r} and {now!r}"
+            for name, before, now in zip(names, left, right, strict=True)
+            if before != now
+        ]
