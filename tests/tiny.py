@@ -1,5 +1,6 @@
 """The smallest runs and states, shared so that they are compiled once."""
 
+import dataclasses
 import json
 import threading
 
@@ -19,12 +20,14 @@ CONFIG = trpo_jax.TRPOConfig(
     rollout_length=8,
     total_timesteps=16 * 40,
     hidden_sizes=(4,),
-    critic_epochs=1,
-    critic_minibatches=1,
     normalize_observations=True,
     normalize_returns=True,
     max_kl_schedule="linear",
 )
+FIRST_ORDER = dataclasses.replace(
+    CONFIG, critic_fit="first_order", critic_epochs=1, critic_minibatches=1
+)
+"""Fills the one part of the state that is empty in a trust region."""
 SETTINGS = trpo_jax.RunSettings(checkpoint_updates=10, evaluation_episodes=2)
 
 init = fast_jit(init_seeds)
@@ -32,7 +35,7 @@ init = fast_jit(init_seeds)
 
 def make_state(env, **fields):
     """Return a config of four steps, and the first state of all its seeds."""
-    fields = {"hidden_sizes": (4,), "critic_minibatches": 1} | fields
+    fields = {"hidden_sizes": (4,)} | fields
     config = trpo_jax.TRPOConfig(
         env=env, num_envs=2, rollout_length=2, total_timesteps=4, **fields
     )

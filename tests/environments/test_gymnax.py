@@ -114,7 +114,6 @@ def test_training_in_double_precision():
         rollout_length=4,
         total_timesteps=16,
         hidden_sizes=(4,),
-        critic_epochs=1,
     )
     with jax.enable_x64(True):
         result = train(config)

@@ -98,7 +98,6 @@ def config(**fields):
         num_envs=2,
         rollout_length=4,
         total_timesteps=8,
-        critic_epochs=1,
         **fields,
     )
 
@@ -186,7 +185,7 @@ def test_one_with_a_memory():
     memories, values = network.apply(params, *inputs)
     np.testing.assert_array_equal(memories, [[6, 7, 8], [1, 2, 3]])
     assert values.shape == (2, 3)
-    init(config(critic=Remembering(nnx.Rngs(0)), critic_minibatches=1), KEY)
+    init(config(critic=Remembering(nnx.Rngs(0))), KEY)
 
 
 @pytest.mark.parametrize(

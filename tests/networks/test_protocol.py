@@ -49,7 +49,6 @@ def test_networks_of_ones_own_train():
         total_timesteps=32,
         policy=NetworkFns(init_params, policy_fn),
         critic=QuadraticValue(),
-        critic_minibatches=1,
     )
 
     @fast_jit

@@ -51,6 +51,7 @@ def test_python_objects_are_described_and_asked_for():
         MANY,
         critic=critic,
         max_kl_schedule=schedule,
+        critic_fit="first_order",
         critic_optimizer=optax.sgd,
         env=trpo_jax.environments.make_environment("CartPole-v1"),
     )

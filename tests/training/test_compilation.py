@@ -101,7 +101,6 @@ def tiny_run(**fields):
         rollout_length=8,
         total_timesteps=16,
         hidden_sizes=(),
-        critic_epochs=1,
     )
 
 

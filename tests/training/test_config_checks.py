@@ -1,6 +1,8 @@
+import dataclasses
 import re
 
 import numpy as np
+import optax
 import pytest
 
 from trpo_jax import (
@@ -10,6 +12,7 @@ from trpo_jax import (
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
 SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
+FIRST_ORDER = {"critic_fit": "first_order"}
 
 
 @pytest.mark.parametrize(
@@ -24,18 +27,18 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("hidden_sizes", 64, TypeError, "write whole numbers, as (64, 64)"),
         ("hidden_sizes", (8.5,), TypeError, "write whole numbers, as (64, 64)"),
         ("hidden_sizes", (8, 0), ValueError, "layer without units"),
-        ("critic_minibatches", 5, ValueError, "does not divide the 24 transitions"),
         ("channels", (0,), ValueError, "layer without units"),
         ("memory_size", -1, ValueError, "write at least 0"),
         ("memory_size", 8.5, TypeError, "write a whole number"),
         ("action_distribution", "laplace", ValueError, "write one of gaussian, state_"),
-        (
-            "fisher_stride",
-            25,
-            ValueError,
-            "at most 24 that shares no divisor with 4, as 23",
+        *(
+            (stride, value, ValueError, advice)
+            for stride in ("fisher_stride", "critic_stride")
+            for value, advice in (
+                (25, "at most 24 that shares no divisor with 4, as 23"),
+                (2, "would sample only some of the environments"),
+            )
         ),
-        ("fisher_stride", 2, ValueError, "would sample only some of the environments"),
         ("backtrack_factor", 0.0, ValueError, "write 0.5"),
         ("backtrack_factor", 1.0, ValueError, "write 0.5"),
         ("cg_tolerance", -1e-5, ValueError, "write 1e-5"),
@@ -51,16 +54,81 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("max_kl_schedule", "exponential", ValueError, "write one of constant, linear"),
         ("max_kl_schedule", 0.5, ValueError, "an Optax schedule"),
         ("max_kl_schedule", None, ValueError, "an Optax schedule"),
-        ("critic_learning_rate_schedule", [1.0], ValueError, "an Optax schedule"),
-        ("critic_optimizer", "adamant", ValueError, "as 'adam' or 'rmsprop'"),
-        ("critic_optimizer", "huber_loss", ValueError, "as 'adam' or 'rmsprop'"),
-        ("critic_optimizer", 1e-3, ValueError, "as 'adam' or 'rmsprop'"),
+        ("critic_fit", "adam", ValueError, "write one of trust_region, first_order"),
+        ("critic_fit", None, ValueError, "write one of trust_region, first_order"),
         ("env", 7, TypeError, "write an id such as 'CartPole-v1'"),
     ],
 )
 def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
     with pytest.raises(error, match=re.escape(advice)):
         TRPOConfig(**{**SMALL, field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "advice"),
+    [
+        ("critic_minibatches", 5, "does not divide the 24 transitions"),
+        ("critic_learning_rate_schedule", [1.0], "an Optax schedule"),
+        ("critic_optimizer", "adamant", "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", "huber_loss", "as 'adam' or 'rmsprop'"),
+        ("critic_optimizer", 1e-3, "as 'adam' or 'rmsprop'"),
+    ],
+)
+def test_a_bad_field_of_a_first_order_fit_is_refused(field, value, advice):
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        TRPOConfig(**SMALL, **FIRST_ORDER, **{field: value})
+
+
+OF_ONE_FIT = {
+    "trust_region": {
+        "critic_max_kl": 0.5,
+        "critic_damping": 0.1,
+        "critic_cg_iterations": 3,
+        "critic_stride": 3,
+    },
+    "first_order": {
+        "critic_epochs": 3,
+        "critic_minibatches": 3,
+        "critic_optimizer": optax.sgd,
+        "critic_learning_rate": 0.1,
+        "critic_learning_rate_schedule": "linear",
+    },
+}
+"""By fit, the fields that only it reads, with values other than the defaults."""
+
+
+@pytest.mark.parametrize(
+    ("fit", "name"), [(fit, name) for fit in OF_ONE_FIT for name in OF_ONE_FIT[fit]]
+)
+def test_a_field_that_the_fit_would_ignore_is_refused(fit, name):
+    (other,) = OF_ONE_FIT.keys() - {fit}
+    value = OF_ONE_FIT[fit][name]
+    default = getattr(TRPOConfig(), name)
+    advice = (
+        f"for critic_fit={fit!r}; write that as well, or leave {name} at {default!r}"
+    )
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        TRPOConfig(**SMALL, critic_fit=other, **{name: value})
+    TRPOConfig(**SMALL, critic_fit=fit, **{name: value})
+    TRPOConfig(**SMALL, critic_fit=other, **{name: default})
+
+
+def test_every_field_of_the_critics_fit_is_of_one_fit():
+    fields = {field.name for field in dataclasses.fields(TRPOConfig)}
+    of_one_fit = {name for fields in OF_ONE_FIT.values() for name in fields}
+    assert {name for name in fields if name.startswith("critic_")} == of_one_fit | {
+        "critic_fit"
+    }
+    for fit, values in OF_ONE_FIT.items():
+        TRPOConfig(**SMALL, critic_fit=fit, **values)
+
+
+def test_a_config_that_was_told_its_fit_goes_over_to_the_other():
+    config = TRPOConfig(**SMALL, **FIRST_ORDER, critic_epochs=3)
+    with pytest.raises(ValueError, match="critic_epochs=3 is for critic_fit='first_or"):
+        dataclasses.replace(config, critic_fit="trust_region")
+    other = dataclasses.replace(config, critic_fit="trust_region", critic_epochs=None)
+    assert other == TRPOConfig(**SMALL)
 
 
 @pytest.mark.parametrize("value", [0, -4])
@@ -73,6 +141,8 @@ def test_a_bad_field_is_refused_with_advice(field, value, error, advice):
         "num_seeds",
         "cg_iterations",
         "fisher_stride",
+        "critic_cg_iterations",
+        "critic_stride",
         "max_backtracks",
         "line_search_width",
         "convolution_stride",
@@ -116,10 +186,17 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
             "write at most 2146435072",
             [2146435072],
         ),
-        ({"critic_minibatches": 5}, "write 4 or 6", [4, 6]),
-        ({"critic_minibatches": 100}, "write 24 or 12", [24, 12]),
+        ({"critic_minibatches": 5, **FIRST_ORDER}, "write 4 or 6", [4, 6]),
+        ({"critic_minibatches": 100, **FIRST_ORDER}, "write 24 or 12", [24, 12]),
         ({"fisher_stride": 6}, "as 5, or None", [5, None]),
         ({"fisher_stride": 1000}, "as 23, or None", [23, None]),
+        ({"critic_stride": 6}, "as 5, or None", [5, None]),
+        ({"critic_stride": 1000}, "as 23, or None", [23, None]),
+        (
+            {"critic_stride": 5, "memory_size": 3},
+            "critic_stride=5 is above the 4 sequences",
+            [4, 2, None],
+        ),
         ({"cg_iterations": 0}, "write at least 1", [1]),
         ({"memory_size": -1}, "write at least 0", [0]),
         ({"backtrack_factor": 1.0}, "write 0.5", [0.5]),
@@ -129,7 +206,18 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
         ({"discount": 2.0}, "in [0, 1], as 0.99", [0, 1, 0.99]),
         ({"damping": -1.0}, "zero or more, as 0.1", [0, 0.1]),
         ({"max_kl_schedule": "exp"}, "constant, linear, cosine", ["linear", "cosine"]),
-        ({"critic_optimizer": "x"}, "as 'adam' or 'rmsprop'", ["adam", "rmsprop"]),
+        ({"critic_max_kl": 0.0}, "a positive number of nats, as 1.0", [1.0]),
+        ({"critic_damping": -1.0}, "zero or more, as 0.01", [0, 0.01]),
+        (
+            {"critic_optimizer": "x", **FIRST_ORDER},
+            "as 'adam' or 'rmsprop'",
+            ["adam", "rmsprop"],
+        ),
+        (
+            {"critic_fit": "adam"},
+            "write one of trust_region, first_order",
+            ["trust_region", "first_order"],
+        ),
     ],
 )
 def test_advice_that_is_followed_is_accepted(fields, advice, values, no_shape_checks):

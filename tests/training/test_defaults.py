@@ -9,6 +9,8 @@ from trpo_jax import (
 )
 from trpo_jax.networks import (
     MLP,
+    CategoricalHead,
+    RecurrentPolicy,
     RecurrentValue,
 )
 from trpo_jax.training.defaults import resolve_sizes
@@ -36,14 +38,16 @@ def test_stride_and_passes_follow_the_batch(num_envs, rollout_length, stride, ep
         num_envs=num_envs,
         rollout_length=rollout_length,
         total_timesteps=batch,
-        critic_minibatches=1,
     )
     sizes = resolve_sizes(config)
-    assert (sizes.fisher_stride, sizes.critic_epochs) == (stride, epochs)
+    assert sizes.fisher_stride == sizes.critic_stride == stride
+    assert sizes.critic_epochs == epochs
     assert math.gcd(stride, num_envs) == 1
-    set_by_hand = dataclasses.replace(config, fisher_stride=1, critic_epochs=7)
-    sizes = resolve_sizes(set_by_hand)
-    assert (sizes.fisher_stride, sizes.critic_epochs) == (1, 7)
+    for name in ("fisher_stride", "critic_stride"):
+        by_hand = resolve_sizes(dataclasses.replace(config, **{name: 1}))
+        assert by_hand == sizes._replace(**{name: 1})
+    first_order = dataclasses.replace(config, critic_fit="first_order", critic_epochs=7)
+    assert resolve_sizes(first_order) == sizes._replace(critic_epochs=7)
 
 
 def test_micro_batches_are_a_caches_worth_on_a_cpu_and_everything_elsewhere(
@@ -78,25 +82,47 @@ def test_sequences_are_not_cut_into_minibatches(critic):
     config = TRPOConfig(**SMALL, memory_size=memory_size, critic=critic)
     assert config.critic_rows == 4
     assert resolve_sizes(config).critic_minibatches == 4
+    first_order = dataclasses.replace(config, critic_fit="first_order")
     with pytest.raises(ValueError, match=r"its sequences .* write 2 or 4"):
-        dataclasses.replace(config, critic_minibatches=3)
+        dataclasses.replace(first_order, critic_minibatches=3)
     assert TRPOConfig(**SMALL).critic_rows == 24
 
 
 def test_rollouts_of_one_step_are_no_sequences():
     """As many transitions as environments; the stride is still checked as theirs."""
     config = TRPOConfig(num_envs=4000, rollout_length=1, total_timesteps=4000)
-    assert resolve_sizes(config).fisher_stride == 9
-    with pytest.raises(ValueError, match="only some of the environments"):
-        dataclasses.replace(config, fisher_stride=2)
+    sizes = resolve_sizes(config)
+    assert sizes.fisher_stride == sizes.critic_stride == 9
+    for name in STRIDES:
+        with pytest.raises(ValueError, match=f"{name}=2 .*only some of the env"):
+            dataclasses.replace(config, **{name: 2})
 
 
-def test_the_stride_of_a_memory_counts_sequences():
+STRIDES = ("fisher_stride", "critic_stride")
+
+
+@pytest.mark.parametrize("name", STRIDES)
+def test_the_stride_of_a_memory_counts_sequences(name):
     config = TRPOConfig(
         num_envs=8, rollout_length=1250, total_timesteps=10_000, memory_size=4
     )
-    assert resolve_sizes(config).fisher_stride == 1
-    by_hand = dataclasses.replace(config, fisher_stride=2)
-    assert resolve_sizes(by_hand).fisher_stride == 2
-    with pytest.raises(ValueError, match="above the 8 sequences"):
-        dataclasses.replace(config, fisher_stride=9)
+    assert getattr(resolve_sizes(config), name) == 1
+    by_hand = dataclasses.replace(config, **{name: 2})
+    assert getattr(resolve_sizes(by_hand), name) == 2
+    with pytest.raises(ValueError, match=f"{name}=9 is above the 8 sequences"):
+        dataclasses.replace(config, **{name: 9})
+
+
+@pytest.mark.parametrize(
+    ("network", "strides"), [("policy", (1, 9)), ("critic", (9, 1))]
+)
+def test_only_the_network_with_a_memory_has_sequences(network, strides):
+    recurrent = {
+        "policy": lambda: RecurrentPolicy(MLP((4,)), 3, CategoricalHead(2)),
+        "critic": lambda: RecurrentValue(MLP((4,)), 3),
+    }[network]()
+    config = TRPOConfig(
+        num_envs=8, rollout_length=1250, total_timesteps=10_000, **{network: recurrent}
+    )
+    sizes = resolve_sizes(config)
+    assert (sizes.fisher_stride, sizes.critic_stride) == strides

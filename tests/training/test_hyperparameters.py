@@ -29,6 +29,14 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
         ("max_kl", float("inf"), ValueError, "a positive number of nats"),
         ("damping", float("inf"), ValueError, "zero or more"),
         ("critic_learning_rate", float("inf"), ValueError, "zero or more"),
+        ("critic_max_kl", 0.0, ValueError, "a positive number of nats, as 1.0"),
+        ("critic_max_kl", -1.0, ValueError, "a positive number of nats, as 1.0"),
+        ("critic_max_kl", float("inf"), ValueError, "a positive number of nats"),
+        ("critic_max_kl", np.ones(2), TypeError, "vmap train(config, hyper"),
+        ("critic_damping", -1e-9, ValueError, "zero or more, as 0.01"),
+        ("critic_damping", float("nan"), ValueError, "zero or more, as 0.01"),
+        ("critic_damping", np.ones(2), TypeError, "vmap train(config, hyper"),
+        ("critic_learning_rate", np.ones(2), TypeError, "vmap train(config, hyper"),
         ("max_kl", True, TypeError, "not a number"),
         ("max_kl", np.array([0.01, 0.02]), TypeError, "vmap train(config, hyper"),
         ("max_kl", jnp.array([0.01, 0.02]), TypeError, "vmap train(config, hyper"),
@@ -45,10 +53,16 @@ def test_a_bad_hyperparameter_is_refused_with_advice(
     "floats",
     [
         {"discount": 1.0, "gae_lambda": 0.0, "damping": 0.0},
-        {"discount": 0.0, "gae_lambda": 1.0, "critic_learning_rate": 0.0},
+        {"discount": 0.0, "gae_lambda": 1.0, "critic_damping": 0.0},
+        {"critic_max_kl": 1e6, "critic_damping": 1},
         {"max_kl": np.float32(0.02), "damping": 1},
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(floats, no_shape_checks):
     config = TRPOConfig(**SMALL, **floats)
     assert config.hyperparameters == config.hyperparameters._replace(**floats)
+
+
+def test_a_first_order_fit_may_stand_still():
+    config = TRPOConfig(**SMALL, critic_fit="first_order", critic_learning_rate=0.0)
+    assert config.hyperparameters.critic_learning_rate == 0

@@ -41,11 +41,19 @@ SMALL = {
     "rollout_length": 8,
     "total_timesteps": 4 * 32,
     "hidden_sizes": (8,),
-    "critic_epochs": 2,
-    "critic_minibatches": 2,
     "cg_iterations": 5,
     "discount": 0.9,
     "gae_lambda": 0.8,
+}
+
+
+FITS = {
+    "trust_region": {},
+    "first_order": {
+        "critic_fit": "first_order",
+        "critic_epochs": 2,
+        "critic_minibatches": 2,
+    },
 }
 
 
@@ -73,23 +81,38 @@ def watched_step(config, state):
     with pytest.MonkeyPatch.context() as patch:
         watch("rollout", lambda args, kwargs, result: result[1])
         watch("trust_region_update", lambda args, kwargs, result: (args[2], kwargs))
-        watch("fit_critic", lambda args, kwargs, result: (args[4:6], kwargs))
+        watch("fit_critic", lambda args, kwargs, result: (args[5], kwargs))
+        watch(
+            "fit_critic_in_trust_region",
+            lambda args, kwargs, result: (args[2].targets, kwargs),
+        )
         state, metrics = module.step(config, state)
     return state, metrics, seen
 
 
+FIT_FUNCTIONS = {
+    "trust_region": "fit_critic_in_trust_region",
+    "first_order": "fit_critic",
+}
+
+
+def fit_of(state):
+    return "trust_region" if state.critic_optimizer_state == () else "first_order"
+
+
 @fast_jit
 def play(tables, state):
-    """One step in an environment of any tables: one program for all of them."""
-    state, metrics, seen = watched_step(make_config(tables), state)
+    """One step in an environment of any tables: one program for each fit."""
+    fit = fit_of(state)
+    state, metrics, seen = watched_step(make_config(tables, **FITS[fit]), state)
     batch, _ = seen["trust_region_update"]
-    (_, targets), _ = seen["fit_critic"]
+    targets, _ = seen[FIT_FUNCTIONS[fit]]
     return state, metrics, (seen["rollout"], batch, targets)
 
 
-@pytest.fixture(scope="module")
-def start():
-    return fast_jit(init)(make_config(), jax.random.key(0))
+@pytest.fixture(scope="module", params=FITS)
+def start(request):
+    return fast_jit(init)(make_config(**FITS[request.param]), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -403,9 +426,11 @@ def test_a_step_does_not_need_jit(start):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
     jitted = play(CHAIN, start)[:2]
-    jax.tree.map(compare, jitted, step(make_config(), start))
+    config = make_config(**FITS[fit_of(start)])
+    jax.tree.map(compare, jitted, step(config, start))
 
 
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize(
     ("env", "head"),
@@ -415,10 +440,11 @@ def test_a_step_does_not_need_jit(start):
         ((TWO_CHOICES, CHAIN), MultiCategoricalHead),
     ],
 )
-def test_the_state_keeps_its_structure_shapes_and_types(env, head, normalized):
+def test_the_state_keeps_its_structure_shapes_and_types(env, head, normalized, fit):
     config = TRPOConfig(
         env=env,
         **SMALL,
+        **FITS[fit],
         normalize_observations=normalized,
         normalize_returns=normalized,
     )
@@ -434,6 +460,7 @@ def test_the_state_keeps_its_structure_shapes_and_types(env, head, normalized):
     assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
     assert (after.observation_statistics is None) is not normalized
     assert (after.return_statistics is None) is not normalized
+    assert (after.critic_optimizer_state == ()) == (fit == "trust_region")
 
 
 def test_continuous_actions_train():
@@ -448,8 +475,24 @@ def test_continuous_actions_train():
     assert log_std != -1
 
 
-def test_every_setting_reaches_its_part():
+CRITIC_SETTINGS = {
+    "trust_region": (
+        {"critic_cg_iterations": 4, "critic_stride": 5},
+        {"cg_iterations": 4, "stride": 5, "micro_batch_size": 5},
+    ),
+    "first_order": (
+        {"critic_epochs": 3, "critic_minibatches": 8},
+        {"epochs": 3, "num_minibatches": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_every_setting_reaches_its_part(fit):
+    of_fit, expected = CRITIC_SETTINGS[fit]
     config = make_config(
+        critic_fit=fit,
+        **of_fit,
         cg_iterations=3,
         cg_tolerance=1e-4,
         fisher_stride=3,
@@ -457,8 +500,6 @@ def test_every_setting_reaches_its_part():
         backtrack_factor=0.7,
         line_search_width=2,
         step_size_curvature="damped",
-        critic_epochs=3,
-        critic_minibatches=8,
         micro_batch_size=5,
     )
     before = jax.eval_shape(init, config, jax.random.key(0))
@@ -467,10 +508,11 @@ def test_every_setting_reaches_its_part():
     def record(state):
         *_, seen = watched_step(config, state)
         passed["update"] = seen["trust_region_update"][1]
-        passed["critic"] = seen["fit_critic"][1]
+        passed["critic"] = seen[FIT_FUNCTIONS[fit]][1]
 
     jax.eval_shape(record, before)
-    assert passed["critic"] == {"epochs": 3, "num_minibatches": 8}
+    static = passed["critic"].keys() - {"max_kl", "damping"}
+    assert {name: passed["critic"][name] for name in static} == expected
     update = passed["update"]
     for name in ("cg_iterations", "cg_tolerance", "fisher_stride", "max_backtracks"):
         assert update[name] == getattr(config, name)
@@ -479,14 +521,16 @@ def test_every_setting_reaches_its_part():
     assert update["step_size_curvature_fn"].__name__ == "damped_curvature"
 
 
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("num_seeds", [1, 3])
-def test_a_step_in_micro_batches_is_the_step(num_seeds):
+def test_a_step_in_micro_batches_is_the_step(num_seeds, fit):
     """Also under vmap, where both branches for truncated episodes are computed."""
     results = []
+    few = FITS[fit] or {"critic_cg_iterations": 3}
     for size in (None, 7):
         # So few iterations that none is near the tolerance, where rounding decides.
         config = make_config(
-            micro_batch_size=size, critic_epochs=1, cg_iterations=3, cg_tolerance=0.0
+            micro_batch_size=size, cg_iterations=3, cg_tolerance=0.0, **few
         )
         keys = jax.random.split(jax.random.key(0), num_seeds)
         states = jax.vmap(init, in_axes=(None, 0))(config, keys)
@@ -503,7 +547,10 @@ def _key_data(leaf):
 
 
 def test_the_critics_optimizer_is_the_configs():
-    config = make_config(critic_optimizer=lambda rate: optax.sgd(rate, momentum=0.9))
+    config = make_config(
+        critic_fit="first_order",
+        critic_optimizer=lambda rate: optax.sgd(rate, momentum=0.9),
+    )
     state = jax.eval_shape(init, config, jax.random.key(0))
     trace = optax.tree.get(state.critic_optimizer_state, "trace")
     assert jax.tree.structure(trace) == jax.tree.structure(state.critic_params)

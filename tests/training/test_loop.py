@@ -25,13 +25,17 @@ CONFIG = TRPOConfig(
     seed=3,
     hidden_sizes=(8,),
     cg_iterations=3,
-    critic_epochs=2,
-    critic_minibatches=2,
     max_kl_schedule="linear",
-    critic_learning_rate_schedule=optax.exponential_decay(1.0, 1, 0.5),
     normalize_observations=True,
     max_kl=0.02,
+)
+FIRST_ORDER = dataclasses.replace(
+    CONFIG,
+    critic_fit="first_order",
+    critic_epochs=2,
+    critic_minibatches=2,
     critic_learning_rate=1e-2,
+    critic_learning_rate_schedule=optax.exponential_decay(1.0, 1, 0.5),
 )
 FLOATS = CONFIG.hyperparameters
 
@@ -60,13 +64,21 @@ def trained():
     return train(CONFIG)
 
 
-def test_train_is_init_and_a_loop_of_step(trained):
-    state = fast_jit(init)(CONFIG, jax.random.key(CONFIG.seed))
+@pytest.fixture(scope="module")
+def trained_first_order():
+    return train(FIRST_ORDER)
+
+
+@pytest.mark.parametrize("result", ["trained", "trained_first_order"])
+def test_train_is_init_and_a_loop_of_step(result, request):
+    result = request.getfixturevalue(result)
+    config = result.config
+    state = fast_jit(init)(config, jax.random.key(config.seed))
     program = fast_jit(step)
     for update in range(NUM_UPDATES):
-        state, metrics = program(CONFIG, state)
-        assert_close(part(trained.metrics, update), metrics)
-    assert_close(trained.state, state)
+        state, metrics = program(config, state)
+        assert_close(part(result.metrics, update), metrics)
+    assert_close(result.state, state)
 
 
 def test_result_holds_one_entry_for_each_update(trained):
@@ -76,12 +88,24 @@ def test_result_holds_one_entry_for_each_update(trained):
     assert trained.state.updates == NUM_UPDATES
 
 
-def test_schedules_scale_their_hyperparameters(trained):
+def test_schedules_scale_their_hyperparameters(trained, trained_first_order):
     linear = [1, 0.75, 0.5, 0.25]
-    np.testing.assert_allclose(trained.metrics.max_kl, 0.02 * np.array(linear))
     rates = 1e-2 * 0.5 ** np.arange(NUM_UPDATES)
-    np.testing.assert_allclose(trained.metrics.critic_learning_rate, rates, rtol=1e-6)
-    assert np.all(trained.metrics.update.kl <= trained.metrics.max_kl)
+    metrics = trained_first_order.metrics
+    np.testing.assert_allclose(metrics.critic_learning_rate, rates, rtol=1e-6)
+    for metrics in (trained.metrics, trained_first_order.metrics):
+        np.testing.assert_allclose(metrics.max_kl, 0.02 * np.array(linear))
+        assert np.all(metrics.update.kl <= metrics.max_kl)
+
+
+def test_the_critics_evidence_is_that_of_its_fit(trained, trained_first_order):
+    for metrics in (trained.metrics, trained_first_order.metrics):
+        assert np.all(np.isfinite(metrics.critic_loss))
+    assert np.all(trained.metrics.critic_kl > 0)
+    assert np.all(trained.metrics.critic_kl <= CONFIG.critic_max_kl)
+    assert np.all(trained.metrics.critic_cg_relative_residual > 0)
+    assert np.all(trained_first_order.metrics.critic_kl == 0)
+    assert np.all(trained_first_order.metrics.critic_cg_relative_residual == 0)
 
 
 def test_the_key_stands_for_the_seed(trained):
@@ -113,6 +137,8 @@ def test_other_hyperparameters_are_another_run_of_the_same_program(trained):
     [
         (FLOATS._replace(max_kl=-0.01), ValueError),
         (FLOATS._replace(discount=1.5), ValueError),
+        (FLOATS._replace(critic_max_kl=0.0), ValueError),
+        (FLOATS._replace(critic_damping=-0.1), ValueError),
         (FLOATS._replace(max_kl=jnp.array([0.01, 0.02])), TypeError),
         ({"max_kl": 0.01}, TypeError),
     ],

@@ -38,7 +38,7 @@ PROBES = {
 }
 
 
-def learn(tables, key):
+def learn(fit, tables, key):
     config = TRPOConfig(
         env=(TABULAR, tables),
         num_envs=8,
@@ -46,7 +46,7 @@ def learn(tables, key):
         total_timesteps=60 * 8 * 16,
         hidden_sizes=(8,),
         discount=DISCOUNT,
-        critic_learning_rate=1e-2,
+        **fit,
     )
 
     def body(state, _):
@@ -59,12 +59,19 @@ def learn(tables, key):
     return {"V": values, "π": jnp.exp(log_probs), "metrics": metrics}
 
 
-@pytest.fixture(scope="module")
-def learnt():
+FITS = {
+    "trust_region": {},
+    "first_order": {"critic_fit": "first_order", "critic_learning_rate": 1e-2},
+}
+
+
+@pytest.fixture(scope="module", params=FITS)
+def learnt(request):
     """What was learnt in each probe: all of them side by side in one program."""
+    program = functools.partial(learn, FITS[request.param])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *PROBES.values())
     keys = jax.random.split(jax.random.key(0), len(PROBES))
-    results = jax.device_get(fast_jit(jax.vmap(learn))(stacked, keys))
+    results = jax.device_get(fast_jit(jax.vmap(program))(stacked, keys))
     return {
         name: jax.tree.map(lambda leaf, i=i: leaf[i], results)
         for i, name in enumerate(PROBES)

@@ -44,9 +44,8 @@ def flat_adabelief(learning_rate):
         ({"memory_size": 3}, "memory_size: 0 and 3"),
         ({"normalize_observations": True}, "normalize_observations: False and True"),
         ({"normalize_returns": True}, "normalize_returns: False and True"),
-        ({"critic_optimizer": "rmsprop"}, "critic_optimizer_state.0.count: int32[]"),
-        ({"critic_optimizer": optax.sgd}, "critic_optimizer_state.0.count: int32[]"),
-        ({"critic_optimizer": flat_adabelief}, "critic_optimizer_state: ("),
+        ({"critic_fit": "first_order"}, "critic_fit: 'trust_region' and 'first_order'"),
+        ({"critic_max_kl": 0.5}, "critic_max_kl: 1.0 and 0.5"),
         ({"critic": Value(MLP((3,)))}, "kernel: float32[3, 4] and float32[3, 3]"),
         (
             {"env": "CartPole-v1"},
@@ -65,9 +64,32 @@ def test_a_state_of_another_config_is_refused_and_what_differs_is_named(
     assert ("with_hyperparameters_of" in str(raised.value)) == only_floats
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "difference"),
+    [
+        ("rmsprop", "critic_optimizer_state.0.count: int32[]"),
+        (optax.sgd, "critic_optimizer_state.0.count: int32[]"),
+        (flat_adabelief, "critic_optimizer_state: ("),
+    ],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_state_of_another_optimizer_is_refused(optimizer, difference, jit):
+    config = dataclasses.replace(CONFIG, critic_fit="first_order")
+    state = fast_jit(init)(config, jax.random.key(0))
+    other = dataclasses.replace(config, critic_optimizer=optimizer)
+    with pytest.raises(ValueError, match=re.escape(difference)):
+        (jax.jit(step) if jit else step)(other, state)
+
+
 def test_fields_that_no_state_depends_on_may_change(start):
     config = dataclasses.replace(
-        CONFIG, rollout_length=4, cg_iterations=3, seed=7, num_seeds=2, critic_epochs=1
+        CONFIG,
+        rollout_length=4,
+        cg_iterations=3,
+        seed=7,
+        num_seeds=2,
+        critic_cg_iterations=3,
+        critic_stride=3,
     )
     jax.eval_shape(step, config, start)
 
@@ -117,7 +139,10 @@ def test_counted_steps_end_where_an_int32_does_and_never_wrap(start):
 )
 def test_a_schedule_holds_its_last_value_after_the_last_update(schedule):
     config = dataclasses.replace(
-        CONFIG, max_kl_schedule=schedule, critic_learning_rate_schedule=schedule
+        CONFIG,
+        max_kl_schedule=schedule,
+        critic_fit="first_order",
+        critic_learning_rate_schedule=schedule,
     )
     assert config.num_updates == 2
     for factor_fn in (config.max_kl_factor, config.critic_learning_rate_factor):

@@ -163,11 +163,12 @@ class TRPOConfig:
         object.__setattr__(self, "policy", as_network(self.policy))
         object.__setattr__(self, "critic", as_network(self.critic))
         check_types(self)
-        check_counts(self)
+        check_hyperparameters(self.hyperparameters)
+        # Before any advice on fields that the fit would ignore.
         check_critic_fit(self)
+        check_counts(self)
         check_fractions(self)
         check_functions(self)
-        check_hyperparameters(self.hyperparameters)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
             if field.type is float:
