@@ -1,13 +1,17 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiling import fast_jit
+import reference
+from compiling import compilations, fast_jit
+from jax.flatten_util import ravel_pytree
 
 from trpo_jax.training import explained_variance, fit_critic
+from trpo_jax.training.critic import Regression, fit_critic_in_trust_region
 
 
 def linear(params, observations):
@@ -120,3 +124,304 @@ def test_explained_variance_of_special_critics(scale, shift, expected):
     returns = jnp.arange(5.0)
     value = explained_variance(scale * returns + shift, returns)
     np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+# In a trust region -------------------------------------------------------------------
+
+
+def mlp(params, observations):
+    hidden = jnp.tanh(observations @ params["hidden"] + params["bias"])
+    return hidden @ params["output"]
+
+
+def gauss_newton(params, observations, targets, value_fn=mlp, **options):
+    batch = Regression(observations, targets)
+    return fit_critic_in_trust_region(value_fn, params, batch, **options)
+
+
+STATIC = ("value_fn", "cg_iterations", "stride", "micro_batch_size")
+fit_in_trust_region = fast_jit(gauss_newton, static_argnames=STATIC)
+
+
+SHAPES = {"flat": (12,), "sequences": (6, 2)}
+
+
+def random_problem(seed, shape=(12,), dtype=np.float64):
+    """Return params, observations and targets of `mlp`, 16 parameters."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "hidden": rng.normal(size=(3, 3)),
+        "bias": rng.normal(size=3),
+        "output": rng.normal(size=3),
+    }
+    numbers = (params, rng.normal(size=(*shape, 3)), 3 * rng.normal(size=shape))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), numbers)
+
+
+def dense_fit(problem, max_kl, damping, cg_iterations, stride):
+    """Return the new θ, loss, KL, residual and candidates, with every matrix formed."""
+    params, observations, targets = problem
+    theta, params_of = ravel_pytree(params)
+    theta, targets = np.asarray(theta), np.asarray(targets).ravel()
+
+    def values(theta, observations=observations):
+        return np.asarray(mlp(params_of(jnp.asarray(theta)), observations)).ravel()
+
+    def jacobian(observations):
+        columns = [
+            (values(theta + h, observations) - values(theta - h, observations)) / 2e-6
+            for h in 1e-6 * np.eye(len(theta))
+        ]
+        return np.stack(columns, axis=1)
+
+    old = values(theta)
+    variance = np.mean((old - targets) ** 2)
+    gradient = jacobian(observations).T @ (targets - old) / len(targets)
+    sampled = jacobian(observations[::stride])
+    fisher = sampled.T @ sampled / len(sampled)
+    matrix = fisher + damping * variance * np.eye(len(theta))
+    x, _, residual = reference.conjugate_gradient(
+        matrix, gradient, cg_iterations, tolerance=1e-5
+    )
+    step = min(1, np.sqrt(2 * max_kl * variance / (x @ fisher @ x))) * x
+
+    def evaluate(fraction):
+        new = values(theta + fraction * step)
+        kl = np.mean((new - old) ** 2) / (2 * variance)
+        return -np.mean((new - targets) ** 2), kl, True
+
+    search = reference.line_search(
+        evaluate, -variance, max_kl, 10, 0.5, interpolate=False
+    )
+    if not search.accepted:
+        return theta, variance, 0.0, residual, search.evaluations
+    moved = theta + search.fraction * step
+    return moved, -search.surrogate, search.kl, residual, search.evaluations
+
+
+@pytest.mark.parametrize("cg_iterations", [3, 40])
+@pytest.mark.parametrize(
+    ("stride", "micro_batch_size"), [(1, None), (5, None), (1, 5), (5, 2)]
+)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_is_that_of_dense_matrices(
+    shape, stride, micro_batch_size, cg_iterations, float64
+):
+    candidates = []
+    for seed in range(6):
+        problem = random_problem(seed, SHAPES[shape])
+        for max_kl, damping in ((1.0, 0.01), (0.02, 0.3)):
+            params, info = fit_in_trust_region(
+                *problem,
+                max_kl=max_kl,
+                damping=damping,
+                cg_iterations=cg_iterations,
+                stride=stride,
+                micro_batch_size=micro_batch_size,
+            )
+            *expected, tried = dense_fit(
+                problem, max_kl, damping, cg_iterations, stride
+            )
+            found = (ravel_pytree(params)[0], *info)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+            candidates.append(tried)
+    assert 1 in candidates
+    assert max(candidates) > 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_step_of_a_linear_critic_is_the_least_squares_fit(shape, float64):
+    _, observations, targets = random_problem(0, SHAPES[shape])
+    params = {"w": jnp.ones(3), "b": jnp.ones(())}
+    params, info = fit_in_trust_region(
+        params, observations, targets, value_fn=linear, damping=0.0
+    )
+    columns = np.insert(np.reshape(observations, (-1, 3)), 3, 1.0, axis=1)
+    solution, squares, *_ = np.linalg.lstsq(columns, np.ravel(targets))
+    np.testing.assert_allclose(params["w"], solution[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["b"], solution[3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(info.loss, squares[0] / targets.size, rtol=1e-8)
+
+
+def errors(params, observations, targets):
+    """Return values and mean squared errors in double precision, by problem."""
+    params, observations, targets = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (params, observations, targets)
+    )
+    bias, output = params["bias"][:, None], params["output"][..., None]
+    hidden = np.tanh(observations @ params["hidden"] + bias)
+    values = (hidden @ output)[..., 0]
+    return values, np.mean((values - targets) ** 2, axis=1)
+
+
+def test_the_bound_holds_and_the_loss_never_rises():
+    """Of hundreds of problems, side by side under `vmap`, in single precision."""
+    problems = [random_problem(seed, dtype=np.float32) for seed in range(300)]
+    problems = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+    old, loss_before = errors(*problems)
+    side_by_side = fast_jit(
+        jax.vmap(
+            lambda problem, max_kl: gauss_newton(
+                *problem, max_kl=max_kl, cg_iterations=4
+            )
+        )
+    )
+    moved = []
+    for most in (1e-6, 1e-3, 1.0):
+        max_kl = most * jnp.linspace(0.1, 1, 300)
+        params, info = side_by_side(problems, max_kl)
+        new, loss = errors(params, *problems[1:])
+        kl = np.mean((new - old) ** 2, axis=1) / (2 * loss_before)
+        np.testing.assert_array_less(kl, 1.001 * max_kl)
+        np.testing.assert_array_less(info.kl, max_kl * (1 + 1e-6))
+        np.testing.assert_array_less(loss, loss_before * (1 + 1e-6))
+        np.testing.assert_allclose(info.loss, loss, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(info.kl, kl, rtol=0.01, atol=1e-9)
+        moved.append(np.mean(info.kl > 0))
+    assert min(moved) > 0.99
+    # The last of them, alone.
+    alone = fit_in_trust_region(*part(problems, -1), max_kl=max_kl[-1], cg_iterations=4)
+    chex.assert_trees_all_close(alone, part((params, info), -1), rtol=1e-3, atol=1e-5)
+
+
+def part(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def test_the_scale_of_rewards_does_not_matter(float64):
+    params, observations, targets = random_problem(0)
+    options = {"max_kl": 0.05, "damping": 0.1}
+    fitted, info = fit_in_trust_region(params, observations, targets, **options)
+    scaled, scaled_info = fit_in_trust_region(
+        params,
+        observations,
+        1e3 * targets,
+        value_fn=lambda params, observations: 1e3 * mlp(params, observations),
+        **options,
+    )
+    chex.assert_trees_all_close(scaled, fitted, rtol=1e-9)
+    expected = info._replace(loss=1e6 * info.loss)
+    chex.assert_trees_all_close(scaled_info, expected, rtol=1e-9)
+    assert info.kl > 0
+
+
+def test_parameters_too_many_for_one_vector(float64, monkeypatch):
+    problem = random_problem(0)
+    expected = fit_in_trust_region(*problem, cg_iterations=3)
+    monkeypatch.setattr("trpo_jax.trust_region.flat._LARGE", 1)
+    as_tree = fast_jit(lambda problem: gauss_newton(*problem, cg_iterations=3))
+    chex.assert_trees_all_close(as_tree(problem), expected, rtol=1e-9)
+
+
+BAD_PLACES = {
+    "targets": lambda problem, bad: (*problem[:2], problem[2].at[3].set(bad)),
+    "observations": lambda problem, bad: (
+        problem[0],
+        problem[1].at[3, 1].set(bad),
+        problem[2],
+    ),
+    "params": lambda problem, bad: (
+        problem[0] | {"output": problem[0]["output"].at[1].set(bad)},
+        *problem[1:],
+    ),
+}
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+@pytest.mark.parametrize("place", BAD_PLACES)
+def test_a_bad_number_leaves_the_parameters_bit_for_bit(place, micro_batch_size):
+    for bad in (np.nan, np.inf, -np.inf, 1e30):
+        if place == "observations" and bad == 1e30:
+            continue  # tanh makes a usual number of it
+        spoilt = BAD_PLACES[place](random_problem(0, dtype=np.float32), bad)
+        params, info = fit_in_trust_region(*spoilt, micro_batch_size=micro_batch_size)
+        jax.tree.map(np.testing.assert_array_equal, params, spoilt[0])
+        assert info.kl == 0
+        assert np.isfinite(info.loss) == (place == "observations" and np.isinf(bad))
+
+
+def test_where_nothing_is_to_be_learnt_nothing_moves():
+    """No error; or one that no parameter has an influence on."""
+    params, observations, targets = random_problem(0, dtype=np.float32)
+    silent = params | {"output": jnp.zeros(3)}
+    for problem in (
+        (silent, observations, jnp.zeros_like(targets)),
+        (silent | {"bias": jnp.zeros(3)}, jnp.zeros_like(observations), targets),
+    ):
+        fitted, info = fit_in_trust_region(*problem)
+        jax.tree.map(np.testing.assert_array_equal, fitted, problem[0])
+        assert info.kl == info.cg_relative_residual == 0
+        np.testing.assert_allclose(info.loss, np.mean(problem[2] ** 2), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_in_a_trust_region_must_fit_their_targets(shape):
+    def column(params, observations):
+        return mlp(params, observations)[..., None]
+
+    problem = random_problem(0, SHAPES[shape], np.float32)
+    with pytest.raises(ValueError, match=r"Write value\[..., 0\]"):
+        fit_in_trust_region(*problem, value_fn=column)
+
+
+def test_other_numbers_do_not_compile_again():
+    options = {"max_kl": 0.1, "damping": 0.1}
+    fit_in_trust_region(*random_problem(0, dtype=np.float32), **options)
+    another = random_problem(1, dtype=np.float32)
+    with compilations() as compiled:
+        fit_in_trust_region(*another, max_kl=0.2, damping=0.0)
+    assert not compiled
+
+
+def outcome(point):
+    """Return a number that everything in the fit has a part in."""
+    params, observations, targets = random_problem(0)
+    params, info = fit_critic_in_trust_region(
+        mlp,
+        jax.tree.map(lambda leaf: point["params"] * leaf, params),
+        Regression(observations, point["targets"] * targets),
+        max_kl=point["max_kl"],
+        damping=point["damping"],
+        cg_iterations=60,
+        cg_tolerance=1e-12,
+    )
+    weights = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params))
+    return weights + info.loss + info.kl
+
+
+def test_derivatives_are_those_of_finite_differences(float64):
+    point = {"params": 1.0, "targets": 1.0, "max_kl": 0.02, "damping": 0.1}
+    point = jax.tree.map(jnp.asarray, point)
+    value = fast_jit(outcome)
+    gradient = fast_jit(jax.grad(outcome))(point)
+    forward = fast_jit(jax.jacfwd(outcome))(point)
+    chex.assert_trees_all_close(forward, gradient, rtol=1e-8)
+    for name in point:
+        width = 1e-5 * point[name]
+        ahead, behind = (
+            value(point | {name: point[name] + sign * width}) for sign in (1, -1)
+        )
+        slope = (ahead - behind) / (2 * width)
+        np.testing.assert_allclose(gradient[name], slope, rtol=1e-5)
+        assert slope != 0
+
+
+def test_derivatives_are_finite_without_an_error():
+    params, observations, targets = random_problem(0, dtype=np.float32)
+    silent = params | {"output": jnp.zeros(3)}
+
+    def learnt(scale):
+        fitted, info = fit_critic_in_trust_region(
+            mlp, silent, Regression(observations, scale * targets)
+        )
+        return jnp.sum(fitted["output"]) + sum(info)
+
+    @fast_jit
+    def slopes(scale):
+        return jax.jvp(learnt, (scale,), (1.0,))[1], jax.grad(learnt)(scale)
+
+    forward, reverse = slopes(jnp.float32(0))
+    assert np.isfinite(forward)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-5)

@@ -478,7 +478,12 @@ def test_continuous_actions_train():
 CRITIC_SETTINGS = {
     "trust_region": (
         {"critic_cg_iterations": 4, "critic_stride": 5},
-        {"cg_iterations": 4, "stride": 5, "micro_batch_size": 5},
+        {
+            "cg_iterations": 4,
+            "cg_tolerance": 1e-4,
+            "stride": 5,
+            "micro_batch_size": 5,
+        },
     ),
     "first_order": (
         {"critic_epochs": 3, "critic_minibatches": 8},

@@ -98,7 +98,8 @@ class TRPOConfig:
     cg_iterations: int = 10
     """Largest number of Fisher-vector products in one update."""
     cg_tolerance: float = 1e-5
-    """Relative residual at which conjugate gradient stops earlier."""
+    """Relative residual at which conjugate gradient stops earlier, here and in the
+    critic's fit."""
     fisher_stride: int | None = None
     """Compute the Fisher information over every n-th state, n coprime with num_envs, or
     over every n-th sequence if the policy has a memory. None: the largest such n up to

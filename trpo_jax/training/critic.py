@@ -53,6 +53,7 @@ def fit_critic_in_trust_region(
     max_kl: Float[Array, ""] | float = 1.0,
     damping: Float[Array, ""] | float = 0.01,
     cg_iterations: int = 10,
+    cg_tolerance: float = 1e-5,
     stride: int = 1,
     micro_batch_size: int | None = None,
 ) -> tuple[PyTree, CriticInfo]:
@@ -74,6 +75,7 @@ def fit_critic_in_trust_region(
         max_kl: ε, the radius of the trust region, in nats.
         damping: λ ≥ 0, in units of 1/σ².
         cg_iterations: The largest number of products with F.
+        cg_tolerance: Relative residual at which conjugate gradient stops earlier.
         stride: F is computed over every `stride`-th row.
         micro_batch_size: Rows processed at a time, None for all.
 
@@ -106,6 +108,7 @@ def fit_critic_in_trust_region(
         damped(problem.fisher(theta_old, stride=stride), damping),
         gradient,
         max_iterations=cg_iterations,
+        tolerance=cg_tolerance,
     )
     curvature = undamped_curvature(gradient, cg.x, damping)
     # At 1 the quadratic model of the loss has its minimum.
@@ -118,9 +121,11 @@ def fit_critic_in_trust_region(
         interpolate=False,
     )
     moved = move(theta_old, search.fraction, step)
+    # Guarded, because the derivative of the side that is not selected counts as well.
+    kl = search.candidate.kl / jnp.where(variance > 0, variance, 1)
     theta, value, kl = select(
         search.accepted,
-        (moved, search.candidate.surrogate, search.candidate.kl / variance),
+        (moved, search.candidate.surrogate, kl),
         (theta_old, old.value, jnp.zeros_like(old.value)),
     )
     return params_of(theta), CriticInfo(-2 * value, kl, cg.relative_residual)

@@ -310,6 +310,7 @@ def _fit_critic(
             max_kl=scheduled.critic_max_kl,
             damping=scheduled.critic_damping,
             cg_iterations=config.critic_cg_iterations,
+            cg_tolerance=config.cg_tolerance,
             stride=sizes.critic_stride,
             micro_batch_size=rows_per_micro_batch(
                 rows, config.batch_size, sizes.micro_batch_size
