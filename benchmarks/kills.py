@@ -70,6 +70,7 @@ def config_of(updates: int, num_seeds: int) -> trpo_jax.TRPOConfig:
         normalize_observations=True,
         normalize_returns=True,
         max_kl_schedule="linear",
+        critic_fit="first_order",
         critic_epochs=1,
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tiny import (
     CONFIG,
+    FIRST_ORDER,
     SETTINGS,
     Line,
     Recorder,
@@ -135,6 +136,21 @@ def test_a_resumed_run_ends_in_the_same_bits(finished, tmp_path, monkeypatch, up
     resume(folder)
     assert differences(finished[0], folder) == []
     assert events(folder, "resumed")[0]["updates"] == updates // 10 * 10
+
+
+def test_the_optimizers_state_of_a_resumed_run_is_kept(tmp_path, monkeypatch):
+    through = run(tmp_path / "through", FIRST_ORDER)
+    run_until_killed(tmp_path / "run", 15, monkeypatch, FIRST_ORDER)
+    resumed = resume(tmp_path / "run")
+    assert differences(tmp_path / "through", tmp_path / "run") == []
+    moments, expected = (
+        jax.tree.leaves(result.state.critic_optimizer_state)
+        for result in (resumed, through)
+    )
+    assert len(moments) == 3  # Adam's two, and its count
+    for one, other in zip(moments, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert np.all(one != 0)
 
 
 def test_a_run_that_is_done_is_returned(finished, capsys):

@@ -20,7 +20,7 @@ from trpo_jax import (
 )
 from trpo_jax.environments import MaskedObservation, make_environment
 from trpo_jax.networks import RecurrentNetworkFns
-from trpo_jax.training import rollout
+from trpo_jax.training import generalized_advantages, normalize, rollout
 from trpo_jax.training.batching import (
     BoundNetwork,
     FlatNetwork,
@@ -119,6 +119,36 @@ def test_a_step_is_accepted_and_remembers(run):
         critic, first.critic_params, first.critic_memory, first, trajectory
     )
     np.testing.assert_allclose(second.critic_memory, memories[-1], atol=1e-5)
+
+
+def test_the_critic_is_fitted_to_whole_sequences(run):
+    """Its loss is that of the values along each sequence, from its memory on."""
+    first, second, metrics, trajectory, (values, next_values, _) = run
+    advantages = generalized_advantages(
+        trajectory.reward,
+        values,
+        next_values,
+        trajectory.terminated,
+        trajectory.truncated,
+        discount=CONFIG.discount,
+        gae_lambda=CONFIG.gae_lambda,
+    )
+    targets = normalize(second.return_statistics, advantages + values)
+    critic = make_components(CONFIG).critic
+    rows = critic.rows(
+        first.critic_memory, observe(first, trajectory.observation), trajectory.start
+    )
+    old, new = (
+        critic.from_rows(critic.apply(params, rows)[1], T)
+        for params in (first.critic_params, second.critic_params)
+    )
+    error, change = np.mean((old - targets) ** 2), np.mean((new - old) ** 2)
+    np.testing.assert_allclose(
+        metrics.critic_loss, np.mean((new - targets) ** 2), rtol=1e-3
+    )
+    np.testing.assert_allclose(metrics.critic_kl, change / (2 * error), rtol=1e-3)
+    assert metrics.critic_loss < error
+    assert 0 < metrics.critic_kl <= CONFIG.critic_max_kl
 
 
 def test_values_and_those_of_what_followed_know_the_episode(run):
@@ -312,15 +342,21 @@ def test_a_memory_with_a_nan_is_forgotten_and_the_others_kept():
     assert reset_nonfinite_memory(policy, (), B) == ()
 
 
-def test_recurrent_seeds_train_side_by_side_as_alone():
+@pytest.mark.parametrize(
+    "fields", [{}, {"critic_fit": "first_order", "critic_epochs": 2}]
+)
+def test_recurrent_seeds_train_side_by_side_as_alone(fields):
     """Under vmap a condition becomes a choice between both of its sides."""
-    config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=2 * B * T)
+    config = dataclasses.replace(
+        CONFIG, num_seeds=2, total_timesteps=2 * B * T, **fields
+    )
     together = train(config, jax.random.key(3))
     alone = dataclasses.replace(config, num_seeds=1)
     key = jax.random.split(jax.random.key(3), 2)[1]
     state = train(alone, key).state
+    second = jax.tree.map(lambda leaf: leaf[1], together.state)
     chex.assert_trees_all_close(
-        jax.tree.map(lambda leaf: leaf[1], together.state.params),
-        state.params,
+        (second.params, second.critic_params),
+        (state.params, state.critic_params),
         atol=1e-3,
     )
