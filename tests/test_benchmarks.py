@@ -360,8 +360,7 @@ TINY = {
     "total_timesteps": 384,
     "hidden_sizes": (8,),
     "fisher_stride": None,
-    "critic_minibatches": 1,
-    "critic_epochs": 1,
+    "critic_cg_iterations": 3,
 }
 
 
@@ -385,7 +384,7 @@ def row(trained, tmp_path_factory):
 def test_one_seed_after_the_other_learns_as_side_by_side(trained, row):
     _, result, returns = trained
     assert row["name"].startswith("CartPole-v1, num_envs=4, rollout_length=32, hidden")
-    assert row["name"].endswith("critic_epochs=1, critic_minibatches=1")
+    assert row["name"].endswith(", critic_cg_iterations=3")
     np.testing.assert_allclose(row["by_seed"], returns, rtol=1e-4)
     path = curves.path_of(pathlib.Path(row["folder"], "learning.jsonl"), row["name"])
     curve = curves.read(path)

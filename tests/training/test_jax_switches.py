@@ -17,10 +17,16 @@ CONFIG = TRPOConfig(
     total_timesteps=16,
     hidden_sizes=(3,),
     cg_iterations=2,
+    critic_cg_iterations=2,
     max_kl_schedule="linear",
     normalize_observations=True,
     normalize_returns=True,
 )
+FIRST_ORDER = {
+    "critic_fit": "first_order",
+    "critic_cg_iterations": 10,
+    "critic_epochs": 1,
+}
 ENDLESS = CHAIN.replace(
     terminal=jnp.zeros_like(CHAIN.terminal), max_steps_in_episode=jnp.int32(NO_LIMIT)
 )
@@ -33,7 +39,7 @@ NO_REWARD = CHAIN.replace(reward=jnp.zeros_like(CHAIN.reward))
         (CHAIN, {"memory_size": 2}),
         (ENDLESS, {}),
         (NO_REWARD, {}),
-        (NO_REWARD, {"critic_fit": "first_order", "critic_epochs": 1}),
+        (NO_REWARD, FIRST_ORDER),
     ],
 )
 def test_no_nan_is_met_that_is_meant(tables, fields):
