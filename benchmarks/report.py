@@ -342,6 +342,37 @@ def overhead(rows: list[dict]) -> str:
     )
 
 
+def evidence(rows: list[dict]) -> str:
+    def last_tenth(row: dict) -> str:
+        return "{mean:.1f} ± {interval:.1f}".format(**row["last_tenth"])
+
+    return table(
+        (
+            "run",
+            "steps",
+            "KL ≥ 0.8 δ",
+            "evaluations",
+            "products",
+            "residual",
+            "return of the last tenth",
+            "seconds",
+        ),
+        (
+            (
+                row["name"],
+                f"{row['steps']:,}",
+                f"{row['near_boundary']:.0%}",
+                f"{row['evaluations']:.2f}",
+                f"{row['products']:.1f}",
+                f"{row['relative_residual']:.2g}",
+                last_tenth(row),
+                significant(row["seconds"]),
+            )
+            for row in rows
+        ),
+    )
+
+
 def kills(rows: list[dict]) -> str:
     header = ("kills", "while saving", "before progress", "what differed in the end")
     return table(
@@ -383,6 +414,7 @@ def latest(rows: list[dict]) -> list[dict]:
 
 TABLES: dict[str, Callable[[list[dict]], str]] = {
     "kills": kills,
+    "evidence": evidence,
     "overhead": overhead,
     "peers": peers,
     "throughput": throughput,
@@ -421,7 +453,7 @@ def insert(text: str, name: str, body: str) -> str:
 
 def rows_of(name: str, results: pathlib.Path) -> list[dict]:
     rows = read_rows(results / f"{name}.jsonl")
-    return latest(rows) if name == "learning" else rows
+    return latest(rows) if name in ("learning", "evidence") else rows
 
 
 def write_front_page(results: pathlib.Path, page: pathlib.Path) -> None:

@@ -31,6 +31,7 @@ from benchmarks.problems import (
     update_program,
 )
 from trpo_jax.training.components import make_networks
+from trpo_jax.training.critic import Regression, fit_critic_in_trust_region
 from trpo_jax.training.defaults import resolve_sizes
 
 
@@ -120,16 +121,12 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
         )
 
     def fit(state: Any, observations: jax.Array, targets: jax.Array) -> Any:
-        return trpo_jax.training.fit_critic(
+        return fit_critic_in_trust_region(
             critic.apply,
             state.critic_params,
-            config.optimizer(1e-3),
-            state.critic_optimizer_state,
-            observations,
-            targets,
-            jax.random.key(2),
-            epochs=sizes.critic_epochs,
-            num_minibatches=sizes.critic_minibatches,
+            Regression(observations, targets),
+            stride=sizes.critic_stride,
+            micro_batch_size=sizes.micro_batch_size,
         )
 
     rollout = compile_program(act, state, jax.random.key(1))

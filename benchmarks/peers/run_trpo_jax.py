@@ -2,11 +2,13 @@
 
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
 python run_trpo_jax.py zoo                             # the zoo settings of sb3-contrib
+python run_trpo_jax.py ours                            # the same, our line search and critic
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
 python run_trpo_jax.py compile_short                   # the same, by the command line
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -25,10 +27,20 @@ ZOO = trpo_jax.TRPOConfig(
     cg_tolerance=0.0,
     fisher_stride=1,
     backtrack_factor=0.8,
+    line_search="backtracking",
+    critic_fit="first_order",
     critic_epochs=20,
     critic_minibatches=2,
     damping=1e-3,
     gae_lambda=0.98,
+)
+# The policy update of the zoo, with our line search and our critic.
+OURS = dataclasses.replace(
+    ZOO,
+    line_search="interpolation",
+    critic_fit="trust_region",
+    critic_epochs=None,
+    critic_minibatches=None,
 )
 
 
@@ -108,6 +120,7 @@ if __name__ == "__main__":
     measures = {
         "steps": lambda *sizes: steps(make(*sizes)),
         "zoo": lambda: steps(ZOO),
+        "ours": lambda: steps(OURS),
         "compile": compile_step,
         "compile_short": lambda: compile_step(trpo_jax.compiler_options(100_000)),
         "solve": solve,

@@ -3,7 +3,13 @@
 from trpo_jax.training.advantages import generalized_advantages, standardize
 from trpo_jax.training.compilation import compiler_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.critic import explained_variance, fit_critic
+from trpo_jax.training.critic import (
+    CriticInfo,
+    Regression,
+    explained_variance,
+    fit_critic,
+    fit_critic_in_trust_region,
+)
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.iteration import Metrics, step
 from trpo_jax.training.loop import TrainResult, train
@@ -20,8 +26,10 @@ from trpo_jax.training.statistics import (
 
 __all__ = [
     "PRESETS",
+    "CriticInfo",
     "Hyperparameters",
     "Metrics",
+    "Regression",
     "RolloutState",
     "RunningStatistics",
     "TRPOConfig",
@@ -32,6 +40,7 @@ __all__ = [
     "denormalize",
     "explained_variance",
     "fit_critic",
+    "fit_critic_in_trust_region",
     "generalized_advantages",
     "init",
     "init_rollout",

@@ -49,6 +49,8 @@ _MINATAR: dict[str, Any] = {
     "activation": "relu",
     "max_kl": 0.05,
     "damping": 0.01,
+    # With 50 products Breakout gained twice as much in 960k steps as with 10.
+    "cg_iterations": 50,
     "gae_lambda": 0.9,
 }
 

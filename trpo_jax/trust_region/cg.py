@@ -145,21 +145,19 @@ def _iterate(
         direction = optax.tree.add_scale(residual, beta, state.direction)
         # bᵀx is not finite if any number in x is not: even 0 · ∞ is NaN.
         finite = jnp.isfinite(residual_sq) & jnp.isfinite(optax.tree.vdot(b, x))
-        status = jnp.select(
-            [~jnp.isfinite(curvature), curvature <= 0, ~finite],
-            [
-                CGStatus.NON_FINITE,
-                CGStatus.NON_POSITIVE_CURVATURE,
-                CGStatus.NON_FINITE,
-            ],
-            _progress(residual_sq, threshold),
-        ).astype(jnp.int32)
+        # `jnp.where`, which fuses: `jnp.select` is a reduction, a kernel of its own.
+        indefinite = jnp.isfinite(curvature) & (curvature <= 0)
+        failure = jnp.where(
+            indefinite, CGStatus.NON_POSITIVE_CURVATURE, CGStatus.NON_FINITE
+        )
+        good = (curvature > 0) & finite & jnp.isfinite(curvature)
+        status = jnp.where(good, _progress(residual_sq, threshold), failure)
+        status = status.astype(jnp.int32)
         advanced = _State(
             x, residual, direction, residual_sq, state.iterations + 1, status
         )
         stopped = state._replace(status=status)
         # The whole step is kept or dropped: x never holds half of an iteration.
-        good = (curvature > 0) & finite
         return jax.tree.map(
             # Of several dtypes, each keeps its own.
             lambda new, old: jnp.where(good, new, old).astype(old.dtype),

@@ -30,6 +30,9 @@ from trpo_jax.trust_region.fisher import (
 from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 
+# Rows of a tile of a matrix unit, and of a subsample that is cut to whole tiles.
+_TILE, _LARGE_SUBSAMPLE = 128, 1024
+
 # (distribution of the policy in the batch's states, batch) ↦ a mean over the batch.
 ObjectiveFn = Callable[[Any, Any], Float[Array, ""]]
 
@@ -127,7 +130,14 @@ class Problem(NamedTuple):
                 every product of a solve.
             operator_fn: See `OperatorFn`.
         """
-        states = jax.tree.map(lambda leaf: leaf[::stride], self.batch.observations)
+        rows = jax.tree.leaves(self.batch.observations)[0].shape[0]
+        taken = range(0, rows, stride)
+        if stride > 1 and len(taken) > _LARGE_SUBSAMPLE:
+            # A matrix unit works in tiles: XLA would pad the rows in each product.
+            taken = taken[: len(taken) // _TILE * _TILE]
+        states = jax.tree.map(
+            lambda leaf: leaf[: taken.stop : stride], self.batch.observations
+        )
         micro_batches = self._split(states)
         # Operators get params, not θ, because their curvature may be structured by
         # layers. The transpose of the linear map θ ↦ params leads back.
