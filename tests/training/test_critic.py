@@ -10,8 +10,12 @@ import reference
 from compiling import compilations, fast_jit
 from jax.flatten_util import ravel_pytree
 
-from trpo_jax.training import explained_variance, fit_critic
-from trpo_jax.training.critic import Regression, fit_critic_in_trust_region
+from trpo_jax.training import (
+    Regression,
+    explained_variance,
+    fit_critic,
+    fit_critic_in_trust_region,
+)
 
 
 def linear(params, observations):
