@@ -151,7 +151,7 @@ SHAPES = {"flat": (12,), "sequences": (6, 2)}
 
 
 def random_problem(seed, shape=(12,), dtype=np.float64):
-    """Return params, observations and targets of `mlp`, 16 parameters."""
+    """Return params, observations and targets of `mlp`, 15 parameters."""
     rng = np.random.default_rng(seed)
     params = {
         "hidden": rng.normal(size=(3, 3)),
