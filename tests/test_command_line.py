@@ -26,8 +26,6 @@ TINY = [
     "--total-timesteps=96",
     "--hidden-sizes",
     "8",
-    "--critic-epochs=1",
-    "--critic-minibatches=1",
 ]
 
 
@@ -379,7 +377,8 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--max-kl=-1"], "positive number of nats"),
         (["--discount=1.5"], "[0, 1]"),
         (["--num-envs=0"], "at least 1"),
-        (["--critic-optimizer=adamm"], "adam"),
+        (["--critic-fit=first_order", "--critic-optimizer=adamm"], "adam"),
+        (["--critic-epochs=3"], "is for critic_fit='first_order'; write that as well"),
         (["--max-kl-schedule=quadratic"], "constant, linear, cosine"),
         (["--num-env=3"], "--num-envs"),
         (["--env"], "--env"),
