@@ -1,6 +1,6 @@
 """Return of a policy with uniform actions, as a baseline for learning."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,8 @@ def uniform(space: ActionSpace, observations: Any) -> Any:
         if space.low is None or space.high is None:  # then standard normal
             zeros = jnp.zeros((batch, space.size))
             return trpo_jax.trust_region.DiagonalGaussian(zeros, zeros)
-        return Uniform(space, batch)
+        bounds = jnp.array(space.low), jnp.array(space.high)
+        return Uniform(*(jnp.tile(bound, (batch, 1)) for bound in bounds))
     one = isinstance(space, trpo_jax.environments.Discrete)
     sizes = np.atleast_1d(space.num_actions)
     logits = jnp.zeros((batch, sizes.sum()))
@@ -50,25 +51,25 @@ def uniform(space: ActionSpace, observations: Any) -> Any:
     return factors[0] if one else trpo_jax.trust_region.MultiCategorical(factors)
 
 
-class Uniform:
-    """Uniform distribution between bounds."""
+class Uniform(NamedTuple):
+    """Uniform distribution between bounds, arrays [N, D]."""
 
-    def __init__(self, space: trpo_jax.environments.Box, batch: int):
-        self._low, self._high = jnp.array(space.low), jnp.array(space.high)
-        self._batch = batch
+    low: jax.Array
+    high: jax.Array
 
     def sample(self, key: jax.Array) -> jax.Array:
-        shape = (self._batch, self._low.size)
-        return jax.random.uniform(key, shape, minval=self._low, maxval=self._high)
+        return jax.random.uniform(
+            key, self.low.shape, minval=self.low, maxval=self.high
+        )
 
     def mode(self) -> jax.Array:
-        return jnp.tile((self._low + self._high) / 2, (self._batch, 1))
+        return (self.low + self.high) / 2
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
         return -self.entropy()
 
     def entropy(self) -> jax.Array:
-        return jnp.full(self._batch, jnp.sum(jnp.log(self._high - self._low)))
+        return jnp.log(self.high - self.low).sum(axis=-1)
 
     def kl_divergence(self, other: "Uniform") -> jax.Array:
-        return jnp.zeros(self._batch)
+        return jnp.zeros(len(self.low))

@@ -477,6 +477,12 @@ def test_a_random_policy_is_played():
     assert 16 < mean < 28
 
 
+def test_a_random_policy_of_bounded_actions_is_played():
+    # Pendulum: −1,230 or so, with a standard error of 40.
+    mean = random_policy.random_return(configure("Pendulum-v1"), 64)
+    assert -1450 < mean < -1000
+
+
 def test_a_random_policy_is_uniform_over_allowed_actions():
     key, seen = jax.random.key(0), jnp.zeros((1000, 5))
     bounded = Box(2, (-1.0, 3.0), (0.0, 4.0))

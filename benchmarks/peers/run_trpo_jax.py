@@ -2,7 +2,7 @@
 
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
 python run_trpo_jax.py zoo                             # the zoo settings of sb3-contrib
-python run_trpo_jax.py ours                            # and our line search and critic
+python run_trpo_jax.py ours                            # our line search and critic
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
 python run_trpo_jax.py compile_short                   # the same, by the command line
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475

@@ -75,3 +75,12 @@ def test_a_pure_network_has_its_own_parameters():
     params = init_network(network, KEY, OBSERVATIONS)
     same = jax.tree.map(lambda one, other: (one == other).all(), params, expected)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_distribution_that_is_no_pytree_is_named():
+    class Uniform:
+        """A distribution of one's own, but not a pytree."""
+
+    policy = NetworkFns(lambda key, x: {}, lambda params, x: Uniform())
+    with pytest.raises(TypeError, match=r"Uniform.*make it a NamedTuple"):
+        init(TRPOConfig(policy=policy, num_envs=2), jax.random.key(0))

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Key, PyTree
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 
 def init_network(network: Any, key: Key[Array, ""], *inputs: PyTree) -> PyTree:
@@ -21,10 +21,23 @@ def init_network(network: Any, key: Key[Array, ""], *inputs: PyTree) -> PyTree:
     Raises:
         UsageError: If a Flax module has mutable state, as of BatchNorm, or needs random
             numbers when it is applied, as Dropout does.
+        UsageTypeError: If what it returns is not a pytree of arrays.
     """
+
+    def apply(params: PyTree, *inputs: PyTree) -> PyTree:
+        output = network.apply(params, *inputs)
+        for leaf in jax.tree.leaves(output):
+            if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
+                raise UsageTypeError(
+                    f"{type(network).__name__} returned {describe_type(leaf)}, which "
+                    "is not a pytree of arrays; make it a NamedTuple or a "
+                    "flax.struct.dataclass of arrays."
+                )
+        return output
+
     try:
         params = network.init(key, *inputs)
-        jax.eval_shape(network.apply, params, *inputs)
+        jax.eval_shape(apply, params, *inputs)
     except (flax.errors.InvalidRngError, flax.errors.ModifyScopeVariableError) as error:
         reason = str(error).partition(" (http")[0].rstrip(".")
         raise UsageError(_impure(network, f"is not: {reason}")) from error

@@ -158,6 +158,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "entropy_coefficient": 0.6,
         "channels": (8,),
         "convolution_stride": 2,
+        "critic_fit": "first_order",
         "activation": "relu",
     },
     "MemoryChain-bsuite": {**_MEMORY, "total_timesteps": 64_000},
