@@ -1,4 +1,4 @@
-"""Whether JAX traces a program, and whether an object holds tracers of it."""
+"""Detection of transformations under way, and of objects that hold their tracers."""
 
 import functools
 import gc

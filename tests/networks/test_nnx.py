@@ -1,4 +1,4 @@
-"""Modules of Flax's NNX as networks: what is trained, and where seeds start."""
+"""Modules of Flax's NNX as networks: trained parameters, and those of each seed."""
 
 import jax
 import jax.numpy as jnp

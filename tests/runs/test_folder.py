@@ -75,7 +75,7 @@ def test_a_run_killed_while_its_folder_was_made_can_be_started(tmp_path):
 
 
 def test_a_new_run_can_be_started_where_none_is_as_advised(tmp_path):
-    """Be the folder there or not."""
+    """Whether the folder exists or not."""
     (tmp_path / "empty").mkdir()
     short = dataclasses.replace(CONFIG, total_timesteps=16)
     for folder in (tmp_path / "empty", tmp_path / "absent"):
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 @contextlib.contextmanager
 def unprivileged():
-    """Permissions say nothing to root."""
+    """Permissions do not stop root."""
     if os.geteuid() != 0:
         yield
         return

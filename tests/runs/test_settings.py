@@ -1,5 +1,8 @@
 import dataclasses
+import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from trpo_jax import RunSettings
@@ -50,3 +53,21 @@ def test_the_other_settings_need_none():
     RunSettings(evaluation_episodes=3, max_nonfinite_updates=4).check_without_folder()
     names = {field.name for field in dataclasses.fields(RunSettings)}
     assert len(names) == 8
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("ten", [1e1, np.int64(10), np.array(10), jnp.int32(10)])
+def test_numbers_may_have_any_type(ten):
+    settings = RunSettings(
+        checkpoint_updates=ten,
+        max_nonfinite_updates=ten,
+        checkpoint_minutes=np.float32(2.5),
+        tensorboard=np.True_,
+    )
+    assert settings == RunSettings(
+        checkpoint_updates=10,
+        max_nonfinite_updates=10,
+        checkpoint_minutes=2.5,
+        tensorboard=True,
+    )
+    json.dumps(dataclasses.asdict(settings))  # as a run writes them

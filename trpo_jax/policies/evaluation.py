@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from trpo_jax.errors import UsageError
 from trpo_jax.policies.acting import (
     Actions,
     Episodes,
@@ -24,6 +23,7 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import TrainState
+from trpo_jax.trust_region.checks import whole
 
 _MAX_STEPS = 10_000
 
@@ -56,9 +56,8 @@ def evaluate(
             state has other seeds, observations or parameters than `config` makes.
     """
     key = as_key(key)
-    for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
-        if count < 1:
-            raise UsageError(f"{name}={count} is not positive; write at least 1.")
+    num_episodes = whole("num_episodes", num_episodes)
+    max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     check_trained(config, state, "vmap evaluate over other axes")
     play = _program(config)

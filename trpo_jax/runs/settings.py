@@ -1,8 +1,10 @@
 """Settings of a recorded run: checkpoints, evaluation, logs."""
 
 import dataclasses
+import numbers
 
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.training.config_checks import plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class RunSettings:
             "evaluation_episodes": 1,
             "max_nonfinite_updates": 1,
         }
+        for name in (*least, "tensorboard"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name, fewest in least.items():
             value = getattr(self, name)
             if name == "checkpoint_updates" and value is None:
@@ -45,11 +49,13 @@ class RunSettings:
                 raise UsageError(f"{name}={value}; write at least {fewest}.")
         minutes = self.checkpoint_minutes
         if minutes is not None and not (
-            isinstance(minutes, int | float) and 0 <= minutes < float("inf")
+            isinstance(minutes, numbers.Real) and 0 <= minutes < float("inf")
         ):
             raise UsageError(
                 f"checkpoint_minutes={minutes!r}; write minutes, as 5, or None."
             )
+        if minutes is not None:
+            object.__setattr__(self, "checkpoint_minutes", float(minutes))
         if not isinstance(self.tensorboard, bool):
             raise UsageTypeError(f"tensorboard={self.tensorboard!r}; write True.")
         if self.wandb is not None and not (isinstance(self.wandb, str) and self.wandb):

@@ -1,4 +1,4 @@
-"""How XLA is asked to compile training programs."""
+"""Options with which XLA compiles training programs."""
 
 import functools
 from collections.abc import Callable

@@ -83,7 +83,7 @@ def check_critic(
 
     check_memory("critic", critic, params, memory, state)
     values = jax.eval_shape(evaluate, params, state)
-    check_values(values.shape, state.episode_length.shape)
+    check_values(values, state.episode_length.shape)
 
 
 def check_memory(

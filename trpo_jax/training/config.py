@@ -14,9 +14,12 @@ from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     COUNTS,
+    FLAGS,
+    FLOATS,
     check_counts,
     check_fractions,
     check_functions,
+    check_static,
     plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -138,9 +141,10 @@ class TRPOConfig:
 
     def __post_init__(self) -> None:
         """Raise UsageError or UsageTypeError for values that could only fail later."""
+        check_static(self)
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", make_environment(self.env))
-        for name in COUNTS:
+        for name in (*COUNTS, *FLOATS, *FLAGS):
             object.__setattr__(self, name, plain(getattr(self, name)))
         object.__setattr__(self, "policy", as_network(self.policy))
         object.__setattr__(self, "critic", as_network(self.critic))

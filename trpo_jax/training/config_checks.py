@@ -7,6 +7,7 @@ import math
 import numbers
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -38,18 +39,30 @@ MAX_ENV_STEPS = 2**31 - 1
 
 
 def plain(value: Any) -> Any:
-    """Return whole numbers as Python's ints, and lists of them as tuples.
+    """Return whole numbers as Python's ints, and lists or arrays of them as tuples.
 
     So equal configs are the same program and the same file, whether a count came as
-    `1e6`, from NumPy or from a JSON file.
+    `1e6`, from an array or from a JSON file.
     """
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        value = np.asarray(value).tolist()
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating) and float(value).is_integer():
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def check_static(config: Any) -> None:
+    """Raise UsageTypeError for a field that is traced, by name."""
+    for name, value in vars(config).items():
+        if isinstance(value, jax.core.Tracer):
+            raise UsageTypeError(
+                f"{name} is {describe_type(value)} that jit, vmap or grad traces, and "
+                "a config is static; write a number or, for max_kl and the other "
+                "floats of a run, train(config, hyperparameters="
+                f"config.hyperparameters._replace({name}=...))."
+            )
 
 
 def check_counts(config: Any) -> None:
@@ -117,6 +130,9 @@ def check_counts(config: Any) -> None:
 FLOATS = ("backtrack_factor", "cg_tolerance", "initial_log_std")
 """Fields that are floats, and part of the program."""
 
+FLAGS = ("normalize_observations", "normalize_returns")
+"""Fields that are true or false."""
+
 
 def check_fractions(config: Any) -> None:
     """Check floats, flags and choices."""
@@ -128,7 +144,7 @@ def check_fractions(config: Any) -> None:
         raise UsageError(
             f"initial_log_std={config.initial_log_std} is not finite; write 0.0."
         )
-    for name in ("normalize_observations", "normalize_returns"):
+    for name in FLAGS:
         value = getattr(config, name)
         if not isinstance(value, bool):
             raise UsageTypeError(f"{name}={value!r}; write True or False.")
@@ -184,7 +200,7 @@ def check_functions(config: Any) -> None:
             )
     for name in ("max_kl_schedule", "critic_learning_rate_schedule"):
         schedule = getattr(config, name)
-        if not callable(schedule) and schedule not in list(SCHEDULES):
+        if schedule not in list(SCHEDULES) and not _is_schedule(schedule):
             raise UsageError(
                 f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
                 "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
@@ -199,6 +215,17 @@ def check_functions(config: Any) -> None:
             "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
             "that returns an Optax optimiser."
         )
+
+
+def _is_schedule(schedule: Any) -> bool:
+    """Return whether `schedule` maps an update to one number."""
+    if not callable(schedule):
+        return False
+    try:
+        factor = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), np.int32))
+    except TypeError:  # it takes other arguments, or does not return numbers
+        return False
+    return getattr(factor, "shape", None) == ()
 
 
 def largest_coprime(most: int, other: int) -> int:

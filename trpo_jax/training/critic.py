@@ -1,6 +1,7 @@
 """Regression of the value function on returns, by a first-order optimiser."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
@@ -56,7 +57,7 @@ def fit_critic(
     optimiser in place of a trust region.
     """
     values = jax.eval_shape(value_fn, params, observations)
-    check_values(values.shape, targets.shape)
+    check_values(values, targets.shape)
     size, rest = divmod(targets.shape[0], num_minibatches)
     if rest:
         raise UsageError(
@@ -99,8 +100,14 @@ def _all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.isfinite(vector).all()
 
 
-def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise UsageError unless there is one value for each observation."""
+def check_values(values: Any, expected: tuple[int, ...]) -> None:
+    """Raise unless there is one value for each observation."""
+    if not hasattr(values, "dtype"):
+        raise UsageTypeError(
+            f"the critic returns {describe_type(values)}; write a network that returns "
+            f"values, an array {list(expected)}."
+        )
+    shape = values.shape
     if shape != expected:
         raise UsageError(
             f"the critic returns values of shape {shape}; they must be {expected}, one "

@@ -207,21 +207,27 @@ def check_state(state: TrainState) -> None:
 def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     """Raise UsageError if a state was made from another config; name what differs."""
     check_state(state)
+    if axes := jnp.shape(state.updates):
+        raise UsageError(
+            f"the state has the leading axes {axes}; write "
+            "jax.vmap(step, (None, 0))(config, state), or index one of its seeds."
+        )
     here = Origin.of(config)
-    floats_alone = state.origin.with_floats_of(here) == here
     differences = [
         f"{name}: {before!r} and {now!r}"
         for name, before, now in zip(
             _FIELDS_OF_A_STATE, state.origin.values, here.values, strict=True
         )
         if before != now
-    ] or _differing_shapes(config, state)
+    ]
+    floats_alone = differences and state.origin.with_floats_of(here) == here
+    differences = differences or _differing_shapes(config, state)
     if differences:
         raise UsageError(
             "the state was made from another config. What differs (state, config): "
             + "; ".join(differences)
             + ". Write the config that it was made from"
-            + (", or state.with_hyperparameters_of(config)." * floats_alone or ".")
+            + (", or state.with_hyperparameters_of(config)." if floats_alone else ".")
         )
     updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
     if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
@@ -243,17 +249,15 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     reset = jax.vmap(environment.reset)
     keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
+    statistics = jax.eval_shape(lambda: init_statistics(environment.observation_shape))
     expected = {
+        "observation_statistics": statistics if config.normalize_observations else None,
         "rollout.env_state": jax.eval_shape(reset, keys)[0],
         "critic_optimizer_state": jax.eval_shape(optimizer.init, state.critic_params),
     }
-    for name, given, network in (
-        ("params", config.policy, policy),
-        ("critic_params", config.critic, critic),
-    ):
-        if given is not None:
-            init = functools.partial(init_params, network)
-            expected[name] = jax.eval_shape(init, key, observation)
+    for name, network in (("params", policy), ("critic_params", critic)):
+        init = functools.partial(init_params, network)
+        expected[name] = jax.eval_shape(init, key, observation)
     return [
         f"{name}: {found} and {wanted}"
         for name, like in expected.items()
@@ -263,8 +267,15 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
 
 
 def _types(tree: PyTree) -> str:
+    """Return shapes and dtypes, floats of any precision as float32."""
+
+    def single(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        floating = jnp.issubdtype(dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(np.shape(leaf), jnp.float32 if floating else dtype)
+
     # Mapped by JAX, which sorts the keys of a dict: their order must not matter.
-    return array_types(jax.tree.map(lambda leaf: leaf, tree))
+    return array_types(jax.tree.map(single, tree))
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:

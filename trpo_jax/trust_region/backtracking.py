@@ -11,7 +11,7 @@ from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.errors import UsageError
-from trpo_jax.trust_region.checks import check_positive
+from trpo_jax.trust_region.checks import check_positive, whole
 
 
 class Candidate(NamedTuple):
@@ -79,9 +79,9 @@ def line_search(
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
-    check_positive(
-        max_backtracks=max_backtracks, width=width, backtrack_factor=backtrack_factor
-    )
+    max_backtracks = whole("max_backtracks", max_backtracks)
+    width = whole("width", width)
+    check_positive(backtrack_factor=backtrack_factor)
     if not backtrack_factor < 1:
         raise UsageError(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."
@@ -89,7 +89,9 @@ def line_search(
     chex.assert_rank((surrogate_old, max_kl), 0)
     surrogate_old = jnp.asarray(surrogate_old)
     dtype = surrogate_old.dtype
-    fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(max_backtracks)
+    fractions = jnp.asarray(backtrack_factor, dtype) ** jnp.arange(
+        max_backtracks, dtype=dtype
+    )
     converted, closed_over = _with_closure_as_argument(evaluate_fn, fractions[0])
     # They decide which candidate is chosen, and nothing else.
     bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))

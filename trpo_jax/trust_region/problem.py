@@ -177,13 +177,19 @@ class Problem(NamedTuple):
 
 def max_norm(tree: PyTree) -> Float[Array, ""]:
     """Return ‖·‖∞: not finite if anything in the tree is not."""
-    maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    # Integers are finite, and would have to be promoted.
+    maxima = [
+        jnp.max(jnp.abs(leaf), initial=0)
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    ]
     return functools.reduce(jnp.maximum, maxima, jnp.float32(0))
 
 
 def check_distribution(name: str, returned: Any) -> None:
     """Raise UsageTypeError unless a policy, called `name`, returned a distribution."""
-    if isinstance(returned, Distribution):
+    # A class has the methods of its instances.
+    if isinstance(returned, Distribution) and not isinstance(returned, type):
         return
     advice = "return trpo_jax.trust_region.Categorical(logits) or another distribution"
     if hasattr(returned, "dtype"):

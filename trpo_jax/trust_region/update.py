@@ -1,6 +1,7 @@
 """One policy update: gradient → conjugate gradient → step size → line search."""
 
 import enum
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,10 +10,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region.backtracking import LineSearchResult, line_search
 from trpo_jax.trust_region.cg import CGResult, CGStatus, conjugate_gradient
-from trpo_jax.trust_region.checks import check_not_negative, check_positive
+from trpo_jax.trust_region.checks import (
+    check_not_negative,
+    check_positive,
+    whole,
+)
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.fisher import (
     MatVec,
@@ -164,7 +169,8 @@ def trust_region_update(
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
-    check_positive(fisher_stride=fisher_stride, max_kl=max_kl)
+    check_positive(max_kl=max_kl)
+    fisher_stride = whole("fisher_stride", fisher_stride)
     check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     check_batch(policy_fn, params, batch)
     # θ is what the vector algebra of CG and line search works on; the policy, and the
@@ -324,6 +330,19 @@ def _status(
 
 def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
     """Raise with advice, from shapes alone, before anything is computed."""
+    try:
+        inspect.signature(policy_fn).bind(params, None)
+    except TypeError:  # None, or a Flax module in place of its apply
+        raise UsageTypeError(
+            f"policy_fn is {describe_type(policy_fn)}; write a function (params, "
+            "observations) ↦ distribution, as "
+            "trpo_jax.networks.as_network(module).apply."
+        ) from None
+    if not all(hasattr(batch, name) for name in Batch._fields):
+        raise UsageTypeError(
+            f"batch is {describe_type(batch)}; write trpo_jax.trust_region.Batch("
+            "observations, actions, log_probs, advantages)."
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise UsageTypeError(
