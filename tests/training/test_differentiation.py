@@ -104,16 +104,14 @@ def test_a_meta_gradient_finds_a_better_damping(float64):
 
 # Each has a derivative that is NaN unless it is kept out, in one part of the step.
 NOTHING_VARIES = {
-    # The variance is 0, in the running statistics of observations; the second moment
-    # of a gradient that is always 0, in Adam.
+    # A gradient that is always 0 has a second moment of 0 in Adam.
     "constant observations": {
         "tables": CHAIN.replace(features=CHAIN.features.at[:, 0].set(0.0)),
         "activation": "relu",
     },
-    # Every episode is one step with the same reward: advantages are equal, their
-    # variance is 0 in `standardize`, and the gradient and xᵀFx in the step size.
+    # Every episode is one step with the same reward: the variance of advantages and of
+    # returns is 0, and so are the policy gradient and xᵀFx in the step size.
     "equal advantages": {"tables": make_tables(by_state(1.0))},
-    "no rewards": {"tables": CHAIN.replace(reward=jnp.zeros_like(CHAIN.reward))},
     # The root of δ in the step size.
     "no radius": {"tables": CHAIN, "max_kl_schedule": lambda update: 0.0},
 }
