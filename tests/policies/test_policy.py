@@ -209,3 +209,13 @@ def test_a_memory_is_exported_as_a_list(tmp_path):
     np.testing.assert_array_equal(actions[0], actions[1])
     assert not np.allclose(actions[0], actions[2])
     assert memory[0].shape == (3, 4)
+
+
+def test_a_policy_acts_and_is_exported_without_jit(tmp_path, no_shape_checks):
+    policy = cart_pole()
+    expected = policy(np.zeros(4), jax.random.key(0))
+    with jax.disable_jit():
+        assert policy(np.zeros(4), jax.random.key(0)) == expected
+        export_policy(policy, tmp_path / "policy", platforms=("cpu",))
+    exported = jax.export.deserialize(bytearray((tmp_path / "policy").read_bytes()))
+    assert exported.call(jnp.zeros((1, 4)), np.uint32(0)) == expected
