@@ -46,7 +46,8 @@ def test_no_nan_is_met_that_is_meant(tables, memory_size):
     )
     with jax.debug_nans(True), jax.debug_infs(True):
         metrics = train(config).metrics
-    assert np.all(np.isnan(metrics.episode_return) == (metrics.episode_count == 0))
+        returns = metrics.episode_return
+    assert np.all(np.isnan(returns) == (metrics.episode_count == 0))
 
 
 def test_a_nan_of_the_environment_is_found():

@@ -39,6 +39,8 @@ def evaluate(
 ) -> Float[Array, "*seeds episodes"]:
     """Return the undiscounted returns of whole episodes, played on the device.
 
+    Differentiable in forward mode only: episodes have no fixed length.
+
     Args:
         config: The run.
         state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
@@ -51,7 +53,8 @@ def evaluate(
         Returns float[num_episodes], or float[num_seeds, num_episodes].
 
     Raises:
-        UsageTypeError: If `config` or `state` is something else, or `key` not a key.
+        UsageTypeError: If `config` or `state` is something else, `key` not a key, or a
+            count not a whole number.
         UsageError: If a count is not positive, `actions` neither of the two, or the
             state has other seeds, observations or parameters than `config` makes.
     """
