@@ -273,7 +273,7 @@ POISONED = dataclasses.replace(CONFIG, env=Poisoned())
 def test_an_environment_that_turns_to_nan_stops_the_run(
     tmp_path, max_nonfinite_updates
 ):
-    """Be it with updates to spare, or in the last chunk of 40."""
+    """With updates to spare, or in the last chunk of 40."""
     settings = dataclasses.replace(
         SETTINGS, checkpoint_updates=5, max_nonfinite_updates=max_nonfinite_updates
     )
@@ -404,7 +404,7 @@ def test_a_run_where_no_episode_ends_is_no_alarm_to_debug_nans():
 
 
 def test_a_run_without_jit(no_shape_checks, monkeypatch):
-    """Of updates that do nothing: the real ones take their time without jit."""
+    """The updates do nothing: real ones are slow without jit."""
     config = dataclasses.replace(CONFIG, env=Line(Discrete(2)), total_timesteps=32)
     settings = trpo_jax.RunSettings(evaluation_episodes=2)
 
@@ -418,3 +418,14 @@ def test_a_run_without_jit(no_shape_checks, monkeypatch):
         result = run(None, config, settings)
     assert result.state.updates == 2
     assert result.evaluation["return_mean"] == 1.0
+
+
+def test_a_run_is_no_part_of_another_program():
+    """`train` is, as the error says."""
+
+    def traced(fn):
+        return jax.eval_shape(lambda x: (fn(CONFIG), x)[1], 1.0)
+
+    with pytest.raises(ValueError, match=r"write trpo_jax\.train"):
+        traced(lambda config: run(None, config))
+    traced(trpo_jax.train)

@@ -61,7 +61,7 @@ def learn(tables, key):
 
 @pytest.fixture(scope="module")
 def learnt():
-    """What was learnt in each probe: all of them side by side in one program."""
+    """Results of all probes, trained side by side in one program."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *PROBES.values())
     keys = jax.random.split(jax.random.key(0), len(PROBES))
     results = jax.device_get(fast_jit(jax.vmap(learn))(stacked, keys))

@@ -43,6 +43,11 @@ class RunFolder:
 
     def __init__(self, path: str | pathlib.Path):
         """Name the files in `path`, without touching any."""
+        if not isinstance(path, str | os.PathLike):
+            raise UsageTypeError(
+                f"folder is of type {type(path).__name__}; write the path of a run's "
+                "folder."
+            )
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.settings = self.path / "settings.json"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trpo_jax.errors import UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
     compiling_evaluation,
@@ -28,6 +28,7 @@ from trpo_jax.runs.records import MetricsFiles, Records, summarize_seeds
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.stopping import Interruption, NonFiniteUpdates, interruptible
+from trpo_jax.tracing import holds_tracers
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
@@ -103,7 +104,7 @@ def run(
         RunError: During the run: if the disk is full, or no update is finite any more.
         Interrupted: A KeyboardInterrupt, if a signal came to a run with a folder.
     """
-    settings = settings or RunSettings()
+    settings = RunSettings() if settings is None else settings
     _check(config, settings, loggers)
     if folder is None:
         settings.check_without_folder()
@@ -364,14 +365,28 @@ def _check(
 ) -> None:
     """Raise with advice for what would fail later, before there is a folder."""
     check_config(config)
+    if not isinstance(settings, RunSettings):
+        raise UsageTypeError(
+            f"settings is {describe_type(settings)}; write trpo_jax.RunSettings(...)."
+        )
+    if holds_tracers(config) or isinstance(jax.numpy.zeros(()), jax.core.Tracer):
+        raise UsageError(
+            "a run works on the host and cannot be traced by jit, vmap or grad; write "
+            "trpo_jax.train, which can."
+        )
     state_type(config)
     if settings.tensorboard:
         import_extra("tensorboardX", extra="tensorboard")
     if settings.wandb is not None:
         import_extra("wandb", extra="wandb")
+    if not isinstance(loggers, Sequence):
+        raise UsageTypeError(
+            f"loggers is {describe_type(loggers)}; write a list, as [logger]."
+        )
     for logger in loggers:
-        if not isinstance(logger, Logger):
+        # A class has the methods of its instances.
+        if not isinstance(logger, Logger) or isinstance(logger, type):
             raise UsageTypeError(
-                f"a {type(logger).__name__} is not a logger; give it a method "
-                "log(env_steps, metrics)."
+                f"{describe_type(logger)} is not a logger; write an object with a "
+                "method log(env_steps, metrics)."
             )
