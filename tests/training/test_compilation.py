@@ -199,7 +199,9 @@ def with_policy(x):
 
 def with_optimizer(x):
     return tiny_run(
-        env=(TABULAR, CHAIN), critic_optimizer=lambda rate: optax.sgd(x * rate)
+        env=(TABULAR, CHAIN),
+        critic_fit="first_order",
+        critic_optimizer=lambda rate: optax.sgd(x * rate),
     )
 
 
