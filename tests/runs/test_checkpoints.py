@@ -46,6 +46,13 @@ def restore(path, like_fn=like, config=CONFIG, version="1.0", **options):
     return checkpoints.restore(path, like_fn, config, version, **options)
 
 
+def restore_last(folder, warn_fn=print, *, resuming=False):
+    paths = checkpoints.complete(folder)
+    return checkpoints.restore_last(
+        paths, like, CONFIG, "1.0", warn_fn, resuming=resuming
+    )
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original")
@@ -105,9 +112,7 @@ def assert_older_one_is_used(folder, file):
     restored."""
     said = []
     before = {one: one.read_bytes() for one in files(folder)}
-    restored, updates = checkpoints.restore_last(
-        folder, like, CONFIG, "1.0", said.append, resuming=True
-    )
+    restored, updates = restore_last(folder, said.append, resuming=True)
     assert updates == 10
     assert_same(restored, state(1.0))
     (message,) = said
@@ -164,9 +169,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, resuming)
         empty(one)
     said, there = [], sorted(folder.rglob("*"))
     with pytest.raises(DamagedCheckpointError, match="no checkpoint in") as error:
-        checkpoints.restore_last(
-            folder, like, CONFIG, "1.0", said.append, resuming=resuming
-        )
+        restore_last(folder, said.append, resuming=resuming)
     assert "00000010/" in str(error.value)
     assert "00000020/" in str(error.value)
     assert said == []
@@ -174,9 +177,7 @@ def test_if_none_is_whole_all_are_named_and_nothing_is_touched(folder, resuming)
 
 
 def test_no_checkpoints_are_none(folder):
-    nowhere = folder / "not there"
-    found = checkpoints.restore_last(nowhere, like, CONFIG, "1.0", print, resuming=True)
-    assert found is None
+    assert restore_last(folder / "not there") is None
 
 
 @pytest.mark.parametrize("free", [1, 2**19])
@@ -284,12 +285,6 @@ def test_the_advice_where_all_are_damaged_can_be_followed(folder, tmp_path):
     shutil.rmtree(folder / "00000010")
     shutil.copytree(tmp_path / "copy", folder / "00000010")
     assert restore_last(folder)[1] == 10
-
-
-def restore_last(folder):
-    return checkpoints.restore_last(
-        folder, like, CONFIG, "1.0", lambda message: None, resuming=False
-    )
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"score": "high"}'])

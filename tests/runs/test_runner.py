@@ -232,16 +232,16 @@ def lines_but_last(path):
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(finished, tmp_path, monkeypatch):
-    write = records.JSONLinesFile.write
+    write = records.Records.write
 
-    def fail(self, rows):
-        if self.path.name == "metrics.jsonl" and rows[-1]["update"] > 20:
+    def fail(self, rows, speed):
+        if rows[-1]["update"] > 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, rows)
+        write(self, rows, speed)
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(records.JSONLinesFile, "write", fail)
+        patch.setattr(records.Records, "write", fail)
         with pytest.raises(trpo_jax.RunError, match=r"No space.*update 20; to go on"):
             run(folder)
     resume(folder)

@@ -48,13 +48,12 @@ def load_state(
     if checkpoint not in _ORDERS:
         raise UsageError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
     found = checkpoints.restore_last(
-        run_folder.checkpoints,
+        _ORDERS[checkpoint](run_folder.checkpoints),
         functools.partial(state_type, config),
         config_to_dict(config),
         __version__,
         warnings.warn,
         resuming=False,
-        order_fn=_ORDERS[checkpoint],
     )
     if found is None:
         if checkpoints.complete(run_folder.checkpoints):

@@ -19,8 +19,13 @@ from trpo_jax.version import __version__
 class Saver:
     """Saves states in a thread, one after the other, and prunes old ones."""
 
-    def __init__(self, folder: pathlib.Path, config: TRPOConfig, settings: RunSettings):
-        """Save states of `config` in `folder`, as often as `settings` say."""
+    def __init__(
+        self, folder: pathlib.Path | None, config: TRPOConfig, settings: RunSettings
+    ):
+        """Save states of `config` in `folder`, as often as `settings` say.
+
+        Without a folder, no state is ever due.
+        """
         self._folder = folder
         self._config = config_to_dict(config)
         # Read here: a `with jax.enable_x64(…)` block does not reach other threads.
@@ -33,6 +38,8 @@ class Saver:
 
     def due(self, updates: int) -> bool:
         """Return whether the state after so many updates should be saved."""
+        if self._folder is None:
+            return False
         every = self._settings.checkpoint_updates
         if every is not None and updates % every == 0:
             return True
@@ -77,6 +84,7 @@ class Saver:
         self._pool.shutdown()
 
     def _save(self, state: Any, manifest: checkpoints.Manifest) -> None:
+        assert self._folder is not None
         checkpoints.save(self._folder, state, manifest)
         checkpoints.prune(
             self._folder, last=self._settings.keep_last, best=self._settings.keep_best
