@@ -105,7 +105,7 @@ def test_every_field_is_an_option_with_its_documentation(capsys):
     assert "Minutes between two checkpoints" in text
 
 
-PYTHON = ("pytree", "`jit`", "Environment`", "{None}", "STR", "schedule of", "function")
+PYTHON = ("pytree", "`jit`", "`Environment`", "{None}", "STR", "Optax schedule")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -217,6 +217,18 @@ def test_presets_are_listed(capsys):
     assert main(["presets"]) == 0
     text = capsys.readouterr().out
     assert all(env in text for env in PRESETS)
+
+
+def test_a_reader_of_the_output_may_go_away():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trpo_jax", "presets"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
 
 
 def test_speed_is_measured(capsys):

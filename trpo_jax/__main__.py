@@ -62,15 +62,13 @@ class _Options(TRPOConfig):
 
 
 _RECORDS = runs.RunSettings()
-_Folder = Annotated[conf.Positional[pathlib.Path], conf.arg(metavar="FOLDER")]
+_Folder = Annotated[pathlib.Path, conf.arg(metavar="FOLDER")]
 _Path = Annotated[pathlib.Path | None, conf.arg(metavar="PATH", help_behavior_hint="")]
 _Folders = Annotated[
-    conf.Positional[tuple[pathlib.Path, ...]],
+    tuple[pathlib.Path, ...],
     conf.arg(metavar="FOLDER...", help_behavior_hint="(required)"),
 ]
-_Preset = Annotated[
-    conf.Positional[str | None], conf.arg(metavar="[ID]", help_behavior_hint="")
-]
+_Preset = Annotated[str | None, conf.arg(metavar="[ID]", help_behavior_hint="")]
 
 
 _REGISTRY = constructors.ConstructorRegistry()
@@ -91,7 +89,7 @@ def _read_counts(info: Any) -> Any:
         nargs="*" if several else 1,
         metavar="INT ..." if several else "INT",
         instance_from_str=read,
-        is_instance=lambda value: isinstance(value, tuple if several else int),
+        is_instance=lambda value: True,
         str_from_instance=lambda value: (
             [*map(str, value)] or ["none"] if several else [str(value)]
         ),
@@ -99,10 +97,11 @@ def _read_counts(info: Any) -> Any:
 
 
 def _whole(word: str) -> int:
-    for read in (int, float):
-        with contextlib.suppress(ValueError, OverflowError):
-            if read(word) == int(read(word)):
-                return int(read(word))
+    with contextlib.suppress(ValueError):
+        return int(word)
+    with contextlib.suppress(ValueError):
+        if float(word).is_integer():
+            return int(float(word))
     raise ValueError(f"{word!r} is not a whole number; write one, as 64 or 1e6.")
 
 
@@ -120,7 +119,7 @@ def _read_optional(info: Any) -> Any:
         instance_from_str=lambda words: (
             None if words == ["None"] else spec.instance_from_str(words)
         ),
-        is_instance=lambda value: value is None or spec.is_instance(value),
+        is_instance=lambda value: True,
         str_from_instance=lambda value: (
             ["None"] if value is None else spec.str_from_instance(value)
         ),
@@ -158,7 +157,7 @@ def train(
         print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-def resume(folder: _Folder) -> None:
+def resume(folder: _Folder, /) -> None:
     """Resume a run that was interrupted or killed; the result is bit-identical.
 
     Args:
@@ -169,6 +168,7 @@ def resume(folder: _Folder) -> None:
 
 def evaluate(
     folder: _Folder,
+    /,
     *,
     num_episodes: int = 128,
     actions: Actions = "mode",
@@ -190,7 +190,7 @@ def evaluate(
     print(format_evaluation(summarize_returns(config, returns)))
 
 
-def plot(folders: _Folders, *, output: _Path = None) -> None:
+def plot(folders: _Folders, /, *, output: _Path = None) -> None:
     """Plot learning curves and diagnostics of one run, or of several in the same axes.
 
     Pictures of several runs go to `trpo_jax-pictures` in the current folder.
@@ -204,6 +204,7 @@ def plot(folders: _Folders, *, output: _Path = None) -> None:
 
 def render(
     folder: _Folder,
+    /,
     *,
     output: _Path = None,
     actions: Actions = "mode",
@@ -234,6 +235,7 @@ def render(
 
 def export(
     folder: _Folder,
+    /,
     *,
     output: _Path = None,
     actions: Actions = "mode",
@@ -257,7 +259,7 @@ def export(
     print(path)
 
 
-def presets(env: _Preset = None) -> None:
+def presets(env: _Preset = None, /) -> None:
     """List the presets, or print the preset of one environment as a config file.
 
     Args:
@@ -316,7 +318,9 @@ def main(args: Sequence[str] | None = None) -> int:
         command = parse(args)
         keep_compiled_programs()
         command()
+        sys.stdout.flush()
     except BrokenPipeError:  # as in `trpo_jax presets | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UsageError, UsageTypeError, runs.RunError, OSError) as error:
         errors.print(f"error: {error}", style="red")

@@ -6,6 +6,7 @@ pressing Tab starts no Python.
 """
 
 import dataclasses
+import inspect
 import pathlib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -121,19 +122,14 @@ def _arguments(
         The flags, none for a positional argument; and the assignment to `words` and
         `paths` that completes the value, None if the flag takes no value.
     """
-    import tyro
-
-    # `Positional[int]` is `Annotated[int, marker]`.
-    positional = typing.get_args(tyro.conf.Positional[int])[1]
     hints = typing.get_type_hints(fn, include_extras=True)
-    hints.pop("return", None)
-    for name, hint in hints.items():
-        parts = list(_parts(hint))
+    for name, parameter in inspect.signature(fn).parameters.items():
+        parts = list(_parts(hints[name]))
         nested = [
             part for part in parts if dataclasses.is_dataclass(part) and callable(part)
         ]
         flag = "--" + name.replace("_", "-")
-        flags = [] if positional in parts else [flag]
+        flags = [flag] if parameter.kind is parameter.KEYWORD_ONLY else []
         words = [part for part in parts if isinstance(part, str)]
         words += names.get(name, ())
         if nested:

@@ -9,8 +9,13 @@ from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
     differing_fields,
-    read_config,
+    read_config_values,
 )
+
+
+def read_config(path):
+    return config_from_dict(read_config_values(path))
+
 
 MANY = trpo_jax.TRPOConfig(
     env="Pendulum-v1",

@@ -28,12 +28,13 @@ import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
 from trpo_jax.runs import records
+from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.seeds import state_type
 
 
 def test_the_folder_tells_what_was_run(finished):
     folder, result = finished
-    config = trpo_jax.runs.config_file.read_config(folder / "config.json")
+    config = RunFolder(folder).read_config()
     assert config == CONFIG == result.config
     assert json.loads((folder / "settings.json").read_text()) == dataclasses.asdict(
         SETTINGS

@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from jaxtyping import PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.runs.config_file import differing_fields
+from trpo_jax.version import __version__
 
 FORMAT = 2
 """Number of the layout above; no other is read."""
@@ -42,11 +43,7 @@ _ROOM_BESIDE_ARRAYS = 2**20
 
 # Settings of JAX that change the numbers of a run: its types, its kind of key, and
 # what is drawn from a key. Under others a run does not go on bit for bit.
-_SETTINGS = (
-    "jax_default_prng_impl",
-    "jax_enable_x64",
-    "jax_threefry_partitionable",
-)
+_SETTINGS = ("jax_default_prng_impl", "jax_enable_x64", "jax_threefry_partitionable")
 
 
 class DamagedCheckpointError(UsageError):
@@ -61,23 +58,24 @@ class Manifest(NamedTuple):
     """Description of a checkpoint.
 
     Attributes:
-        format: `FORMAT`.
-        version: Version of this package.
         updates: Updates made.
         score: Mean return in training since the checkpoint before, by which the best
             ones are kept; None if no episode ended.
         config: `config_to_dict` of the run.
         jax_settings: `jax_settings` of the process.
-        leaves: Shape and dtype of each leaf by its path, as "float32[4,64]".
+        leaves: Shape and dtype of each leaf by its path, as "float32[4,64]"; filled in
+            by `save`.
+        format: Number of the layout.
+        version: Version of this package.
     """
 
-    format: int
-    version: str
     updates: int
     score: float | None
     config: dict[str, Any]
     jax_settings: dict[str, Any]
-    leaves: dict[str, str]
+    leaves: dict[str, str] = {}  # noqa: RUF012
+    format: int = FORMAT
+    version: str = __version__
 
 
 def jax_settings() -> dict[str, Any]:
@@ -91,7 +89,7 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Args:
         folder: The folder of all checkpoints.
         state: A pytree of arrays.
-        manifest: Its `leaves` are filled in here.
+        manifest: Its description, without `leaves`.
 
     Returns:
         The checkpoint's folder.
@@ -99,8 +97,6 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Raises:
         OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
-    from orbax.checkpoint import PyTreeCheckpointer
-
     leaves = _leaves(state)
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
@@ -114,13 +110,11 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
         room = sum(leaf.nbytes for leaf in host.values()) + _ROOM_BESIDE_ARRAYS
         if shutil.disk_usage(partial).free < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        with _disk_errors(), PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((partial / _ARRAYS).absolute(), host)
+        _write_arrays(partial / _ARRAYS, host)
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
         (partial / _CHECKSUMS).write_text(_checksums(partial))
-        for written in partial.rglob("*"):
+        for written in (*partial.rglob("*"), partial):
             _sync(written)
-        _sync(partial)
         partial.rename(path)
         _sync(folder)
     except BaseException:
@@ -133,7 +127,6 @@ def restore(
     path: pathlib.Path,
     like_fn: Callable[[], PyTree],
     config: dict[str, Any],
-    version: str,
     *,
     resuming: bool = False,
 ) -> tuple[PyTree, Manifest]:
@@ -144,7 +137,6 @@ def restore(
         like_fn: Returns the shapes and dtypes of the state, as `jax.eval_shape` does.
             Called under the settings of JAX that the checkpoint was written with.
         config: `config_to_dict` of the run.
-        version: Version of this package.
         resuming: Whether the run is to go on from the state; then those settings have
             to be the same now. Otherwise the state is restored as it was written, but
             for types that JAX does not have without x64.
@@ -166,7 +158,7 @@ def restore(
     ):
         like = like_fn()
         wanted = jax.eval_shape(_leaves, like)
-    _check_same(path, manifest, wanted, config, version)
+    _check_same(path, manifest, wanted, config)
     with PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore((path / _ARRAYS).absolute())
     # Orbax does not write empty arrays.
@@ -193,7 +185,6 @@ def restore_last(
     paths: list[pathlib.Path],
     like_fn: Callable[[], PyTree],
     config: dict[str, Any],
-    version: str,
     warn_fn: Callable[[str], None],
     *,
     resuming: bool,
@@ -207,7 +198,6 @@ def restore_last(
             `by_score` return them.
         like_fn: As `restore`.
         config: As `restore`.
-        version: As `restore`.
         warn_fn: Called with a message for each damaged checkpoint that is later.
         resuming: As `restore`; and damaged checkpoints are renamed to
             `<updates>.damaged`, so that the run can write them again.
@@ -219,7 +209,7 @@ def restore_last(
     damaged: dict[pathlib.Path, str] = {}
     for path in reversed(paths):
         try:
-            state, manifest = restore(path, like_fn, config, version, resuming=resuming)
+            state, manifest = restore(path, like_fn, config, resuming=resuming)
         except DamagedCheckpointError as error:
             damaged[path] = str(error)
             continue
@@ -356,18 +346,13 @@ def _check_same(
     manifest: Manifest,
     wanted: dict[str, Any],
     config: dict[str, Any],
-    version: str,
 ) -> None:
-    expected = _types(wanted)
-    differences = differing_fields(manifest.config, config)
-    if manifest.version != version:
-        differences.append(f"trpo_jax: {manifest.version!r} and {version!r}")
+    differences = differing_fields(
+        {"trpo_jax": manifest.version, **manifest.config},
+        {"trpo_jax": __version__, **config},
+    )
     if not differences:  # else these are the reason for other shapes
-        differences = [
-            f"{name}: {manifest.leaves.get(name)} and {expected.get(name)}"
-            for name in sorted(manifest.leaves.keys() | expected.keys())
-            if manifest.leaves.get(name) != expected.get(name)
-        ]
+        differences = differing_fields(manifest.leaves, _types(wanted))
     if differences:
         raise OtherCheckpointError(
             f"{path} is of another run. What differs (checkpoint, config): "
@@ -410,11 +395,13 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Raise an OSError where TensorStore reports that it cannot write."""
+def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays by Orbax; OSError where TensorStore reports that it cannot."""
+    from orbax.checkpoint import PyTreeCheckpointer
+
     try:
-        yield
+        with PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), arrays)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None and "RESOURCE_EXHAUSTED" not in str(error):

@@ -89,20 +89,13 @@ def rewind(path: pathlib.Path, updates: int) -> int:
         file.seek(0)
         for line in file:
             offset += len(line)
-            update = _update_of(line)
-            if update is not None and update <= updates:
-                last, end = update, offset
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                update = json.loads(line)["update"]
+                if line.endswith(b"\n") and update <= updates:
+                    last, end = update, offset
         file.truncate(end)
         os.fsync(file.fileno())
     return last
-
-
-def _update_of(line: bytes) -> int | None:
-    """Return the number of the update on a line, None if the line is not complete."""
-    try:
-        return int(json.loads(line)["update"]) if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
-from trpo_jax.version import __version__
 
 
 class RunResult(NamedTuple):
@@ -169,13 +167,10 @@ class _Run:
         """Restore the newest checkpoint, train the rest, and evaluate."""
         last = self.config.num_updates
         # Without a folder there is nothing to save: signals do what they always do.
-        handling: contextlib.AbstractContextManager[list[int]]
-        handling = contextlib.nullcontext([])
-        if self.folder is not None:
-            handling = interruptible(self.watcher.notify)
+        to_save = self.folder is not None
         with self.watcher:
             try:
-                with handling as signals:
+                with interruptible(self.watcher.notify, active=to_save) as signals:
                     state = self._train_rest(signals)
                     self._stop_if_asked(signals, last)
                 evaluation = self._evaluation(state)
@@ -213,14 +208,7 @@ class _Run:
         if self.folder is None:
             return None
         checkpoints.delete_partial(self.folder.checkpoints)
-        restored = checkpoints.restore_last(
-            checkpoints.complete(self.folder.checkpoints),
-            functools.partial(state_type, self.config),
-            config_to_dict(self.config),
-            __version__,
-            self._warn,
-            resuming=True,
-        )
+        restored = self.folder.restore(self.config, self._warn, resuming=True)
         event = "resumed" if self.folder.events.exists() else "started"
         updates = restored[1] if restored else 0
         self._log_event(event, updates=updates, **system_info())
@@ -234,14 +222,9 @@ class _Run:
         updates, nonfinite = first, NonFiniteUpdates(self.config.num_seeds)
         checkpoint_folder = self.folder.checkpoints if self.folder else None
         loggers = [*self._own_loggers(first), *self.loggers]
-        with (
-            contextlib.closing(
-                Records(self.folder, loggers, self._warn, updates=first)
-            ) as records,
-            contextlib.closing(
-                Saver(checkpoint_folder, self.config, self.settings)
-            ) as saver,
-        ):
+        records = Records(self.folder, loggers, self._warn, updates=first)
+        saver = Saver(checkpoint_folder, self.config, self.settings)
+        with contextlib.closing(records), contextlib.closing(saver):
             for chunk in run_chunks(
                 programs,
                 state,

@@ -14,13 +14,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def interruptible(notify_fn: Callable[[str], None]) -> Iterator[list[int]]:
+def interruptible(
+    notify_fn: Callable[[str], None], *, active: bool = True
+) -> Iterator[list[int]]:
     """Yield a list that gets the first signal's number; the second ends the process.
 
     Outside the main thread, where Python allows no handlers, signals keep theirs.
 
     Args:
         notify_fn: Called with a message when the first signal comes.
+        active: If false, signals keep their handlers.
     """
     signals: list[int] = []
 
@@ -34,7 +37,7 @@ def interruptible(notify_fn: Callable[[str], None]) -> Iterator[list[int]]:
         )
 
     before = {}
-    if threading.current_thread() is threading.main_thread():
+    if active and threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield signals
