@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
@@ -334,12 +335,9 @@ def main(args: Sequence[str] | None = None) -> int:
             style="red",
         )
         return 1
-    except runs.Interrupted as interrupted:
-        errors.print(str(interrupted))
-        return 128 + interrupted.signal
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        return 130
+    except KeyboardInterrupt as interrupted:  # runs.Interrupted has a message
+        errors.print(str(interrupted) or "interrupted")
+        return 128 + getattr(interrupted, "signal", signal.SIGINT)
     return 0
 
 

@@ -67,11 +67,6 @@ def test_python_objects_are_described_and_asked_for():
         ValueError, match=r"env \(.*critic \(.*schedule \(.*critic_optimizer \(.*config"
     ):
         config_from_dict(values)
-    objects = {
-        name: getattr(config, name)
-        for name in ("critic", "max_kl_schedule", "critic_optimizer", "env")
-    }
-    assert config_from_dict(values, **objects) == config
 
 
 def test_differences_are_named_with_both_values():

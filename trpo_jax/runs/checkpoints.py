@@ -163,10 +163,8 @@ def restore(
         restored = checkpointer.restore((path / _ARRAYS).absolute())
     # Orbax does not write empty arrays.
     empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
-    host = {
-        **{name: np.asarray(leaf) for name, leaf in restored.items()},
-        **{name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()},
-    }
+    host = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
+    host |= {name: np.asarray(leaf) for name, leaf in restored.items()}
     if _types(host) != _types(wanted):
         raise DamagedCheckpointError(
             f"{path}: Orbax returned other leaves than were written."
@@ -263,9 +261,7 @@ def verify(path: pathlib.Path) -> Manifest:
 
 def complete(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the folders of complete checkpoints, the oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if path.name.isdecimal()]
+    found = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(found, key=lambda path: int(path.name))
 
 

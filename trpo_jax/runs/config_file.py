@@ -24,19 +24,17 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in fields}
 
 
-def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
+def config_from_dict(values: dict[str, Any]) -> TRPOConfig:
     """Return the config that `config_to_dict` was given.
 
     Args:
         values: Fields by name; the others have their defaults.
-        objects: The fields that are Python objects.
 
     Raises:
         UsageError: If a name is unknown, a Python object is missing, or the values do
             not make a run.
         UsageTypeError: If a value is of the wrong type.
     """
-    values = {**values, **objects}
     unknown = sorted(values.keys() - _FIELDS)
     if unknown:
         raise UsageError(

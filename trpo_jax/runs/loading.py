@@ -46,7 +46,8 @@ def load_state(
         if checkpoints.complete(run_folder.checkpoints):
             raise UsageError(
                 f"no checkpoint in {run_folder.path} has a return: no episode had "
-                "ended in training before one was saved; write checkpoint='last'."
+                "ended in training before one was saved; write checkpoint='last', on "
+                "the command line --checkpoint last."
             )
         raise UsageError(
             f"{run_folder.path} has no checkpoint yet; to go on with the run: "

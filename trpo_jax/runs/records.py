@@ -119,11 +119,10 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
         if name in _CODES:
             continue
         finite = value[np.isfinite(value)].astype(np.float64)
-        same = finite.size == value.size and (finite == finite[0]).all()
-        if same and np.issubdtype(value.dtype, np.integer):
+        if np.issubdtype(value.dtype, np.integer) and (value == value[0]).all():
             row[name] = int(value[0])
         else:
-            row[name] = _plain(finite.mean()) if finite.size else None
+            row[name] = _plain(finite.mean() if finite.size else math.nan)
         if name != "env_steps":
             spread = finite.std(ddof=1) if finite.size > 1 else math.nan
             row[f"{name}_std"] = _plain(spread)
