@@ -15,7 +15,7 @@ from trpo_jax.runs.folder import RunFolder, system_info, write_json
 
 def test_a_folder_of_another_run_is_refused(finished, tmp_path):
     other = dataclasses.replace(CONFIG, num_envs=4, total_timesteps=1280)
-    with pytest.raises(ValueError, match=r"num_envs: 2 and 4.*Name another folder"):
+    with pytest.raises(ValueError, match=r"num_envs: 2 and 4.*name another folder"):
         run(finished[0], other)
     RunFolder(tmp_path / "run").check_new(other)
 

@@ -108,7 +108,7 @@ def test_a_run_without_a_checkpoint_can_be_resumed_as_advised(tmp_path, monkeypa
 def test_where_no_episode_ended_the_last_checkpoint_is_advised(tmp_path):
     """In one update of eight steps, none does; the run is finished."""
     run(tmp_path / "run", dataclasses.replace(CONFIG, total_timesteps=16))
-    with pytest.raises(ValueError, match=r"write checkpoint='last'\.$"):
+    with pytest.raises(ValueError, match=r"checkpoint='last', .* --checkpoint last\.$"):
         load_policy(tmp_path / "run", checkpoint="best")
     assert load_state(tmp_path / "run", checkpoint="last")[1].updates == 1
 

@@ -28,12 +28,13 @@ import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
 from trpo_jax.runs import records
+from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.seeds import state_type
 
 
 def test_the_folder_tells_what_was_run(finished):
     folder, result = finished
-    config = trpo_jax.runs.config_file.read_config(folder / "config.json")
+    config = RunFolder(folder).read_config()
     assert config == CONFIG == result.config
     assert json.loads((folder / "settings.json").read_text()) == dataclasses.asdict(
         SETTINGS
@@ -232,16 +233,16 @@ def lines_but_last(path):
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(finished, tmp_path, monkeypatch):
-    write = records.JSONLinesFile.write
+    write = records.Records.write
 
-    def fail(self, rows):
-        if self.path.name == "metrics.jsonl" and rows[-1]["update"] > 20:
+    def fail(self, rows, speed):
+        if rows[-1]["update"] > 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, rows)
+        write(self, rows, speed)
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(records.JSONLinesFile, "write", fail)
+        patch.setattr(records.Records, "write", fail)
         with pytest.raises(trpo_jax.RunError, match=r"No space.*update 20; to go on"):
             run(folder)
     resume(folder)
