@@ -27,7 +27,7 @@ from trpo_jax.runs.records import Records, summarize_seeds
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
-from trpo_jax.tracing import holds_tracers
+from trpo_jax.tracing import is_tracing
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
@@ -343,7 +343,7 @@ def _check(
         raise UsageTypeError(
             f"settings is {describe_type(settings)}; write trpo_jax.RunSettings(...)."
         )
-    if holds_tracers(config) or isinstance(jax.numpy.zeros(()), jax.core.Tracer):
+    if is_tracing():
         raise UsageError(
             "a run works on the host and cannot be traced by jit, vmap or grad; write "
             "trpo_jax.train, which can."
