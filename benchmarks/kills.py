@@ -209,7 +209,7 @@ class Arguments:
     """Kill and resume a run many times, and compare it with an uninterrupted one."""
 
     kills: int = 50
-    """How often to kill the run."""
+    """Number of times to kill the run."""
     updates: int = 4000
     """Updates of the run."""
     num_seeds: int = 2

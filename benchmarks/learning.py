@@ -31,7 +31,7 @@ from benchmarks.statistics import finite, summarize
 from trpo_jax.policies import Actions
 from trpo_jax.runs.chunks import compile_programs, run_chunks
 from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.console import watching
+from trpo_jax.runs.console import Watcher
 from trpo_jax.training import PRESETS
 from trpo_jax.training.seeds import run_keys
 
@@ -135,7 +135,7 @@ def train_group(
     programs = compile_programs(config)
     state = programs.init(keys[0] if single else keys)
     returns, counts = [], []
-    with watching(config, progress=True) as watcher:
+    with Watcher(config) as watcher:
         for chunk in run_chunks(programs, state, first=0, last=config.num_updates):
             watcher.watch(chunk)
             returns.append(chunk.metrics.episode_return.reshape(-1, len(keys)))

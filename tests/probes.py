@@ -17,7 +17,7 @@ NO_LIMIT = 1_000_000
 
 @struct.dataclass
 class Place:
-    """Where an episode stands, and after how many steps."""
+    """Current state of an episode, and its number of steps."""
 
     position: int
     time: int

@@ -384,7 +384,7 @@ def discounted_states(mdp, policy):
 
 
 class PolicyChange(NamedTuple):
-    """What the bounds speak of, exactly."""
+    """Exact improvement of a policy change, and the quantities that bound it."""
 
     improvement: float
     expected_advantage: float

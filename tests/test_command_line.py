@@ -15,8 +15,9 @@ import trpo_jax
 from trpo_jax import runs
 from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
 from trpo_jax.runs import chunks
-from trpo_jax.runs.console import ConsoleWatcher
+from trpo_jax.runs.console import Watcher
 from trpo_jax.training import PRESETS
+from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.training.seeds import run_keys
 
 TINY = [
@@ -30,7 +31,7 @@ TINY = [
 
 
 def config_of(args):
-    return parse(args).run
+    return parse(args).keywords["run"].plain()
 
 
 def test_options_start_from_the_preset_of_the_environment():
@@ -47,6 +48,27 @@ def test_options_override_fields():
     assert config.hidden_sizes == (8,)
     assert config.max_kl == 0.02
     assert config.normalize_observations
+
+
+def test_whole_numbers_may_be_written_as_in_python():
+    config = config_of([*TINY, "--total-timesteps=1e4", "--fisher-stride=1e0"])
+    assert (config.total_timesteps, config.fisher_stride) == (10_016, 1)
+    assert config_of([*TINY, "--fisher-stride=None"]).fisher_stride is None
+    assert config_of([f"--seed={2**32 - 1}"]).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [(["64,32"], (64, 32)), (["64", "32"], (64, 32)), (["8"], (8,)), ([], ())],
+)
+def test_sizes_may_have_commas_between_them(words, sizes):
+    assert config_of(["--hidden-sizes", *words]).hidden_sizes == sizes
+
+
+def test_schedules_of_the_command_line_are_all_that_there_are():
+    for name in SCHEDULES:
+        config = config_of([f"--max-kl-schedule={name}"])
+        assert config == trpo_jax.preset("CartPole-v1", max_kl_schedule=name)
 
 
 def test_a_file_comes_before_the_preset_and_options_before_the_file(tmp_path):
@@ -79,6 +101,16 @@ def test_every_field_is_an_option_with_its_documentation(capsys):
     assert "the radius of the trust region" in text
     assert "Environments stepped in parallel" in text
     assert "Minutes between two checkpoints" in text
+
+
+PYTHON = ("pytree", "`jit`", "`Environment`", "{None}", "STR", "Optax schedule")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_about_the_command_line(command, capsys):
+    text = help_of([command, "--help"], capsys)
+    assert [word for word in PYTHON if word in text] == []
+    assert "(default: )" not in text
 
 
 def test_help_tells_every_command(capsys):
@@ -185,6 +217,18 @@ def test_presets_are_listed(capsys):
     assert all(env in text for env in PRESETS)
 
 
+def test_a_reader_of_the_output_may_go_away():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trpo_jax", "presets"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+
+
 def test_speed_is_measured(capsys):
     assert main(["benchmark", *TINY, "--seconds=0.2"]) == 0
     row = json.loads(capsys.readouterr().out)
@@ -198,7 +242,7 @@ def test_a_terminal_gets_a_bar():
     terminal = Console(force_terminal=True, width=200, record=True)
     config = config_of(TINY)
     programs = chunks.compile_programs(config)
-    with ConsoleWatcher(config, terminal) as watcher:
+    with Watcher(config, terminal) as watcher:
         state = programs.init(run_keys(config))
         for chunk in chunks.run_chunks(programs, state, first=0, last=3):
             watcher.watch(chunk)
@@ -291,6 +335,21 @@ def test_a_folder_is_not_overwritten(command, name, folder, tmp_path, capsys):
     assert f"write a file in it: {tmp_path / name}." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("args", [["--env=CartPole"], ["presets", "CartPole"]])
+def test_advice_is_not_about_python(args, capsys):
+    assert main(args) == 2
+    text = capsys.readouterr().err
+    assert "CartPole-v1" in text
+    assert not any(word in text for word in ("gymnax.register", "env=(", "TRPOConfig"))
+
+
+def test_a_refused_run_is_not_announced(folder, capsys):
+    assert main([*TINY, "--folder", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "holds this run already" in err
+
+
 @pytest.fixture
 def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copied")
@@ -374,12 +433,14 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
     [
         (["--env=CartPole"], "CartPole-v1"),
         (["--rollout-length=0"], "at least 1"),
+        (["--rollout-length=1.5"], "'1.5' is not a whole number; write one, as 64"),
+        (["--hidden-sizes=64,x"], "'x' is not a whole number"),
         (["--max-kl=-1"], "positive number of nats"),
         (["--discount=1.5"], "[0, 1]"),
         (["--num-envs=0"], "at least 1"),
         (["--critic-fit=first_order", "--critic-optimizer=adamm"], "adam"),
         (["--critic-epochs=3"], "is for critic_fit='first_order'; write that as well"),
-        (["--max-kl-schedule=quadratic"], "constant, linear, cosine"),
+        (["--max-kl-schedule=quadratic"], "'constant', 'linear', 'cosine'"),
         (["--num-env=3"], "--num-envs"),
         (["--env"], "--env"),
         (["--config"], "--config"),

@@ -129,7 +129,7 @@ def test_every_page_is_in_the_index():
 
 
 def resolves(dotted):
-    """Whether a dotted name is a module, or can be reached from one."""
+    """Return whether a dotted name is a module, or can be reached from one."""
     first, *rest = dotted.split(".")
     value = importlib.import_module(first)
     reached = first

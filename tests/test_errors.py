@@ -1,4 +1,4 @@
-"""Values are named as their user knows them."""
+"""Values are named in the user's terms."""
 
 from typing import NamedTuple
 

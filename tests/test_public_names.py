@@ -155,7 +155,7 @@ def test_every_public_constant_is_documented(room, name):
     FUNCTIONS,
 )
 def test_every_public_function_describes_what_it_takes_and_returns(room, name):
-    """What it returns in a section, or in a first line that begins with "Return"."""
+    """Results have a section, or a first line that begins with "Return"."""
     function = value_of(room, name)
     documentation = own_docstring(function)
     signature = inspect.signature(function)
@@ -170,7 +170,7 @@ def test_every_public_function_describes_what_it_takes_and_returns(room, name):
 
 @pytest.mark.parametrize(("room", "name"), FUNCTIONS)
 def test_every_public_function_describes_what_it_raises(room, name):
-    """Those that check their input do, if only by the built-in base of the error."""
+    """Functions that check their input name the error, or its built-in base."""
     function = value_of(room, name)
     described = errors(own_docstring(function))
     names, checks = raised(function)

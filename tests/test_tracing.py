@@ -1,4 +1,4 @@
-"""Whether a transformation is under way, and where its tracers are."""
+"""A transformation under way is detected, and its tracers are found."""
 
 import functools
 

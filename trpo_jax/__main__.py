@@ -1,20 +1,26 @@
 """Command line: `python -m trpo_jax COMMAND`."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import functools
 import gc
 import json
 import os
 import pathlib
+import re
 import shlex
+import signal
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import tyro
 from rich.console import Console
+from tyro import conf, constructors
 
 from trpo_jax import pictures, policies, runs
 from trpo_jax.completion import completion_script
@@ -28,221 +34,266 @@ from trpo_jax.runs.config_file import (
     read_config_values,
 )
 from trpo_jax.training import PRESETS, TRPOConfig, preset
-from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.version import __version__
 
-_Folder = Annotated[tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="FOLDER")]
-_DEFAULT_RECORDS = runs.RunSettings()
-_Fields = tyro.conf.OmitArgPrefixes[tyro.conf.SuppressFixed[TRPOConfig]]
+_ID, _NAME = conf.arg(metavar="ID"), conf.arg(metavar="NAME")
+_Schedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
+class _Options(TRPOConfig):
+    """A config of what can be written as text; help for the command line."""
+
+    env: Annotated[str, _ID] = TRPOConfig.env
+    """Id of an environment of gymnax, or of another suite, such as brax/ant."""
+    total_timesteps: int = TRPOConfig.total_timesteps
+    """Environment steps to train for, rounded up to whole rollouts."""
+    policy: conf.Suppress[None] = None
+    critic: conf.Suppress[None] = None
+    max_kl_schedule: _Schedule = TRPOConfig.max_kl_schedule
+    """Factor of --max-kl over the run: constant, or decay to 0."""
+    critic_optimizer: Annotated[str, _NAME] = TRPOConfig.critic_optimizer
+    """Optimiser of Optax, such as adam or rmsprop."""
+    critic_learning_rate_schedule: _Schedule = TRPOConfig.critic_learning_rate_schedule
+    """Factor of --critic-learning-rate over the run."""
+
+    def plain(self) -> TRPOConfig:
+        """Return the config, which is equal to one that was made in Python."""
+        return TRPOConfig(**vars(self))
+
+
+_RECORDS = runs.RunSettings()
+_Folder = Annotated[pathlib.Path, conf.arg(metavar="FOLDER")]
+_Path = Annotated[pathlib.Path | None, conf.arg(metavar="PATH", help_behavior_hint="")]
+_Folders = Annotated[
+    tuple[pathlib.Path, ...],
+    conf.arg(metavar="FOLDER...", help_behavior_hint="(required)"),
+]
+_Preset = Annotated[str | None, conf.arg(metavar="[ID]", help_behavior_hint="")]
+
+
+_REGISTRY = constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _read_counts(info: Any) -> Any:
+    """Read whole numbers, also as `1e6`, and lists of them, also as `64,64`."""
+    several = info.type_origin is tuple and get_args(info.type) == (int, ...)
+    if info.type is not int and not several:
+        return None
+
+    def read(words: list[str]) -> int | tuple[int, ...]:
+        counts = [_whole(one) for word in words for one in word.split(",") if one]
+        return tuple(counts) if several else counts[0]
+
+    return constructors.PrimitiveConstructorSpec(
+        nargs="*" if several else 1,
+        metavar="INT ..." if several else "INT",
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: (
+            [*map(str, value)] or ["none"] if several else [str(value)]
+        ),
+    )
+
+
+def _whole(word: str) -> int:
+    with contextlib.suppress(ValueError):
+        return int(word)
+    with contextlib.suppress(ValueError):
+        if float(word).is_integer():
+            return int(float(word))
+    raise ValueError(f"{word!r} is not a whole number; write one, as 64 or 1e6.")
+
+
+@_REGISTRY.primitive_rule
+def _read_optional(info: Any) -> Any:
+    """Read `X | None` as X or the word None, and call it X in the help."""
+    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
+    if info.type_origin is not UnionType or len(kinds) != 1:
+        return None
+    info = constructors.PrimitiveTypeInfo.make(kinds[0], set())
+    spec: Any = constructors.ConstructorRegistry.get_primitive_spec(info)
+    return dataclasses.replace(
+        spec,
+        metavar="NAME" if kinds[0] is str else spec.metavar,
+        instance_from_str=lambda words: (
+            None if words == ["None"] else spec.instance_from_str(words)
+        ),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: (
+            ["None"] if value is None else spec.str_from_instance(value)
+        ),
+    )
+
+
+def train(
+    *,
+    folder: _Path = None,
+    config: _Path = None,
+    run: conf.OmitArgPrefixes[_Options],
+    records: conf.OmitArgPrefixes[runs.RunSettings] = _RECORDS,
+) -> None:
     """Train a policy, with live progress, and evaluate it.
 
     Options that are left out come from the --config file, then from the preset of the
     environment if there is one (see `presets`).
+
+    Args:
+        folder: New folder for records, checkpoints and the evaluation; without one,
+            nothing is saved.
+        config: A .json or .toml file with the run options below, such as a run's
+            config.json.
+        run: The run.
+        records: What is recorded, and how often.
     """
-
-    folder: pathlib.Path | None = None
-    """New folder for records, checkpoints and the evaluation; without one, nothing is
-    saved."""
-    config: pathlib.Path | None = None
-    """A .json or .toml file with the run options below, such as a run's config.json."""
-    run: _Fields
-    records: tyro.conf.OmitArgPrefixes[runs.RunSettings] = _DEFAULT_RECORDS
-
-    def __call__(self, console: Console) -> None:
-        """Train, and record the run if there is a folder."""
-        config = self.run
-        make_environment(config.env)
-        if self.folder is None:
-            self.records.check_without_folder()
-        console.print(
-            f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
-            f"{config.num_envs} environments × {config.rollout_length} steps per update"
-            + (f", {config.num_seeds} seeds" if config.num_seeds > 1 else "")
-        )
-        if self.folder is None:
-            runs.run(config, None, self.records)
-            console.print("nothing was saved; to save a run, write --folder NAME")
-            return
-        runs.run(config, self.folder, self.records)
-        name = shlex.quote(str(self.folder))
-        commands = ["plot"]
-        if getattr(make_environment(config.env), "picture_suffix", None) is not None:
-            commands.append("render")
-        console.print(
-            f"recorded in {self.folder}; to look at it:"
-            + "".join(
-                f"\n  python -m trpo_jax {command} {name}" for command in commands
-            ),
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
+    _check_environment(run.env)
+    runs.run(run.plain(), folder, records)
+    if folder is None:
+        print("nothing was saved; to save a run, write --folder NAME")
+        return
+    print(f"recorded in {folder}; to look at it:")
+    print(f"  python -m trpo_jax plot {shlex.quote(str(folder))}")
+    if getattr(make_environment(run.env), "picture_suffix", None) is not None:
+        print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Resume:
-    """Resume a run that was interrupted or killed; the result is bit-identical."""
+def resume(folder: _Folder, /) -> None:
+    """Resume a run that was interrupted or killed; the result is bit-identical.
 
-    folder: _Folder
-    """Folder of the run."""
-
-    def __call__(self, console: Console) -> None:
-        """Resume."""
-        runs.resume(self.folder)
+    Args:
+        folder: Folder of the run.
+    """
+    runs.resume(folder)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Evaluate a trained policy over whole episodes."""
+def evaluate(
+    folder: _Folder,
+    /,
+    *,
+    num_episodes: int = 128,
+    actions: Actions = "mode",
+    checkpoint: CheckpointChoice = "last",
+    seed: int = 1,
+) -> None:
+    """Evaluate a trained policy over whole episodes.
 
-    folder: _Folder
-    """Folder of the run."""
-    num_episodes: int = 128
-    """Episodes to play with each of the run's seeds."""
-    actions: Actions = "mode"
-    """Greedy actions (mode), or actions sampled from the policy."""
-    checkpoint: CheckpointChoice = "last"
-    """The newest checkpoint, or the one with the best return in training."""
-    seed: int = 1
-    """Random seed of the episodes."""
-
-    def __call__(self, console: Console) -> None:
-        """Play the episodes and print the returns."""
-        config, state = runs.load_state(self.folder, checkpoint=self.checkpoint)
-        key = _random_key(self.seed)
-        returns = policies.evaluate(
-            config, state, key, self.num_episodes, actions=self.actions
-        )
-        evaluation = summarize_returns(config, returns)
-        console.print(format_evaluation(evaluation), highlight=False)
+    Args:
+        folder: Folder of the run.
+        num_episodes: Episodes to play with each of the run's seeds.
+        actions: Greedy actions (mode), or actions sampled from the policy.
+        checkpoint: The newest checkpoint, or the one with the best return in training.
+        seed: Random seed of the episodes.
+    """
+    config, state = runs.load_state(folder, checkpoint=checkpoint)
+    key = _random_key(seed)
+    returns = policies.evaluate(config, state, key, num_episodes, actions=actions)
+    print(format_evaluation(summarize_returns(config, returns)))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plot:
+def plot(folders: _Folders, /, *, output: _Path = None) -> None:
     """Plot learning curves and diagnostics of one run, or of several in the same axes.
 
     Pictures of several runs go to `trpo_jax-pictures` in the current folder.
+
+    Args:
+        folders: Folders of the runs.
+        output: Folder for the pictures; by default `pictures` in the run's folder.
     """
-
-    folders: Annotated[
-        tyro.conf.Positional[tuple[pathlib.Path, ...]],
-        tyro.conf.arg(metavar="FOLDER..."),
-    ]
-    """Folders of the runs."""
-    output: pathlib.Path | None = None
-    """Folder for the pictures; by default `pictures` in the run's folder."""
-
-    def __call__(self, console: Console) -> None:
-        """Plot, and print the paths of the pictures."""
-        for path in pictures.plot_runs(self.folders, self.output):
-            console.print(str(path), soft_wrap=True, highlight=False)
+    print(*pictures.plot_runs(folders, output), sep="\n")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Render:
-    """Render an episode of a trained policy as a GIF, or for brax as a web page."""
+def render(
+    folder: _Folder,
+    /,
+    *,
+    output: _Path = None,
+    actions: Actions = "mode",
+    checkpoint: CheckpointChoice = "last",
+    seed_index: int = 0,
+    seed: int = 1,
+) -> None:
+    """Render an episode of a trained policy as a GIF, or for brax as a web page.
 
-    folder: _Folder
-    """Folder of the run."""
-    output: pathlib.Path | None = None
-    """File to write; by default `pictures/episode` in the run's folder."""
-    actions: Actions = "mode"
-    """Greedy actions (mode), or actions sampled from the policy."""
-    checkpoint: CheckpointChoice = "last"
-    """The newest checkpoint, or the one with the best return in training."""
-    seed_index: int = 0
-    """Which of the run's seeds to use, from 0."""
-    seed: int = 1
-    """Random seed of the episode."""
-
-    def __call__(self, console: Console) -> None:
-        """Play and render an episode, and print the path of the picture."""
-        config, state = runs.load_state(self.folder, checkpoint=self.checkpoint)
-        path = _output_file(self.output, self.folder / "pictures" / "episode")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        episode = pictures.render_episode(
-            config,
-            state,
-            path,
-            key=_random_key(self.seed),
-            actions=self.actions,
-            seed_index=self.seed_index,
-        )
-        console.print(
-            f"{episode.path}: {episode.length} steps, return "
-            f"{episode.episode_return:.1f}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    Args:
+        folder: Folder of the run.
+        output: File to write; by default `pictures/episode` in the run's folder.
+        actions: Greedy actions (mode), or actions sampled from the policy.
+        checkpoint: The newest checkpoint, or the one with the best return in training.
+        seed_index: Which of the run's seeds to use, from 0.
+        seed: Random seed of the episode.
+    """
+    config, state = runs.load_state(folder, checkpoint=checkpoint)
+    path = _output_file(output, folder / "pictures" / "episode")
+    key = _random_key(seed)
+    episode = pictures.render_episode(
+        config, state, path, key=key, actions=actions, seed_index=seed_index
+    )
+    print(
+        f"{episode.path}: {episode.length} steps, return {episode.episode_return:.1f}"
+    )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
-    """Export a trained policy to a file that needs JAX alone to run (jax.export)."""
+def export(
+    folder: _Folder,
+    /,
+    *,
+    output: _Path = None,
+    actions: Actions = "mode",
+    checkpoint: CheckpointChoice = "last",
+    seed_index: int = 0,
+) -> None:
+    """Export a trained policy to a file that needs JAX alone to run (jax.export).
 
-    folder: _Folder
-    """Folder of the run."""
-    output: pathlib.Path | None = None
-    """File to write; by default `policy.jaxexport` in the run's folder."""
-    actions: Actions = "mode"
-    """Greedy actions (mode), or actions sampled from the policy."""
-    checkpoint: CheckpointChoice = "last"
-    """The newest checkpoint, or the one with the best return in training."""
-    seed_index: int = 0
-    """Which of the run's seeds to use, from 0."""
-
-    def __call__(self, console: Console) -> None:
-        """Export, and print the path of the file."""
-        policy = runs.load_policy(
-            self.folder,
-            actions=self.actions,
-            seed_index=self.seed_index,
-            checkpoint=self.checkpoint,
-        )
-        path = _output_file(self.output, self.folder / "policy.jaxexport")
-        policies.export_policy(policy, path)
-        console.print(str(path), soft_wrap=True, highlight=False)
+    Args:
+        folder: Folder of the run.
+        output: File to write; by default `policy.jaxexport` in the run's folder.
+        actions: Greedy actions (mode), or actions sampled from the policy.
+        checkpoint: The newest checkpoint, or the one with the best return in training.
+        seed_index: Which of the run's seeds to use, from 0.
+    """
+    policy = runs.load_policy(
+        folder, actions=actions, seed_index=seed_index, checkpoint=checkpoint
+    )
+    path = _output_file(output, folder / "policy.jaxexport")
+    policies.export_policy(policy, path)
+    print(path)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Presets:
-    """List the presets, or print the preset of one environment as a config file."""
+def presets(env: _Preset = None, /) -> None:
+    """List the presets, or print the preset of one environment as a config file.
 
-    env: tyro.conf.Positional[str | None] = None
-    """Environment whose preset to print."""
-
-    def __call__(self, console: Console) -> None:
-        """List the presets, or print one."""
-        if self.env is not None:
-            print(json.dumps(config_to_dict(preset(self.env)), indent=1))
-            return
-        for env in PRESETS:
-            config = preset(env)
-            console.print(
-                f"{env:<28}{config.total_timesteps:>12,} steps, {config.num_envs} × "
-                f"{config.rollout_length} per update",
-                highlight=False,
+    Args:
+        env: Environment whose preset to print.
+    """
+    if env is None:
+        for name in PRESETS:
+            config = preset(name)
+            print(
+                f"{name:<28}{config.total_timesteps:>12,} steps, {config.num_envs} × "
+                f"{config.rollout_length} per update"
             )
+    elif env in PRESETS:
+        print(json.dumps(config_to_dict(preset(env)), indent=1))
+    else:
+        raise UsageError(
+            f"no preset for {env!r}. There are presets for {', '.join(PRESETS)}. "
+            "Others are trained with the defaults: python -m trpo_jax train --env ID."
+        )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """Measure compile time and training speed of a config on this machine."""
+def benchmark(
+    *, config: _Path = None, run: conf.OmitArgPrefixes[_Options], seconds: float = 5.0
+) -> None:
+    """Measure compile time and training speed of a config on this machine.
 
-    config: pathlib.Path | None = None
-    """A .json or .toml file with the run options below."""
-    run: _Fields
-    seconds: float = 5.0
-    """Seconds to measure for."""
-
-    def __call__(self, console: Console) -> None:
-        """Measure, and print one line of JSON."""
-        make_environment(self.run.env)
-        print(json.dumps(runs.measure_throughput(self.run, seconds=self.seconds)))
+    Args:
+        config: A .json or .toml file with the run options below.
+        run: The run.
+        seconds: Seconds to measure for.
+    """
+    _check_environment(run.env)
+    print(json.dumps(runs.measure_throughput(run.plain(), seconds=seconds)))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -267,15 +318,14 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         command = parse(args)
         keep_compiled_programs()
-        command(Console())
-    except (UsageError, UsageTypeError) as error:
-        errors.print(f"error: {error}", style="red")
-        return 2
+        command()
+        sys.stdout.flush()
     except BrokenPipeError:  # as in `trpo_jax presets | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (runs.RunError, OSError) as error:
+    except (UsageError, UsageTypeError, runs.RunError, OSError) as error:
         errors.print(f"error: {error}", style="red")
-        return 1
+        return 2 if isinstance(error, UsageError | UsageTypeError) else 1
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -285,12 +335,9 @@ def main(args: Sequence[str] | None = None) -> int:
             style="red",
         )
         return 1
-    except runs.Interrupted as interrupted:
-        errors.print(str(interrupted))
-        return 128 + interrupted.signal
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        return 130
+    except KeyboardInterrupt as interrupted:  # runs.Interrupted has a message
+        errors.print(str(interrupted) or "interrupted")
+        return 128 + getattr(interrupted, "signal", signal.SIGINT)
     return 0
 
 
@@ -323,15 +370,9 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-COMMANDS = {
-    "train": Train,
-    "resume": Resume,
-    "evaluate": Evaluate,
-    "plot": Plot,
-    "render": Render,
-    "export": Export,
-    "presets": Presets,
-    "benchmark": Benchmark,
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command
+    for command in (train, resume, evaluate, plot, render, export, presets, benchmark)
 }
 
 
@@ -339,38 +380,37 @@ COMMANDS = {
 _PROGRAM = "trpo_jax"
 
 
-def parse(args: Sequence[str]) -> Any:
+def parse(args: Sequence[str]) -> functools.partial:
     """Return the command that the arguments describe; `train` if none is named."""
     args = list(args)
     asked = args[1:] if args and args[0] in COMMANDS else args
     if asked and asked[0] in ("--tyro-print-completion", "--tyro-write-completion"):
         raise SystemExit(_complete(*asked[1:]))
     if args and args[0] in ("-h", "--help"):
-        return _parse_all_commands(args)
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=args,
+            prog=_PROGRAM,
+            description="Trust region policy optimisation in JAX. Without a command: "
+            "train. --version prints the version of the package.",
+        )
     if not args or args[0] not in COMMANDS:
         args = ["train", *args]
-    kind = COMMANDS[args[0]]
-    default = {}
-    if _has_config(kind):
+    command = COMMANDS[args[0]]
+
+    @functools.wraps(command)
+    def deferred(*args: Any, **kwargs: Any) -> functools.partial:
+        return functools.partial(command, *args, **kwargs)
+
+    options = {}
+    if command in (train, benchmark):
         _check_options(args)
-        default = {"default": kind(run=_default_config(args))}
-    return tyro.cli(kind, args=args[1:], prog=f"{_PROGRAM} {args[0]}", **default)
-
-
-def _parse_all_commands(args: Sequence[str]) -> Any:
-    """Parse arguments that come before any command, such as --help."""
-    kinds: Any = tuple(
-        Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()
-    )
-    union: Any = kinds[0]
-    for kind in kinds[1:]:
-        union = union | kind
+        options = {"run": _Options(**vars(_default_config(args)))}
     return tyro.cli(
-        union,
-        args=args,
-        prog=_PROGRAM,
-        description="Trust region policy optimisation in JAX. Without a command: "
-        "train. --version prints the version of the package.",
+        functools.partial(deferred, **options),
+        args=args[1:],
+        prog=f"{_PROGRAM} {args[0]}",
+        registry=_REGISTRY,
     )
 
 
@@ -390,21 +430,14 @@ def _check_options(args: Sequence[str]) -> None:
 
 def _complete(shell: str = "", path: str | None = None) -> int:
     """Print the completion script of a shell, or write it to a file; return 0."""
-    names: dict[str, Iterable[str]] = {
-        "env": PRESETS,
-        "max_kl_schedule": SCHEDULES,
-        "critic_learning_rate_schedule": SCHEDULES,
-    }
-    script = completion_script(shell, _PROGRAM, COMMANDS, default="train", names=names)
+    script = completion_script(
+        shell, _PROGRAM, COMMANDS, default="train", names={"env": PRESETS}
+    )
     if path is None:
         print(script, end="")
     else:
         pathlib.Path(path).write_text(script, "utf-8")
     return 0
-
-
-def _has_config(kind: Any) -> bool:
-    return any(field.name == "run" for field in dataclasses.fields(kind))
 
 
 def _default_config(args: Sequence[str]) -> TRPOConfig:
@@ -429,6 +462,17 @@ def _default_config(args: Sequence[str]) -> TRPOConfig:
         if given.config is None:
             raise
         raise UsageError(f"{given.config}: {error}") from error
+
+
+def _check_environment(env: str) -> None:
+    """Raise UsageError if there is no such environment, without advice for Python."""
+    try:
+        make_environment(env)
+    except UsageError as error:
+        text = re.sub(
+            r" Register your own .*?\(environment, params\)\.", "", str(error)
+        )
+        raise UsageError(text) from error
 
 
 def script() -> int:

@@ -6,10 +6,11 @@ pressing Tab starts no Python.
 """
 
 import dataclasses
+import inspect
 import pathlib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from trpo_jax.errors import UsageError
 
@@ -64,7 +65,7 @@ _FOLDERS, _FILES, _NOTHING = "words= paths=-d", "words= paths=-f", "words= paths
 def completion_script(
     shell: str,
     program: str,
-    commands: Mapping[str, type],
+    commands: Mapping[str, Callable],
     *,
     default: str,
     names: Mapping[str, Iterable[str]],
@@ -74,32 +75,30 @@ def completion_script(
     Args:
         shell: "bash" or "zsh".
         program: Name of the program.
-        commands: The dataclass of each command's arguments, by the command's name.
+        commands: The function of each command, by the command's name.
         default: The command that runs if none is named.
-        names: Values that the type of a field does not list, by the field's name.
+        names: Values that a type does not list, by the argument's name.
 
     Raises:
         UsageError: If the shell is another one.
     """
     if shell not in ("bash", "zsh"):
         raise UsageError(f"no completion for the shell {shell!r}; write bash or zsh.")
-    branches: list[tuple[str, str]] = []
-    flags_by_value: dict[str, list[str]] = {}
-    for command, kind in commands.items():
+    branches: dict[str, str] = {}
+    values: dict[str, str] = {}
+    for command, fn in commands.items():
         options, positional = ["--help"], _NOTHING
-        for flags, value in _arguments(kind, names):
+        for flags, value in _arguments(fn, names):
             options += flags
             if not flags:
                 positional = value
             elif value is not None:
-                known = flags_by_value.setdefault(value, [])
-                known += [flag for flag in flags if flag not in known]
+                values |= dict.fromkeys(flags, value)
         if command == default:
             options.append("--version")
-        pattern = "*" if command == default else command
-        branches.append((pattern, f'options="{" ".join(options)}" {positional}'))
-    branches.sort(key=lambda branch: branch[0] == "*")  # it matches all: comes last
-    values = [("|".join(flags), value) for value, flags in flags_by_value.items()]
+            command = "*"
+        branches[command] = f'options="{" ".join(options)}" {positional}'
+    branches["*"] = branches.pop("*")  # it matches all: comes last
     script = _SCRIPT.format(
         program=program,
         commands=_case(branches),
@@ -109,56 +108,45 @@ def completion_script(
     return script if shell == "bash" else _ZSH_PREAMBLE + script
 
 
-def _case(branches: list[tuple[str, str]]) -> str:
+def _case(branches: dict[str, str]) -> str:
     """Return the body of a `case` statement."""
-    return "\n".join(f"        {pattern}) {body} ;;" for pattern, body in branches)
+    return "\n".join(f"        {name}) {body} ;;" for name, body in branches.items())
 
 
 def _arguments(
-    kind: type, names: Mapping[str, Iterable[str]]
+    fn: Callable, names: Mapping[str, Iterable[str]]
 ) -> Iterator[tuple[list[str], Any]]:
-    """Yield the arguments that tyro derives from a dataclass, nested ones included.
+    """Yield the arguments that tyro derives from a function or dataclass.
 
     Yields:
         The flags, none for a positional argument; and the assignment to `words` and
         `paths` that completes the value, None if the flag takes no value.
     """
-    import tyro
-
-    # `Positional[int]` is `Annotated[int, marker]`.
-    positional = typing.get_args(tyro.conf.Positional[int])[1]
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        parts = list(_parts(hints[field.name]))
+    hints = typing.get_type_hints(fn, include_extras=True)
+    for name, parameter in inspect.signature(fn).parameters.items():
+        parts = list(_parts(hints[name]))
         nested = [
-            p for p in parts if isinstance(p, type) and dataclasses.is_dataclass(p)
+            part for part in parts if dataclasses.is_dataclass(part) and callable(part)
         ]
+        flag = "--" + name.replace("_", "-")
+        flags = [flag] if parameter.kind is parameter.KEYWORD_ONLY else []
+        words = [part for part in parts if isinstance(part, str)]
+        words += names.get(name, ())
         if nested:
             yield from _arguments(nested[0], names)
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        flags = [] if positional in parts else [flag]
-        words = [
-            str(choice)
-            for part in parts
-            if typing.get_origin(part) is Literal
-            for choice in typing.get_args(part)
-        ]
-        words += names.get(field.name, ())
-        if bool in parts:
+        elif bool in parts:
             yield [flag, f"--no-{flag[2:]}"], None
         elif pathlib.Path in parts:
-            yield flags, _FOLDERS if field.name.startswith("folder") else _FILES
+            yield flags, _FOLDERS if name.startswith("folder") else _FILES
         elif words:
             yield flags, f'words="{" ".join(words)}" paths='
-        elif any(part in parts for part in (str, int, float, Any)):
+        elif any(part in parts for part in (str, int, float)):
             yield flags, _NOTHING
         # The others, such as networks, are Python objects and have no option.
 
 
 def _parts(hint: Any) -> Iterator[Any]:
-    """Yield a type, and the types and markers that it is made of."""
+    """Yield a type, and the types, choices and markers that it is made of."""
     yield hint
-    if typing.get_origin(hint) is not Literal:
-        for inner in typing.get_args(hint):
-            yield from _parts(inner)
+    for inner in typing.get_args(hint):
+        yield from _parts(inner)

@@ -38,7 +38,7 @@ KEY = jax.random.key(0)
 
 
 class Raw(NamedTuple):
-    """What the suite itself makes of one step."""
+    """Result of one step as the suite itself returns it."""
 
     observation: Any
     reward: Any

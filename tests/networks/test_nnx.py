@@ -1,4 +1,4 @@
-"""Modules of Flax's NNX as networks: what is trained, and where seeds start."""
+"""Modules of Flax's NNX as networks: trained parameters, and those of each seed."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,14 @@ from compiling import fast_jit
 from flax import nnx
 from probes import CHAIN, TABULAR
 
-from trpo_jax import TRPOConfig, UpdateStatus, init, step
+from trpo_jax import (
+    TRPOConfig,
+    UpdateStatus,
+    evaluate,
+    export_policy,
+    init,
+    step,
+)
 from trpo_jax.environments import make_environment
 from trpo_jax.networks import (
     Network,
@@ -17,6 +24,7 @@ from trpo_jax.networks import (
     as_network,
     init_network,
 )
+from trpo_jax.policies import LoadedPolicy
 from trpo_jax.trust_region import Categorical
 
 OBSERVATIONS = jnp.asarray(CHAIN.features)
@@ -243,3 +251,20 @@ def test_other_networks_are_left_as_they_are():
     assert as_network(None) is None
     network = NNXNetwork(Actor)
     assert as_network(network) is network
+
+
+def test_its_policy_is_evaluated_and_exported(tmp_path):
+    config = TRPOConfig(
+        env=(TABULAR, CHAIN),
+        num_envs=2,
+        policy=Actor(nnx.Rngs(0)),
+        critic=Critic(nnx.Rngs(1)),
+    )
+    state = fast_jit(init)(config, KEY)
+    assert evaluate(config, state, KEY, 2).shape == (2,)
+    policy = LoadedPolicy(config, state, "mode")
+    export_policy(policy, tmp_path / "policy", platforms=("cpu",))
+    exported = jax.export.deserialize(bytearray((tmp_path / "policy").read_bytes()))
+    actions = exported.call(OBSERVATIONS, np.uint32(0))
+    expected = jax.vmap(policy, (0, None))(OBSERVATIONS, KEY)
+    np.testing.assert_array_equal(actions, expected)

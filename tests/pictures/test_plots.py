@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import matplotlib.pyplot as plt
 import pytest
@@ -45,12 +46,16 @@ def test_what_holds_no_run_is_refused_with_advice(tmp_path):
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-@pytest.mark.parametrize(
-    ("folders", "advice"), [([], "folders is empty"), ("run", r"write \['run'\]")]
-)
-def test_folders_are_a_list(folders, advice):
-    with pytest.raises(ValueError, match=advice):
-        plot_runs(folders)
+def test_no_folders_are_refused():
+    with pytest.raises(ValueError, match="folders is empty"):
+        plot_runs([])
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_one_folder_needs_no_list(tmp_path, kind):
+    folder = write_run(tmp_path / "run", [line(1)])
+    paths = plot_runs(kind(folder))
+    assert {path.parent for path in paths} == {folder / "pictures"}
 
 
 def test_one_run_is_drawn_into_its_folder(tmp_path):

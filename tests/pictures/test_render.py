@@ -15,7 +15,7 @@ from trpo_jax.pictures.render import render_episode
 
 
 class Rung(NamedTuple):
-    """Where an episode stands, and where it ends."""
+    """Current place in an episode, and the place where it ends."""
 
     place: jax.Array
     height: jax.Array
@@ -135,11 +135,14 @@ def test_squashing_is_as_drawable_as_what_it_squashes():
         (Ladder(), {"max_steps": 0}, "max_steps=0 is not positive; write at least 1"),
         (Ladder(), {"actions": "best"}, "actions='best'; write 'mode' or 'sample'"),
         (Ladder(), {"seed_index": 1}, "the run has 1 seed"),
+        (Ladder(), {"seed_index": -1}, "write 0 to 0"),
+        (Ladder(), {"seed_index": "0"}, "seed_index is the str '0'; write a whole"),
+        (Ladder(), {"max_steps": None}, "max_steps is None; write a whole number"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_it_is_played(env, arguments, advice):
     config = TRPOConfig(env=env)
-    with pytest.raises(ValueError, match=advice):
+    with pytest.raises((ValueError, TypeError), match=advice):
         render_episode(
             config, None, **{"path": "a.txt"} | arguments, key=jax.random.key(0)
         )
@@ -157,3 +160,14 @@ def test_the_state_of_another_environment_is_refused_by_both_shapes(tmp_path):
     _, state = make_state((TABULAR, CHAIN))
     with pytest.raises(ValueError, match=r"observation: \(3,\) and \(2,\)"):
         render_episode(config, state, tmp_path / "a", key=jax.random.key(0))
+
+
+def test_the_advised_file_is_in_the_same_folder(tmp_path):
+    config, state = make_state(Ladder())
+    key = jax.random.key(1)
+    with pytest.raises(ValueError, match=r"write .*\.txt") as error:
+        render_episode(config, state, tmp_path / "a.png", key=key)
+    advised = str(error.value).split("write ")[1].rstrip(".")
+    result = render_episode(config, state, advised, key=key, max_steps=3)
+    assert result.path == tmp_path / "a.txt"
+    assert result.path.exists()

@@ -235,7 +235,7 @@ def test_nan_of_the_environment_is_an_alarm_to_debug_nans():
 
 
 def test_a_float32_state_plays_under_x64():
-    """Its memory, which x64 makes float64, included."""
+    """Also with a memory, which x64 makes float64."""
     config, state = make_state(Line(Box(1)), memory_size=4, normalize_observations=True)
     with jax.enable_x64(True):
         returns = evaluate(config, state, jax.random.key(1), 3, actions="sample")
@@ -260,3 +260,48 @@ def test_a_summary_counts_the_episodes_that_ended():
     ]
     summary = summarize_returns(config, jnp.full((2, 3), jnp.nan))
     assert format_evaluation(summary) == "evaluation: no episode ended"
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("three", [3.0, np.int64(3), np.array(3), jnp.int32(3)])
+def test_counts_may_have_any_type(three):
+    config, state = make(RIGHT_OR_WRONG)
+    returns = evaluate(config, state, jax.random.key(1), three, max_steps=three)
+    np.testing.assert_array_equal(returns, [1, 1, 1])
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("name", ["num_episodes", "max_steps"])
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("3", "is the str '3'; write a whole number"),
+        (None, "is None; write a whole number"),
+        (2.5, "is the float 2.5; write a whole number"),
+        (2**31, "is too large; write at most 2147483647"),
+    ],
+)
+def test_what_is_no_count_is_named(name, value, advice):
+    config = TRPOConfig(env=(TABULAR, CHAIN))
+    with pytest.raises((ValueError, TypeError), match=f"{name}.*{advice}"):
+        evaluate(config, None, jax.random.key(0), **{name: value})
+
+
+def test_the_most_steps_are_counted_without_wrapping():
+    config, state = make(RIGHT_OR_WRONG)
+    returns = evaluate(config, state, jax.random.key(1), 3, max_steps=2**31 - 1)
+    np.testing.assert_array_equal(returns, [1, 1, 1])
+
+
+def test_a_return_is_differentiated_forwards_in_a_number_of_the_environment():
+    config, state = make(RIGHT_OR_WRONG)
+
+    def play(worth):
+        tables = RIGHT_OR_WRONG.replace(reward=worth * RIGHT_OR_WRONG.reward)
+        weighed = dataclasses.replace(config, env=(TABULAR, tables))
+        return evaluate(weighed, state, jax.random.key(1), 2)
+
+    value, slope = jax.jvp(play, (3.0,), (1.0,))
+    np.testing.assert_array_equal([value, slope], [[3, 3], [1, 1]])
+    mapped = jax.vmap(play)(jnp.array([1.0, 2.0]))
+    np.testing.assert_array_equal(mapped, [[1, 1], [2, 2]])

@@ -65,6 +65,27 @@ def test_an_observation_of_another_shape_is_refused(shape):
         cart_pole()(np.zeros(shape), jax.random.key(0))
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("observation", "found"),
+    [
+        ({"position": 1.0}, "a dict {'position': float}"),
+        ("left", "the str 'left'"),
+        (None, "None"),
+        ([[1.0], [2.0, 3.0]], "a list"),
+    ],
+)
+def test_what_is_no_observation_is_named(observation, found):
+    with pytest.raises(TypeError, match=rf"observation is {found}.*numbers \(4,\)"):
+        cart_pole()(observation, jax.random.key(0))
+
+
+def test_a_folder_in_place_of_its_policy_is_not_exported(tmp_path, no_shape_checks):
+    with pytest.raises(TypeError, match=r"type str; write trpo_jax\.load_policy"):
+        export_policy("runs/first", tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_advice_about_a_batch_can_be_followed(masked):
     policy, key = (make("masked") if masked else cart_pole()), jax.random.key(0)
@@ -190,3 +211,13 @@ def test_a_memory_is_exported_as_a_list(tmp_path):
     np.testing.assert_array_equal(actions[0], actions[1])
     assert not np.allclose(actions[0], actions[2])
     assert memory[0].shape == (3, 4)
+
+
+def test_a_policy_acts_and_is_exported_without_jit(tmp_path, no_shape_checks):
+    policy = cart_pole()
+    expected = policy(np.zeros(4), jax.random.key(0))
+    with jax.disable_jit():
+        assert policy(np.zeros(4), jax.random.key(0)) == expected
+        export_policy(policy, tmp_path / "policy", platforms=("cpu",))
+    exported = jax.export.deserialize(bytearray((tmp_path / "policy").read_bytes()))
+    assert exported.call(jnp.zeros((1, 4)), np.uint32(0)) == expected

@@ -16,7 +16,7 @@ from trpo_jax.trust_region import UpdateInfo
 
 
 def metrics_of(first, count):
-    """As many rows as there is room for, of which `count` are filled."""
+    """Return rows of a full chunk, of which `count` are filled."""
     rows = np.full(CAPACITY, -1, np.int32)
     rows[:count] = np.arange(first + 1, first + count + 1)
     info = UpdateInfo(*[rows] * len(UpdateInfo._fields))

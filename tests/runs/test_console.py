@@ -3,31 +3,33 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from rich.console import Console
 from tiny import CONFIG
 
 from trpo_jax.runs.chunks import compile_programs, run_chunks
-from trpo_jax.runs.console import ConsoleWatcher, SilentWatcher, Watcher, watching
+from trpo_jax.runs.console import Watcher
 from trpo_jax.training.seeds import run_keys
 
 
-def test_progress_is_shown_only_if_asked(capsys):
-    with watching(CONFIG, progress=False) as watcher:
-        assert isinstance(watcher, SilentWatcher)
-        assert isinstance(watcher, Watcher)
-        watcher.notify("there")
-    assert "".join(capsys.readouterr()) == ""
-    with watching(CONFIG, progress=True) as watcher:
-        assert isinstance(watcher, ConsoleWatcher)
-        watcher.notify("there")
-    assert "there" in capsys.readouterr().out
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_only_if_asked(terminal, capsys):
+    for progress in (False, True):
+        console = Console(quiet=not progress, force_terminal=terminal)
+        with Watcher(CONFIG, console, progress=progress) as watcher:
+            watcher.notify("there")
+            print("a line of the user's")
+        out = capsys.readouterr().out
+        assert ("there" in out) == progress
+        assert "a line of the user's" in out
 
 
 def test_without_a_terminal_there_are_about_twenty_lines(capsys):
     programs = compile_programs(CONFIG)
-    with ConsoleWatcher(CONFIG) as watcher:
+    with Watcher(CONFIG) as watcher:
         state = programs.init(run_keys(CONFIG))
         for chunk in run_chunks(programs, state, first=0, last=40):
             watcher.watch(chunk)
@@ -42,9 +44,9 @@ def test_without_a_terminal_there_are_about_twenty_lines(capsys):
 def test_a_reader_that_goes_away_does_not_end_the_run():
     program = (
         "import sys\n"
-        "from trpo_jax.runs.console import ConsoleWatcher\n"
+        "from trpo_jax.runs.console import Watcher\n"
         "from tiny import CONFIG\n"
-        "with ConsoleWatcher(CONFIG) as watcher:\n"
+        "with Watcher(CONFIG) as watcher:\n"
         "    for _ in range(3): watcher.notify('x' * 100_000)\n"
         "print('went on', file=sys.stderr)\n"
     )
@@ -64,14 +66,18 @@ def test_a_reader_that_goes_away_does_not_end_the_run():
 def test_a_terminal_that_goes_away_does_not_end_the_run():
     """Nor does the bar's own thread outlive it."""
     master, slave = pty.openpty()
+    threads = threading.active_count()
     try:
         console = Console(file=os.fdopen(slave, "w"), force_terminal=True)
-        with ConsoleWatcher(CONFIG, console) as watcher:
+        with Watcher(CONFIG, console) as watcher:
             watcher.notify("there")
             os.close(master)
             watcher.notify("gone" * 100_000)
-        assert watcher._gone
-        assert watcher._progress.live._refresh_thread is None
+        assert console.quiet
+        deadline = time.monotonic() + 10
+        while threading.active_count() > threads:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     finally:
         with contextlib.suppress(OSError):
             console.file.close()

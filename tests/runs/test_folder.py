@@ -15,7 +15,7 @@ from trpo_jax.runs.folder import RunFolder, system_info, write_json
 
 def test_a_folder_of_another_run_is_refused(finished, tmp_path):
     other = dataclasses.replace(CONFIG, num_envs=4, total_timesteps=1280)
-    with pytest.raises(ValueError, match=r"num_envs: 2 and 4.*Name another folder"):
+    with pytest.raises(ValueError, match=r"num_envs: 2 and 4.*name another folder"):
         run(finished[0], other)
     RunFolder(tmp_path / "run").check_new(other)
 
@@ -46,8 +46,8 @@ def test_settings_of_something_else_are_not_overwritten(tmp_path):
     ("content", "advice"),
     [
         ({"keep": 3}, r"settings\.json has unknown settings: keep; delete"),
-        ({"keep_last": 0}, r"settings\.json: keep_last=0; write at least 1"),
-        ({"keep_last": "3"}, r"settings\.json: keep_last='3' is not an int; write 1"),
+        ({"keep_last": 0}, r"settings\.json: keep_last=0 is not positive; write at"),
+        ({"keep_last": "3"}, r"settings\.json: keep_last is the str '3'; write a"),
     ],
 )
 @pytest.mark.usefixtures("no_shape_checks")
@@ -75,7 +75,7 @@ def test_a_run_killed_while_its_folder_was_made_can_be_started(tmp_path):
 
 
 def test_a_new_run_can_be_started_where_none_is_as_advised(tmp_path):
-    """Be the folder there or not."""
+    """Whether the folder exists or not."""
     (tmp_path / "empty").mkdir()
     short = dataclasses.replace(CONFIG, total_timesteps=16)
     for folder in (tmp_path / "empty", tmp_path / "absent"):
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 @contextlib.contextmanager
 def unprivileged():
-    """Permissions say nothing to root."""
+    """Permissions do not stop root."""
     if os.geteuid() != 0:
         yield
         return

@@ -108,7 +108,7 @@ def test_a_run_without_a_checkpoint_can_be_resumed_as_advised(tmp_path, monkeypa
 def test_where_no_episode_ended_the_last_checkpoint_is_advised(tmp_path):
     """In one update of eight steps, none does; the run is finished."""
     run(tmp_path / "run", dataclasses.replace(CONFIG, total_timesteps=16))
-    with pytest.raises(ValueError, match=r"write checkpoint='last'\.$"):
+    with pytest.raises(ValueError, match=r"checkpoint='last', .* --checkpoint last\.$"):
         load_policy(tmp_path / "run", checkpoint="best")
     assert load_state(tmp_path / "run", checkpoint="last")[1].updates == 1
 
@@ -134,7 +134,7 @@ SETTINGS_OF_JAX = {
     "jax_default_prng_impl": ("threefry2x32", jax.default_prng_impl, "rbg"),
     "jax_threefry_partitionable": (True, jax.threefry_partitionable, False),
 }
-"""Of the run, and how to have others in a block."""
+"""Setting ↦ its value in the run, a context manager for others, another value."""
 
 
 @pytest.mark.parametrize("name", SETTINGS_OF_JAX)
@@ -172,3 +172,17 @@ def test_a_run_of_another_kind_of_key_goes_on_and_is_loaded(tmp_path):
     np.testing.assert_array_equal(
         jax.random.key_data(loaded.key), jax.random.key_data(state.key)
     )
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("call", [load_state, load_policy, resume])
+@pytest.mark.parametrize("value", [None, 3, CONFIG])
+def test_what_is_no_folder_is_refused(call, value):
+    with pytest.raises(TypeError, match=r"folder is of type \w+; write the path"):
+        call(value)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("zero", [0.0, np.int64(0), np.array(0)])
+def test_a_seeds_index_may_have_any_type(folder, zero):
+    load_policy(str(folder), seed_index=zero)

@@ -12,7 +12,9 @@ from tiny import (
     Recorder,
     events,
     lines,
+    resume,
     run,
+    run_until_killed,
 )
 
 from benchmarks.kills import differences
@@ -92,7 +94,7 @@ def test_wandb_writes_offline_and_goes_on_with_the_same_run(tmp_path, monkeypatc
 
 
 def test_wandb_is_told_what_it_is_to_write(tmp_path, monkeypatch):
-    """As its own documentation has it; entered, not made, is when it may wait."""
+    """The calls follow wandb's documentation; only entering the logger may wait."""
     told = []
 
     class Run:
@@ -131,6 +133,65 @@ def test_a_writer_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=rf"trpo_jax\[{extra}\]"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_every_destination_gets_the_same_numbers(tmp_path, monkeypatch, num_seeds):
+    pytest.importorskip("tensorboardX")
+    told, recorder = {}, Recorder()
+    stub = types.SimpleNamespace(
+        log=lambda values, step: told.update({step: values}),
+        finish=lambda exit_code: None,
+    )
+    wandb = types.SimpleNamespace(init=lambda **options: stub)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = dataclasses.replace(CONFIG, num_seeds=num_seeds, total_timesteps=16 * 4)
+    settings = dataclasses.replace(SETTINGS, tensorboard=True, wandb="test")
+    run(tmp_path / "run", config, settings, loggers=[recorder])
+    # The file has the speed, which no repetition has again, in timing.jsonl.
+    rows = [scalars(row) for row in lines(tmp_path / "run" / "metrics.jsonl")]
+    by_steps = dict(recorder.rows)
+    assert [row["env_steps"] for row in rows] == list(by_steps) == [16, 32, 48, 64]
+    for row in rows:
+        logged = by_steps[row["env_steps"]]
+        assert logged == row | {"steps_per_second": logged["steps_per_second"]}
+    assert told == by_steps
+    written = tensorboard_scalars(tmp_path / "run" / "tensorboard")
+    assert written == {
+        (name, steps): pytest.approx(value)
+        for steps, logged in by_steps.items()
+        for name, value in logged.items()
+        if name not in ("update", "env_steps")
+    }
+
+
+def test_a_resumed_run_logs_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """Later updates are logged again, without a gap."""
+    recorder = Recorder()
+    run_until_killed(tmp_path / "run", 15, monkeypatch)
+    resume(tmp_path / "run", loggers=[recorder])
+    rows = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [row["update"] for row in rows] == list(range(1, 41))
+    assert [metrics["update"] for _, metrics in recorder.rows] == list(range(11, 41))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({"loggers": Recorder()}, "loggers is a Recorder; write a list, as"),
+        ({"loggers": None}, "loggers is None; write a list"),
+        # Its first reader would leave nothing to the second.
+        ({"loggers": (one for one in [Recorder()])}, "loggers is a generator; write"),
+        ({"loggers": [Recorder]}, "the class Recorder is not a logger; write an obj"),
+        ({"settings": {"tensorboard": True}}, r"a dict .*write trpo_jax\.RunSettings"),
+        ({"settings": True}, "settings is the bool True"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused(tmp_path, arguments, advice):
+    with pytest.raises(TypeError, match=advice):
+        run(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_no_logger_is_refused_before_there_is_a_folder(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tiny import Recorder, lines, write_lines
 
-from trpo_jax.runs.records import MetricsFiles, Records, rewind, summarize_seeds
+from trpo_jax.runs.folder import RunFolder
+from trpo_jax.runs.records import Records, rewind, summarize_seeds
 
 
 def test_a_seed_alone_is_its_numbers():
@@ -61,29 +62,29 @@ ROWS = [{"update": n, "env_steps": 16 * n, "kl": 0.1 * n} for n in (1, 2, 3)]
 
 
 def test_files_get_a_line_for_each_update_and_each_chunk(tmp_path):
-    paths, warnings = (tmp_path / "metrics.jsonl", tmp_path / "timing.jsonl"), []
-    files = MetricsFiles(*paths, updates=0, warn_fn=warnings.append)
-    files.write(ROWS[:2], 5.0)
-    files.write(ROWS[2:], 7.0)
-    files.sync()
-    files.close()
-    assert lines(paths[0]) == ROWS
-    timing = lines(paths[1])
+    folder, warnings = RunFolder(tmp_path), []
+    records = Records(folder, [], warnings.append, updates=0)
+    records.write(ROWS[:2], 5.0)
+    records.write(ROWS[2:], 7.0)
+    records.sync()
+    records.close()
+    assert lines(folder.metrics) == ROWS
+    timing = lines(folder.timing)
     assert [(row["update"], row["steps_per_second"]) for row in timing] == [
         (2, 5.0),
         (3, 7.0),
     ]
-    files = MetricsFiles(*paths, updates=2, warn_fn=warnings.append)
-    files.close()
-    assert lines(paths[0]) == ROWS[:2]
+    Records(folder, [], warnings.append, updates=2).close()
+    assert lines(folder.metrics) == ROWS[:2]
     assert warnings == []
-    MetricsFiles(*paths, updates=9, warn_fn=warnings.append).close()
-    assert "does not reach update 9" in warnings[0]
+    Records(folder, [], warnings.append, updates=9).close()
+    (warning,) = warnings
+    assert "does not reach update 9" in warning
 
 
 def test_loggers_are_told_without_files_too():
     recorder, warnings = Recorder(), []
-    records = Records(None, [recorder], warnings.append)
+    records = Records(None, [recorder], warnings.append, updates=0)
     records.write(ROWS, 5.0)
     records.sync()
     records.close()

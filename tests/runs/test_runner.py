@@ -29,12 +29,13 @@ import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
 from trpo_jax.runs import records
+from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.seeds import state_type
 
 
 def test_the_folder_tells_what_was_run(finished):
     folder, result = finished
-    config = trpo_jax.runs.config_file.read_config(folder / "config.json")
+    config = RunFolder(folder).read_config()
     assert config == CONFIG == result.config
     assert json.loads((folder / "settings.json").read_text()) == dataclasses.asdict(
         SETTINGS
@@ -248,16 +249,16 @@ def lines_but_last(path):
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(finished, tmp_path, monkeypatch):
-    write = records.JSONLinesFile.write
+    write = records.Records.write
 
-    def fail(self, rows):
-        if self.path.name == "metrics.jsonl" and rows[-1]["update"] > 20:
+    def fail(self, rows, speed):
+        if rows[-1]["update"] > 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, rows)
+        write(self, rows, speed)
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(records.JSONLinesFile, "write", fail)
+        patch.setattr(records.Records, "write", fail)
         with pytest.raises(trpo_jax.RunError, match=r"No space.*update 20; to go on"):
             run(folder)
     resume(folder)
@@ -289,7 +290,7 @@ POISONED = dataclasses.replace(CONFIG, env=Poisoned())
 def test_an_environment_that_turns_to_nan_stops_the_run(
     tmp_path, max_nonfinite_updates
 ):
-    """Be it with updates to spare, or in the last chunk of 40."""
+    """With updates to spare, or in the last chunk of 40."""
     settings = dataclasses.replace(
         SETTINGS, checkpoint_updates=5, max_nonfinite_updates=max_nonfinite_updates
     )
@@ -420,7 +421,7 @@ def test_a_run_where_no_episode_ends_is_no_alarm_to_debug_nans():
 
 
 def test_a_run_without_jit(no_shape_checks, monkeypatch):
-    """Of updates that do nothing: the real ones take their time without jit."""
+    """The updates do nothing: real ones are slow without jit."""
     config = dataclasses.replace(CONFIG, env=Line(Discrete(2)), total_timesteps=32)
     settings = trpo_jax.RunSettings(evaluation_episodes=2)
 
@@ -434,3 +435,14 @@ def test_a_run_without_jit(no_shape_checks, monkeypatch):
         result = run(None, config, settings)
     assert result.state.updates == 2
     assert result.evaluation["return_mean"] == 1.0
+
+
+def test_a_run_is_no_part_of_another_program():
+    """`train` is, as the error says."""
+
+    def traced(fn):
+        return jax.eval_shape(lambda x: (fn(CONFIG), x)[1], 1.0)
+
+    with pytest.raises(ValueError, match=r"write trpo_jax\.train"):
+        traced(lambda config: run(None, config))
+    traced(trpo_jax.train)

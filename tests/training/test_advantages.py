@@ -193,6 +193,19 @@ def test_unequal_shapes_are_named_in_the_error(wrong, no_shape_checks):
         advantages_of(rollout)
 
 
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_flags_that_are_floats_are_cast_as_advised(name, no_shape_checks):
+    names = ("rewards", "values", "next_values", "terminated", "truncated")
+    arguments = dict(zip(names, short(terminated=(False, True, False)), strict=True))
+    expected = advantages_of(tuple(arguments.values()))
+    flags = arguments[name].astype(np.float32)
+    factors = {"discount": DISCOUNT, "gae_lambda": GAE_LAMBDA}
+    with pytest.raises(TypeError, match=rf"float32\[3\]; write {name}\.astype\(bool\)"):
+        generalized_advantages(**arguments | {name: flags}, **factors)
+    followed = compiled(**arguments | {name: flags.astype(bool)}, **factors)
+    np.testing.assert_array_equal(followed, expected)
+
+
 @pytest.mark.parametrize("name", ["discount", "gae_lambda"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_a_factor_out_of_range_is_named(name, value):

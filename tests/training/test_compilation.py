@@ -11,10 +11,12 @@ import optax
 import pytest
 from probes import CHAIN, TABULAR
 
-from trpo_jax import TRPOConfig, compiler_options, train
+from trpo_jax import TRPOConfig, compiler_options, evaluate, init, step, train
 from trpo_jax.environments import Box, make_environment, squash_actions
 from trpo_jax.environments.contract import check_environment
+from trpo_jax.networks import NetworkFns
 from trpo_jax.training.compilation import jit_with_options
+from trpo_jax.trust_region import Categorical
 
 
 def scale(config, x, power):
@@ -66,7 +68,7 @@ EVERY_TRANSFORM = pytest.mark.parametrize(
 
 @EVERY_TRANSFORM
 def test_it_can_be_part_of_another_program(transform):
-    """Whether its arguments are traced, or nothing is, or what the config holds."""
+    """With traced arguments, with none, or with a config that holds tracers."""
 
     def outer(x):
         by_argument = jit_with_options(scale, 3, env_steps=1, static_argnums=(1,))
@@ -184,3 +186,71 @@ def test_no_cache_keeps_tracers(name, make):
         TRANSFORMS[name](function)(jnp.float32(2.0))
     gc.collect()
     assert [reference() for reference in made] == [None]
+
+
+def with_policy(x):
+    policy = NetworkFns(
+        lambda key, observations: jnp.zeros((3, 2)),
+        lambda params, observations: Categorical(x * (observations @ params)),
+    )
+    return tiny_run(env=(TABULAR, CHAIN), policy=policy)
+
+
+def with_optimizer(x):
+    return tiny_run(
+        env=(TABULAR, CHAIN),
+        critic_fit="first_order",
+        critic_optimizer=lambda rate: optax.sgd(x * rate),
+    )
+
+
+@pytest.mark.parametrize("make", [with_policy, with_optimizer, scheduled_run])
+def test_no_cache_keeps_a_config_that_holds_tracers(make):
+    made = []
+
+    def function(x):
+        config = make(x)
+        made.append(weakref.ref(config))
+        key = jax.random.key(0)
+        jax.eval_shape(lambda: evaluate(config, init(config, key), key, 2))
+        jax.eval_shape(lambda: train(config, key)[:2])
+        return x
+
+    with jax.checking_leaks():
+        jax.grad(function)(jnp.float32(2.0))
+    gc.collect()
+    assert [reference() for reference in made] == [None]
+
+
+@pytest.mark.parametrize(
+    ("make", "part"), [(with_policy, "params"), (with_optimizer, "critic_params")]
+)
+def test_a_number_in_a_policy_or_an_optimizer_can_be_differentiated(make, part):
+    def distance(x):
+        config = make(x)
+        start = init(config, jax.random.key(0))
+        after, _ = step(config, start)
+        change = optax.tree.sub(getattr(after, part), getattr(start, part))
+        return optax.tree.norm(change)
+
+    program = jax.jit(jax.value_and_grad(distance))
+    behind, here, ahead = (program(x) for x in (1.9, 2.0, 2.1))
+    np.testing.assert_allclose(here[1], (ahead[0] - behind[0]) / 0.2, rtol=0.02)
+    assert here[1] != 0
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        jax.checkpoint,
+        lambda f: lambda x: jax.lax.map(f, x[None])[0],
+        lambda f: lambda x: jax.lax.cond(x > 0, f, jnp.zeros_like, x),
+    ],
+    ids=["remat", "scan", "cond"],
+)
+def test_a_number_in_the_environment_under_control_flow(transform):
+    alone = last_return(tabular_run(1.0))
+    value, slope = jax.value_and_grad(transform(lambda x: last_return(tabular_run(x))))(
+        jnp.float32(2.0)
+    )
+    np.testing.assert_allclose((value, slope), (2 * alone, alone), rtol=1e-4)

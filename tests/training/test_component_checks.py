@@ -11,6 +11,7 @@ from trpo_jax import (
 )
 from trpo_jax.networks import (
     MLP,
+    CategoricalHead,
     Policy,
     RecurrentNetworkFns,
     TanhGaussianHead,
@@ -79,3 +80,18 @@ def test_a_memory_that_changes_its_shape_is_refused(name, shape):
     config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, **{name: network})
     with pytest.raises(ValueError, match=rf"the {name} returns the memory .*T, …\]"):
         jax.eval_shape(init, config, jax.random.key(0))
+
+
+def test_a_policy_in_place_of_the_critic_is_named():
+    policy = Policy(MLP((3,)), CategoricalHead(2))
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, critic=policy)
+    with pytest.raises(TypeError, match=r"critic returns a Categorical.*array \[4\]"):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
+def test_the_head_that_is_advised_fits():
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, policy=CategoricalHead(3))
+    with pytest.raises(ValueError, match=r"write .*CategoricalHead\(2\)"):
+        jax.eval_shape(init, config, jax.random.key(0))
+    followed = dataclasses.replace(config, policy=CategoricalHead(2))
+    jax.eval_shape(init, followed, jax.random.key(0))

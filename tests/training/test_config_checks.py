@@ -1,13 +1,14 @@
 import dataclasses
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from probes import CHAIN, TABULAR
 
-from trpo_jax import (
-    TRPOConfig,
-)
+from trpo_jax import TRPOConfig, train
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -226,3 +227,72 @@ def test_advice_that_is_followed_is_accepted(fields, advice, values, no_shape_ch
         TRPOConfig(**{**SMALL, **fields})
     for value in values:
         TRPOConfig(**{**SMALL, **fields, name: value})
+
+
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+def test_arrays_without_an_axis_are_numbers(array, no_shape_checks):
+    config = TRPOConfig(
+        num_envs=array(4),
+        rollout_length=array(6.0),
+        hidden_sizes=array([8, 16]),
+        backtrack_factor=array(0.5),
+        max_kl=array(0.25),
+        normalize_observations=array(True),
+        micro_batch_size=array(2),
+    )
+    expected = TRPOConfig(
+        num_envs=4,
+        rollout_length=6,
+        hidden_sizes=(8, 16),
+        max_kl=0.25,
+        normalize_observations=True,
+        micro_batch_size=2,
+    )
+    assert config == expected
+    assert repr(config) == repr(expected)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
+@pytest.mark.parametrize("name", ["max_kl", "num_envs", "backtrack_factor", "env"])
+def test_a_traced_field_is_named_without_jaxs_insides(name, transform, no_shape_checks):
+    def make(x):
+        TRPOConfig(**{**SMALL, name: x})
+        return jnp.sum(x)
+
+    x = jnp.ones(2) if transform is jax.vmap else 1.0
+    with pytest.raises(TypeError, match=rf"{name} is an array float32\[\] .*static"):
+        transform(make)(x)
+
+
+def test_traced_floats_are_passed_as_advised(no_shape_checks):
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL)
+
+    def swept(max_kl):
+        floats = config.hyperparameters._replace(max_kl=max_kl)
+        return train(config, hyperparameters=floats).metrics.max_kl
+
+    types = jax.eval_shape(jax.vmap(swept), jnp.array([0.01, 0.02]))
+    assert types.shape == (2, 2)
+    with pytest.raises(TypeError, match=r"max_kl is an array float32\[2\]; write"):
+        jax.jit(swept)(jnp.array([0.01, 0.02]))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda: 1.0,
+        lambda update: "linear",
+        lambda update: jnp.ones(2),
+        lambda update: None,
+        print,
+    ],
+)
+@pytest.mark.parametrize("name", ["max_kl_schedule", "critic_learning_rate_schedule"])
+def test_a_schedule_of_ones_own_is_called_before_the_run(
+    name, schedule, no_shape_checks
+):
+    fields = {**SMALL, "critic_fit": "first_order"}
+    with pytest.raises(ValueError, match="or an Optax schedule"):
+        TRPOConfig(**{**fields, name: schedule})
+    for followed in (optax.linear_schedule(1.0, 0.0, 2), lambda update: 0.5):
+        TRPOConfig(**{**fields, name: followed})

@@ -3,10 +3,9 @@ import math
 
 import jax
 import pytest
+from probes import CHAIN, TABULAR
 
-from trpo_jax import (
-    TRPOConfig,
-)
+from trpo_jax import TRPOConfig, init, step
 from trpo_jax.networks import (
     MLP,
     CategoricalHead,
@@ -126,3 +125,21 @@ def test_only_the_network_with_a_memory_has_sequences(network, strides):
     )
     sizes = resolve_sizes(config)
     assert (sizes.fisher_stride, sizes.critic_stride) == strides
+
+
+@pytest.mark.parametrize("memory_size", [0, 2])
+@pytest.mark.parametrize(
+    ("num_envs", "rollout_length"), [(1, 1), (1, 7), (2, 1), (7, 13)]
+)
+def test_any_sizes_make_a_run(num_envs, rollout_length, memory_size):
+    """Strides and minibatches that fit are not for the user to find."""
+    config = TRPOConfig(
+        env=(TABULAR, CHAIN),
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=100,
+        hidden_sizes=(3,),
+        memory_size=memory_size,
+    )
+    state = jax.eval_shape(init, config, jax.random.key(0))
+    jax.eval_shape(step, config, state)

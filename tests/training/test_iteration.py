@@ -160,7 +160,7 @@ def test_the_first_probability_ratio_is_one(steps):
 
 
 def test_the_ratio_is_one_by_frozen_statistics_only(steps):
-    """With the statistics of after the step the policy is another one."""
+    """The statistics after the step would make it another policy."""
     before, after, _, (trajectory, batch, _) = steps[0]
     refreshed = standardized(after.observation_statistics, flat(trajectory.observation))
     log_probs = policy_of(before)(jnp.asarray(refreshed)).log_prob(batch.actions)
@@ -294,7 +294,7 @@ def differ(tree, other):
 
 
 def learnt(state):
-    """All that must never hold a NaN."""
+    """Leaves that must never hold a NaN."""
     moments = (state.observation_statistics, state.return_statistics)
     return (state.params, state.critic_params, state.critic_optimizer_state, moments)
 
@@ -562,7 +562,7 @@ def test_the_critics_optimizer_is_the_configs():
 
 
 def test_the_mean_return_is_a_number_wherever_it_is_read(steps):
-    """Of NumPy and JAX arrays, and of traced ones, under `grad` too."""
+    """From NumPy, JAX and traced arrays, and under `grad`."""
     metrics = steps[0][2]
 
     def mean(total):

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from probes import CHAIN, NO_LIMIT, TABULAR
 
-from trpo_jax import TRPOConfig, UpdateStatus, init, step, train
+from trpo_jax import (
+    RunSettings,
+    TRPOConfig,
+    UpdateStatus,
+    evaluate,
+    init,
+    run,
+    step,
+    train,
+)
 
 CONFIG = TRPOConfig(
     env=(TABULAR, CHAIN),
@@ -43,11 +52,12 @@ NO_REWARD = CHAIN.replace(reward=jnp.zeros_like(CHAIN.reward))
     ],
 )
 def test_no_nan_is_met_that_is_meant(tables, fields):
-    """Where no episode ends, and where nothing varies, among others."""
+    """Also where no episode ends, and where nothing varies."""
     config = dataclasses.replace(CONFIG, env=(TABULAR, tables), **fields)
     with jax.debug_nans(True), jax.debug_infs(True):
         metrics = train(config).metrics
-    assert np.all(np.isnan(metrics.episode_return) == (metrics.episode_count == 0))
+        returns = metrics.episode_return
+    assert np.all(np.isnan(returns) == (metrics.episode_count == 0))
 
 
 def test_a_nan_of_the_environment_is_found():
@@ -86,3 +96,75 @@ def test_nothing_leaks():
     with jax.checking_leaks():
         metrics = train(CONFIG).metrics
     assert np.all(metrics.update.status == UpdateStatus.ACCEPTED)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"memory_size": 2},
+        {"env": "Pendulum-v1", "action_distribution": "gsde", "noise_period": 2},
+    ],
+)
+def test_no_key_is_used_twice(fields):
+    """JAX's own checker works on traces, without compilation."""
+    config = dataclasses.replace(CONFIG, **fields)
+    with jax.debug_key_reuse(True):
+        start, playing, key = jax.random.split(jax.random.key(0), 3)
+        jax.eval_shape(lambda key: train(config, key)[:2], key)
+        jax.eval_shape(
+            lambda start, key: evaluate(config, init(config, start), key, 2),
+            start,
+            playing,
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_legacy_prng_key", "error"),
+        ("jax_enable_checks", True),
+        ("jax_threefry_partitionable", False),
+        ("jax_default_matmul_precision", "bfloat16"),
+    ],
+)
+def test_training_and_evaluation_trace_under_other_settings(name, value):
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        key = jax.random.key(0)
+        jax.eval_shape(lambda: train(CONFIG, key)[:2])
+        jax.eval_shape(lambda: evaluate(CONFIG, init(CONFIG, key), key, 2))
+    finally:
+        jax.config.update(name, before)
+
+
+def test_a_compiled_step_moves_nothing_to_the_device():
+    program = jax.jit(step)
+    state, _ = program(CONFIG, jax.jit(init)(CONFIG, jax.random.key(0)))
+    with jax.transfer_guard("disallow"):
+        program(CONFIG, state)
+
+
+def test_a_run_leaks_nothing():
+    with jax.checking_leaks():
+        settings = RunSettings(evaluation_episodes=2)
+        result = run(CONFIG, settings=settings, progress=False)
+    assert result.state.updates == 2
+
+
+def test_programs_of_other_settings_are_not_taken_for_these():
+    """The same config trains under other settings before, between and after."""
+
+    def returns():
+        result = train(CONFIG, jax.random.key(0))
+        return result.metrics.critic_loss, evaluate(
+            CONFIG, result.state, jax.random.key(1), 2
+        )
+
+    with jax.enable_x64(True):
+        returns()
+    first = returns()
+    with jax.default_prng_impl("rbg"):
+        other = returns()
+    jax.tree.map(np.testing.assert_array_equal, returns(), first)
+    assert np.all(other[0] != first[0])

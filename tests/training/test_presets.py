@@ -58,3 +58,8 @@ def test_an_override_that_is_no_field_is_refused():
 def test_overrides_are_validated():
     with pytest.raises(ValueError, match="num_envs=0"):
         preset("CartPole-v1", num_envs=0)
+
+
+def test_an_environment_in_place_of_its_id_is_refused(no_shape_checks):
+    with pytest.raises(TypeError, match=r"write an id, or TRPOConfig\(env=\.\.\.\)"):
+        preset(gymnax.make("CartPole-v1"))

@@ -67,7 +67,7 @@ FITS = {
 
 @pytest.fixture(scope="module", params=FITS)
 def learnt(request):
-    """What was learnt in each probe: all of them side by side in one program."""
+    """Results of all probes, trained side by side in one program."""
     program = functools.partial(learn, FITS[request.param])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *PROBES.values())
     keys = jax.random.split(jax.random.key(0), len(PROBES))

@@ -79,7 +79,7 @@ def test_rollout_is_the_environment_stepped_by_hand(played):
 
 
 def test_episodes_end_both_ways_and_run_on_across_rollouts(played):
-    """What the test above needs in order to show what it says."""
+    """Else the test above would cover less than it names."""
     _, trajectory, _ = played
     assert trajectory.terminated.any()
     assert trajectory.truncated.any()

@@ -41,7 +41,7 @@ def test_the_type_is_that_of_the_state(config):
 
 
 def test_the_type_follows_the_settings_of_jax():
-    """Asked before and after, of the same config."""
+    """Computed before and after the change, for the same config."""
     before = state_type(CONFIG).key.dtype
     with jax.default_prng_impl("rbg"):
         assert state_type(CONFIG).key.dtype != before

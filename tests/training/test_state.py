@@ -11,7 +11,7 @@ import pytest
 from compiling import fast_jit
 from probes import CHAIN, TABULAR
 
-from trpo_jax import Hyperparameters, TRPOConfig, init, step, train
+from trpo_jax import Hyperparameters, TRPOConfig, UpdateStatus, init, step, train
 from trpo_jax.networks import MLP, Value
 
 CONFIG = TRPOConfig(
@@ -185,3 +185,60 @@ def test_a_state_of_another_environment_of_the_same_shapes_is_refused():
     other = dataclasses.replace(made, env="UmbrellaChain-bsuite")
     with pytest.raises(ValueError, match="made from another config"):
         step(other, state)
+
+
+def test_floats_are_advised_on_only_where_they_are_what_differs():
+    made = dataclasses.replace(CONFIG, critic_fit="first_order")
+    state = jax.eval_shape(init, made, jax.random.key(0))
+    other = dataclasses.replace(made, critic_optimizer="sgd")
+    with pytest.raises(ValueError, match="critic_optimizer_state") as error:
+        jax.eval_shape(step, other, state)
+    assert "with_hyperparameters_of" not in str(error.value)
+    jax.eval_shape(step, made, state)  # as advised
+
+
+def test_the_state_of_several_seeds_is_mapped_as_advised():
+    config = dataclasses.replace(CONFIG, num_seeds=2)
+    state = train(config).state
+    with pytest.raises(ValueError, match=r"axes \(2,\); write (jax\.vmap.*?), or") as e:
+        step(config, state)
+    advised = re.search("write (.*), or", str(e.value))[1]
+    _, metrics = eval(advised)
+    assert metrics.env_steps.tolist() == [72, 72]
+    jax.eval_shape(step, config, jax.tree.map(lambda leaf: leaf[1], state))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"hidden_sizes": (5,)}, "params"),
+        ({"hidden_sizes": (5,)}, "critic_params"),
+        ({"normalize_observations": True}, "observation_statistics"),
+    ],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_parts_of_another_configs_state_are_refused(start, fields, name, jit):
+    """`_replace` leaves the record of the state's config as it was."""
+    other = jax.eval_shape(init, dataclasses.replace(CONFIG, **fields), start.key)
+    part = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), getattr(other, name)
+    )
+    with pytest.raises(ValueError, match=rf"differs \(state, config\):.* {name}\b"):
+        (jax.jit(step) if jit else step)(CONFIG, start._replace(**{name: part}))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_updates_after_the_last_still_move_the_policy(schedule):
+    config = dataclasses.replace(CONFIG, max_kl_schedule=schedule)
+    program, state = fast_jit(step), train(config).state
+    after, metrics = program(config, state)
+    assert state.updates == config.num_updates == after.updates - 1
+    assert metrics.update.status == UpdateStatus.ACCEPTED
+    assert metrics.update.accepted_fraction > 0
+
+
+def test_the_parameters_of_a_run_start_another_as_advised(start):
+    """After the last step that can be counted; the new run counts from zero."""
+    other = fast_jit(init)(CONFIG, jax.random.key(1))._replace(params=start.params)
+    _, metrics = fast_jit(step)(CONFIG, other)
+    assert metrics.env_steps == CONFIG.batch_size

@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trpo_jax.training import denormalize, init_statistics, normalize, update_statistics
+from trpo_jax.training import (
+    RunningStatistics,
+    denormalize,
+    init_statistics,
+    normalize,
+    update_statistics,
+)
 
 
 def absorb_all(batches, shape=(3,)):
@@ -73,3 +79,14 @@ def test_a_constant_dimension_is_centred_and_not_blown_up(constant):
     np.testing.assert_allclose(scaled, 0, atol=1e-3)
     nearby = normalize(statistics, jnp.full((1, 1), constant + 1e-6))
     assert np.abs(nearby).max() < 1
+
+
+def test_the_count_stops_where_float32_does_and_the_moments_stay():
+    """Far beyond 2²⁴, where single samples no longer change a float32."""
+    many, std = jnp.float32(2**40), 3.0
+    statistics = RunningStatistics(many, jnp.float32(1.0), many * std**2)
+    samples = 1.0 + std * jnp.array([-1.0, 1.0])
+    for _ in range(8):
+        statistics = update_statistics(statistics, samples)
+    assert statistics.num_samples == many
+    np.testing.assert_allclose((statistics.mean, statistics.std), (1, std), rtol=1e-6)

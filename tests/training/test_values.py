@@ -1,4 +1,4 @@
-"""Values of a rollout, with a critic that counts what it is asked."""
+"""Values of a rollout, with a critic that counts its inputs."""
 
 import jax.numpy as jnp
 import numpy as np

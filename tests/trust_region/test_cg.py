@@ -1,4 +1,4 @@
-"""Conjugate gradient against dense solutions, and what it does when it cannot solve."""
+"""Conjugate gradient against dense solutions, and its status when it fails."""
 
 from functools import partial
 

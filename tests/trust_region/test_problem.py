@@ -1,4 +1,4 @@
-"""What an update asks of a policy and a batch, and a relative of TRPO built on it."""
+"""`Problem` against formulas over the whole batch, and other updates built on it."""
 
 import functools
 from typing import NamedTuple

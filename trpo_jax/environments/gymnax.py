@@ -102,8 +102,10 @@ class GymnaxEnvironment:
 
     def _check_step(self) -> None:
         def one_step(key: Key[Array, ""]) -> Any:
-            _, state = self._raw_reset(key, self._params)
-            return self._raw_step(key, state, self._space.sample(key), self._params)
+            reset_key, step_key, action_key = jax.random.split(key, 3)
+            _, state = self._raw_reset(reset_key, self._params)
+            action = self._space.sample(action_key)
+            return self._raw_step(step_key, state, action, self._params)
 
         result = jax.eval_shape(one_step, jax.random.key(0))
         if len(result) != 6 or "final_observation" not in result[-1]:

@@ -103,7 +103,7 @@ class Drawable(Protocol):
 
     @property
     def picture_suffix(self) -> str | None:
-        """Suffix of a picture's file, such as ".gif"; None if there is no picture."""
+        """File suffix of pictures, such as ".gif"; None if there are none."""
 
     def draw(
         self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path

@@ -49,7 +49,7 @@ class SquashedActions:
 
     @property
     def picture_suffix(self) -> str | None:
-        """Suffix of a picture's file, as in the environment inside."""
+        """File suffix of pictures, as in the environment inside."""
         return getattr(self._environment, "picture_suffix", None)
 
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:

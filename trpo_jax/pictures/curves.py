@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,14 +120,11 @@ def return_curve(run: Run) -> Curve:
 
     Each seed is smoothed by itself, before mean and interval are taken over seeds.
     """
-    if run.num_seeds == 1:
-        by_seed = run.metric("episode_return")[None]
-    else:
-        by_seed = np.full((run.num_seeds, len(run.updates)), np.nan)
-        for update, line in enumerate(run.updates):
-            seen = line.get("episode_return_by_seed") or []
-            numbers = [_number(value) for value in seen[: run.num_seeds]]
-            by_seed[: len(numbers), update] = numbers
+    by_seed = np.full((run.num_seeds, len(run.updates)), np.nan)
+    for update, line in enumerate(run.updates):
+        seen = line.get("episode_return_by_seed") or [line.get("episode_return")]
+        numbers = [_number(value) for value in seen[: run.num_seeds]]
+        by_seed[: len(numbers), update] = numbers
     return Curve(run.steps, *mean_interval(trailing_mean(by_seed, run.window)))
 
 
@@ -151,16 +149,13 @@ def trailing_mean(
     Over fewer at the beginning; NaN where all of them are NaN.
     """
     seen = np.isfinite(values)
-    padding = [(0, 0)] * (values.ndim - 1) + [(window, 0)]
 
     def total(numbers: np.ndarray) -> np.ndarray:
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.pad(numbers, padding), window, axis=-1
-        )
-        return windows.sum(axis=-1)[..., 1:]
+        sums = np.apply_along_axis(np.convolve, -1, numbers, np.ones(window))
+        return sums[..., : numbers.shape[-1]]
 
     with np.errstate(invalid="ignore"):
-        return total(np.where(seen, values, 0.0)) / total(seen.astype(float))
+        return total(np.where(seen, values, 0.0)) / total(seen)
 
 
 def mean_interval(
@@ -171,14 +166,11 @@ def mean_interval(
     x̄ ± t₀.₉₇₅(n − 1) · s / √n, with Student's t, over the n seeds that are not NaN. The
     mean of no seed, and the interval of fewer than two, are NaN.
     """
-    seen = np.isfinite(by_seed)
-    count = seen.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(seen, by_seed, 0.0).sum(axis=0) / count
-        squares = np.where(seen, (by_seed - mean) ** 2, 0.0).sum(axis=0)
-        std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
-    factors = np.array([_quantile_of_mean(int(n)) for n in count])
-    return mean, std * factors
+    values = np.where(np.isfinite(by_seed), by_seed, np.nan)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
+    counts = np.isfinite(by_seed).sum(axis=0)
+    return mean, std * [_quantile_of_mean(int(count)) for count in counts]
 
 
 def _quantile_of_mean(count: int) -> float:

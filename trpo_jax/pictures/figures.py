@@ -1,5 +1,6 @@
 """Figures of runs in Matplotlib, without pyplot and its global state."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,13 +70,10 @@ def styles_of(runs: Sequence[Run]) -> list[Style]:
         names = envs
     elif len({*names}) < len(runs):
         names = [str(run.folder) for run in runs]
+    looks = itertools.cycle(itertools.product(_LINES, _COLORS))
     return [
-        Style(
-            name,
-            _COLORS[index % len(_COLORS)],
-            _LINES[index // len(_COLORS) % len(_LINES)],
-        )
-        for index, name in enumerate(names)
+        Style(name, color, line)
+        for name, (line, color) in zip(names, looks, strict=False)
     ]
 
 
@@ -187,12 +185,10 @@ def _finish(
     note = textwrap.fill(_note(runs), int(13 * figure.get_figwidth()))
     figure.supxlabel(f"environment steps of one seed\n{note}", fontsize=9)
     if legend:
-        handles, labels = labelled.get_legend_handles_labels()
         figure.legend(
-            handles,
-            labels,
+            *labelled.get_legend_handles_labels(),
             loc="outside upper center",
-            ncols=min(4, len(labels)),
+            ncols=4,
             frameon=False,
             fontsize=9,
         )
@@ -201,18 +197,18 @@ def _finish(
 
 def _note(runs: Sequence[Run]) -> str:
     """Return a note on what a point and a band show."""
-    windows = sorted({run.window for run in runs})
-    updates = "–".join(f"{window:,}" for window in {windows[0]: 0, windows[-1]: 0})
-    parts = []
-    if windows[-1] > 1:
-        parts.append(f"a point is a mean over the last {updates} updates")
-    seeds = sorted({run.num_seeds for run in runs})
-    if seeds[-1] > 1:
-        count = "–".join(str(number) for number in {seeds[0]: 0, seeds[-1]: 0})
-        parts.append(f"mean of {count} seeds; band: its 95 % interval (Student's t)")
-    else:
-        parts.append("one seed")
-    return "; ".join(parts)
+    windows, seeds = [run.window for run in runs], [run.num_seeds for run in runs]
+    note = "one seed"
+    if max(seeds) > 1:
+        note = f"mean of {_range(seeds)} seeds; band: its 95 % interval (Student's t)"
+    if max(windows) > 1:
+        return f"a point is a mean over the last {_range(windows)} updates; {note}"
+    return note
+
+
+def _range(counts: list[int]) -> str:
+    """Format the least and the greatest: [3, 3] ↦ 3; [2, 1000, 5] ↦ 2–1,000."""
+    return "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
 def _thousands(value: float, _: object) -> str:

@@ -9,7 +9,7 @@ from trpo_jax.pictures.curves import read_run
 
 
 def plot_runs(
-    folders: Sequence[str | os.PathLike[str]],
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
     """Draw the learning curves and diagnostics of runs into two common pictures.
@@ -39,7 +39,7 @@ def plot_runs(
     from trpo_jax.pictures.figures import draw_diagnostics, draw_returns
 
     if isinstance(folders, str | os.PathLike):
-        raise UsageError(f"folders={folders!r} is one path; write [{str(folders)!r}].")
+        folders = [folders]
     if not folders:
         raise UsageError("folders is empty; write the folder of at least one run.")
     runs = [read_run(Path(folder)) for folder in folders]

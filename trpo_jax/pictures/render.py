@@ -23,6 +23,7 @@ from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.state import TrainState
+from trpo_jax.trust_region.checks import whole
 
 
 class RenderedEpisode(NamedTuple):
@@ -80,8 +81,7 @@ def render_episode(
     """
     check_config(config)
     key = as_key(key)
-    if max_steps < 1:
-        raise UsageError(f"max_steps={max_steps} is not positive; write at least 1.")
+    max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     environment = make_components(config).environment
     drawable, path = _check_drawable(environment, Path(path))
@@ -115,7 +115,7 @@ def _check_drawable(environment: Environment, path: Path) -> tuple[Drawable, Pat
     if path.suffix.lower() != suffix:
         raise UsageError(
             f"{environment!r} is drawn as {suffix}, not {path.suffix}; write "
-            f"{path.with_suffix(suffix).name}."
+            f"{path.with_suffix(suffix)}."
         )
     return environment, path
 

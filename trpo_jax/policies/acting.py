@@ -15,6 +15,7 @@ from trpo_jax.training.rollouts import as_taken, init_rollout
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
 from trpo_jax.trust_region import Distribution
+from trpo_jax.trust_region.checks import whole
 
 Actions = Literal["mode", "sample"]
 """The most probable (greedy) action, or one sampled from the policy."""
@@ -194,6 +195,7 @@ def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> Tra
         UsageError: If the run has fewer seeds, or as `check_trained`.
     """
     check_config(config)
+    seed_index = whole("seed_index", seed_index, least=None)
     if not 0 <= seed_index < config.num_seeds:
         raise UsageError(
             f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "

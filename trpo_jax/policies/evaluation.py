@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from trpo_jax.errors import UsageError
 from trpo_jax.policies.acting import (
     Actions,
     Episodes,
@@ -24,6 +23,7 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.seeds import over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
+from trpo_jax.trust_region.checks import whole
 
 _MAX_STEPS = 10_000
 
@@ -39,6 +39,8 @@ def evaluate(
 ) -> Float[Array, "*seeds episodes"]:
     """Return the undiscounted returns of whole episodes, played on the device.
 
+    Differentiable in forward mode only: episodes have no fixed length.
+
     Args:
         config: The run.
         state: Its state; with `config.num_seeds` > 1, the state of all its seeds.
@@ -51,14 +53,13 @@ def evaluate(
         Returns float[num_episodes], or float[num_seeds, num_episodes].
 
     Raises:
-        UsageTypeError: If `config`, `state` or `key` is of another type.
+        UsageTypeError: If `config`, `state`, `key` or a count is of another type.
         UsageError: If a count is not positive, `actions` is unknown, or the seeds,
             observations or parameters of the state are not those of `config`.
     """
     key = as_key(key)
-    for name, count in {"num_episodes": num_episodes, "max_steps": max_steps}.items():
-        if count < 1:
-            raise UsageError(f"{name}={count} is not positive; write at least 1.")
+    num_episodes = whole("num_episodes", num_episodes)
+    max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     check_trained(config, state, "vmap evaluate over other axes")
     play = _program(config)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.observations import values_of
 from trpo_jax.policies.acting import (
     Actions,
@@ -96,12 +96,18 @@ class LoadedPolicy:
             start: Whether an episode begins here; if so, the memory is reset.
 
         Raises:
-            UsageTypeError: If `key` is not a key.
+            UsageTypeError: If `key` is not a key, or the observation not numbers.
             UsageError: If the observation is not one of the run's environment.
         """
         key = as_key(key)
         if not isinstance(observation, MaskedObservation):
-            observation = jnp.asarray(observation)
+            try:
+                observation = jnp.asarray(observation)
+            except (TypeError, ValueError) as error:
+                raise UsageTypeError(
+                    f"the observation is {describe_type(observation)}; write one array "
+                    f"of numbers {self._environment.observation_shape}."
+                ) from error
         self._check_observation(observation)
         inputs: Any = (memory, observation, start)
         memory, seen, starts = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)
@@ -165,7 +171,15 @@ def export_policy(
         policy: As `load_policy` returns it.
         path: The file; replaced if it exists.
         platforms: The platforms that it can run on.
+
+    Raises:
+        UsageTypeError: If `policy` is something else.
     """
+    if not isinstance(policy, LoadedPolicy):
+        raise UsageTypeError(
+            f"policy is of type {type(policy).__name__}; write "
+            "trpo_jax.load_policy(folder)."
+        )
     act, argument_types = _batched(policy)
     exported = jax.export.export(jax.jit(act), platforms=platforms)(*argument_types)
     path = pathlib.Path(path)

@@ -13,11 +13,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from jaxtyping import PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.runs.config_file import differing_fields
+from trpo_jax.version import __version__
 
 FORMAT = 2
 """Number of the layout above; no other is read."""
@@ -41,11 +43,7 @@ _ROOM_BESIDE_ARRAYS = 2**20
 
 # Settings of JAX that change the numbers of a run: its types, its kind of key, and
 # what is drawn from a key. Under others a run does not go on bit for bit.
-_SETTINGS = (
-    "jax_default_prng_impl",
-    "jax_enable_x64",
-    "jax_threefry_partitionable",
-)
+_SETTINGS = ("jax_default_prng_impl", "jax_enable_x64", "jax_threefry_partitionable")
 
 
 class DamagedCheckpointError(UsageError):
@@ -60,23 +58,24 @@ class Manifest(NamedTuple):
     """Description of a checkpoint.
 
     Attributes:
-        format: `FORMAT`.
-        version: Version of this package.
         updates: Updates made.
         score: Mean return in training since the checkpoint before, by which the best
             ones are kept; None if no episode ended.
         config: `config_to_dict` of the run.
         jax_settings: `jax_settings` of the process.
-        leaves: Shape and dtype of each leaf by its path, as "float32[4,64]".
+        leaves: Shape and dtype of each leaf by its path, as "float32[4,64]"; filled in
+            by `save`.
+        format: Number of the layout.
+        version: Version of this package.
     """
 
-    format: int
-    version: str
     updates: int
     score: float | None
     config: dict[str, Any]
     jax_settings: dict[str, Any]
-    leaves: dict[str, str]
+    leaves: dict[str, str] = {}  # noqa: RUF012
+    format: int = FORMAT
+    version: str = __version__
 
 
 def jax_settings() -> dict[str, Any]:
@@ -90,7 +89,7 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Args:
         folder: The folder of all checkpoints.
         state: A pytree of arrays.
-        manifest: Its `leaves` are filled in here.
+        manifest: Its description, without `leaves`.
 
     Returns:
         The checkpoint's folder.
@@ -98,8 +97,6 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Raises:
         OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
-    from orbax.checkpoint import PyTreeCheckpointer
-
     leaves = _leaves(state)
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
@@ -113,13 +110,11 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
         room = sum(leaf.nbytes for leaf in host.values()) + _ROOM_BESIDE_ARRAYS
         if shutil.disk_usage(partial).free < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        with _disk_errors(), PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((partial / _ARRAYS).absolute(), host)
+        _write_arrays(partial / _ARRAYS, host)
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
         (partial / _CHECKSUMS).write_text(_checksums(partial))
-        for written in partial.rglob("*"):
+        for written in (*partial.rglob("*"), partial):
             _sync(written)
-        _sync(partial)
         partial.rename(path)
         _sync(folder)
     except BaseException:
@@ -132,7 +127,6 @@ def restore(
     path: pathlib.Path,
     like_fn: Callable[[], PyTree],
     config: dict[str, Any],
-    version: str,
     *,
     resuming: bool = False,
 ) -> tuple[PyTree, Manifest]:
@@ -143,7 +137,6 @@ def restore(
         like_fn: Returns the shapes and dtypes of the state, as `jax.eval_shape` does.
             Called under the settings of JAX that the checkpoint was written with.
         config: `config_to_dict` of the run.
-        version: Version of this package.
         resuming: Whether the run is to go on from the state; then those settings have
             to be the same now. Otherwise the state is restored as it was written, but
             for types that JAX does not have without x64.
@@ -158,85 +151,86 @@ def restore(
     manifest = verify(path)
     if resuming:
         _check_settings(path, manifest)
-    with _settings_of(manifest):
+    stored = manifest.jax_settings
+    with (
+        jax.enable_x64(stored["jax_enable_x64"]),
+        jax.default_prng_impl(stored["jax_default_prng_impl"]),
+    ):
         like = like_fn()
-    _check_same(path, manifest, like, config, version)
+        wanted = jax.eval_shape(_leaves, like)
+    _check_same(path, manifest, wanted, config)
     with PyTreeCheckpointer() as checkpointer:
-        host = checkpointer.restore((path / _ARRAYS).absolute())
-    wanted = _leaves(like)
-    restored = {name: np.asarray(leaf) for name, leaf in host.items()}
+        restored = checkpointer.restore((path / _ARRAYS).absolute())
     # Orbax does not write empty arrays.
-    restored |= {
-        name: np.zeros(leaf.shape, leaf.dtype)
-        for name, leaf in wanted.items()
-        if not leaf.size
-    }
-    if _types(restored) != _types(wanted):
+    empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
+    host = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
+    host |= {name: np.asarray(leaf) for name, leaf in restored.items()}
+    if _types(host) != _types(wanted):
         raise DamagedCheckpointError(
             f"{path}: Orbax returned other leaves than were written."
         )
 
-    def device(like: Any, name: str) -> jax.Array:
-        array = jnp.asarray(restored[name])
-        if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+    def device(location: Any, leaf: Any) -> jax.Array:
+        array = jnp.asarray(host[_name(location)])
+        if not _is_key(leaf):
             return array
-        impl = manifest.jax_settings["jax_default_prng_impl"]
-        return jax.random.wrap_key_data(array, impl=impl)
+        return jax.random.wrap_key_data(array, impl=stored["jax_default_prng_impl"])
 
-    structure = jax.tree.structure(like)
-    flat = map(device, jax.tree.leaves(like), wanted)
-    return jax.tree.unflatten(structure, flat), manifest
+    return jax.tree_util.tree_map_with_path(device, like), manifest
 
 
 def restore_last(
-    folder: pathlib.Path,
+    paths: list[pathlib.Path],
     like_fn: Callable[[], PyTree],
     config: dict[str, Any],
-    version: str,
     warn_fn: Callable[[str], None],
     *,
     resuming: bool,
-    order_fn: Callable[[pathlib.Path], list[pathlib.Path]] | None = None,
 ) -> tuple[PyTree, int] | None:
-    """Return the state of the last whole checkpoint in an order, and its updates.
+    """Return the state of the last whole checkpoint, and its updates.
 
     None if there are no checkpoints. Damaged ones are named to `warn_fn`.
 
     Args:
-        folder: The folder of all checkpoints.
+        paths: Checkpoints in one folder, the preferred one last, as `complete` or
+            `by_score` return them.
         like_fn: As `restore`.
         config: As `restore`.
-        version: As `restore`.
         warn_fn: Called with a message for each damaged checkpoint that is later.
         resuming: As `restore`; and damaged checkpoints are renamed to
             `<updates>.damaged`, so that the run can write them again.
-        order_fn: folder ↦ its checkpoints, the preferred one last; `complete` if None.
 
     Raises:
         DamagedCheckpointError: If none is whole; then nothing is renamed.
         OtherCheckpointError: As `restore`.
     """
     damaged: dict[pathlib.Path, str] = {}
-    for path in reversed((order_fn or complete)(folder)):
+    for path in reversed(paths):
         try:
-            state, manifest = restore(path, like_fn, config, version, resuming=resuming)
+            state, manifest = restore(path, like_fn, config, resuming=resuming)
         except DamagedCheckpointError as error:
             damaged[path] = str(error)
             continue
         for other, reason in damaged.items():
-            renamed = ""
-            if resuming:
-                new = _unused(other.with_suffix(".damaged"))
-                other.rename(new)
-                renamed = f" It is renamed to {new.name}."
+            renamed = f" It is renamed to {_rename(other)}." if resuming else ""
             warn_fn(f"{reason}{renamed} {path.name} is used instead.")
         return state, manifest.updates
     if damaged:
         raise DamagedCheckpointError(
-            f"no checkpoint in {folder} is whole: {' '.join(damaged.values())} "
-            "Put a whole one back from a copy, or start the run in another folder."
+            f"no checkpoint in {paths[0].parent} is whole: {' '.join(damaged.values())}"
+            " Put a whole one back from a copy, or start the run in another folder."
         )
     return None
+
+
+def _rename(path: pathlib.Path) -> str:
+    """Rename a checkpoint to `.damaged`, or `.damaged-2`, …; return its new name."""
+    number, new = 1, path.with_suffix(".damaged")
+    while new.exists():
+        number += 1
+        new = path.with_suffix(f".damaged-{number}")
+    path.rename(new)
+    return new.name
 
 
 def verify(path: pathlib.Path) -> Manifest:
@@ -248,8 +242,8 @@ def verify(path: pathlib.Path) -> Manifest:
         OtherCheckpointError: If it has another layout.
     """
     try:
-        stored = (path / _CHECKSUMS).read_bytes()
-        actual = _checksums(path).encode()
+        stored = (path / _CHECKSUMS).read_text("utf-8", "replace")
+        actual = _checksums(path)
     except OSError as error:
         raise DamagedCheckpointError(
             f"{error.filename} cannot be read: {error.strerror}."
@@ -267,15 +261,14 @@ def verify(path: pathlib.Path) -> Manifest:
 
 def complete(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the folders of complete checkpoints, the oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if path.name.isdecimal()]
+    found = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(found, key=lambda path: int(path.name))
 
 
 def by_score(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the complete checkpoints that have a score, the best one last."""
-    return sorted((path for path in complete(folder) if _score(path)[0]), key=_score)
+    scored = (path for path in complete(folder) if _score(path) > -math.inf)
+    return sorted(scored, key=_score)
 
 
 def prune(folder: pathlib.Path, *, last: int, best: int) -> None:
@@ -299,30 +292,28 @@ def delete_partial(folder: pathlib.Path) -> None:
             shutil.rmtree(path)
 
 
-def _score(path: pathlib.Path) -> tuple[bool, float]:
-    """Return whether a checkpoint has a score, and its score, to sort by."""
+def _score(path: pathlib.Path) -> float:
+    """Return the score of a checkpoint, −∞ if it has none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        score = json.loads((path / _MANIFEST).read_text("utf-8"))["score"]
-        if isinstance(score, int | float):
-            return True, score
-    return False, 0.0
+        return float(json.loads((path / _MANIFEST).read_text("utf-8"))["score"])
+    return -math.inf
 
 
-def _leaves(state: PyTree) -> dict[str, Any]:
+def _leaves(state: PyTree) -> dict[str, jax.Array]:
     """Return the leaves by their paths, keys as their raw data."""
     named, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): _raw(leaf)
+        _name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in named
     }
 
 
-def _raw(leaf: Any) -> Any:
-    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return jax.random.key_data(leaf)
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _types(leaves: dict[str, Any]) -> dict[str, str]:
@@ -330,17 +321,6 @@ def _types(leaves: dict[str, Any]) -> dict[str, str]:
         name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
         for name, leaf in sorted(leaves.items())
     }
-
-
-@contextlib.contextmanager
-def _settings_of(manifest: Manifest) -> Iterator[None]:
-    """Run a block under the settings of JAX that a checkpoint was written with."""
-    stored = manifest.jax_settings
-    with (
-        jax.enable_x64(stored["jax_enable_x64"]),
-        jax.default_prng_impl(stored["jax_default_prng_impl"]),
-    ):
-        yield
 
 
 def _check_settings(path: pathlib.Path, manifest: Manifest) -> None:
@@ -360,20 +340,15 @@ def _check_settings(path: pathlib.Path, manifest: Manifest) -> None:
 def _check_same(
     path: pathlib.Path,
     manifest: Manifest,
-    like: PyTree,
+    wanted: dict[str, Any],
     config: dict[str, Any],
-    version: str,
 ) -> None:
-    expected = _types(_leaves(like))
-    differences = differing_fields(manifest.config, config)
-    if manifest.version != version:
-        differences.append(f"trpo_jax: {manifest.version!r} and {version!r}")
+    differences = differing_fields(
+        {"trpo_jax": manifest.version, **manifest.config},
+        {"trpo_jax": __version__, **config},
+    )
     if not differences:  # else these are the reason for other shapes
-        differences = [
-            f"{name}: {manifest.leaves.get(name)} and {expected.get(name)}"
-            for name in sorted(manifest.leaves.keys() | expected.keys())
-            if manifest.leaves.get(name) != expected.get(name)
-        ]
+        differences = differing_fields(manifest.leaves, _types(wanted))
     if differences:
         raise OtherCheckpointError(
             f"{path} is of another run. What differs (checkpoint, config): "
@@ -385,43 +360,27 @@ def _check_same(
 
 def _checksums(path: pathlib.Path) -> str:
     """Return the output of `sha256sum` for all files below `path` but its own."""
-    names = sorted(
-        file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()
-    )
-    lines = []
-    for name in names:
-        if name != _CHECKSUMS:
+    lines = ""
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*"))
+    for name in sorted(names):
+        if (path / name).is_file() and name != _CHECKSUMS:
             with open(path / name, "rb") as file:
-                lines.append(
-                    f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}"
-                )
-    return "\n".join(lines) + "\n"
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            lines += f"{digest}  {name}\n"
+    return lines
 
 
-def _first_difference(path: pathlib.Path, stored: bytes, actual: bytes) -> str:
+def _first_difference(path: pathlib.Path, stored: str, actual: str) -> str:
     listed, there = (
-        {name: line for line in lines if (name := line[66:])}
-        for lines in (
-            stored.decode("utf-8", "replace").split("\n"),
-            actual.decode().split("\n"),
-        )
+        {line[66:]: line for line in text.split("\n") if line[66:]}
+        for text in (stored, actual)
     )
-    for name, line in there.items():
-        if name in listed and listed[name] != line:
+    for name in there.keys() & listed.keys():
+        if listed[name] != there[name]:
             return f"{path / name} is damaged: its checksum is not the one written."
-    missing = sorted(listed.keys() - there.keys())
-    if missing and there.keys() <= listed.keys():
-        return f"{path / missing[0]} is missing."
+    if there.keys() < listed.keys():
+        return f"{path / min(listed.keys() - there.keys())} is missing."
     return f"{path / _CHECKSUMS} is damaged: it does not list the files beside it."
-
-
-def _unused(path: pathlib.Path) -> pathlib.Path:
-    """Return `path`, or the first of `path`-2, `path`-3, … that does not exist."""
-    number, unused = 1, path
-    while unused.exists():
-        number += 1
-        unused = path.with_name(f"{path.name}-{number}")
-    return unused
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -432,11 +391,13 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Raise an OSError where TensorStore reports that it cannot write."""
+def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays by Orbax; OSError where TensorStore reports that it cannot."""
+    from orbax.checkpoint import PyTreeCheckpointer
+
     try:
-        yield
+        with PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), arrays)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None and "RESOURCE_EXHAUSTED" not in str(error):

@@ -119,10 +119,21 @@ def run_chunks(
         stop_fn: Asked before each chunk; once true, the chunks in flight are finished.
     """
     in_flight: deque[tuple[int, int, Metrics, TrainState | None]] = deque()
-    sizer = _ChunkSizer()
-    updates = first
+    size, clock, updates = 1, time.perf_counter(), first
+
+    def fetch() -> Chunk:
+        """Wait for the metrics of the first chunk in flight."""
+        nonlocal size, clock
+        ends, count, metrics, kept = in_flight.popleft()
+        filled = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(metrics))
+        before, clock = clock, time.perf_counter()
+        fitting = int(count * _CHUNK_SECONDS / max(clock - before, 1e-9))
+        # At most twice as many: one short chunk may be an accident.
+        size = max(1, min(fitting, 2 * count, CAPACITY))
+        return Chunk(ends, filled, kept, clock - before)
+
     while updates < last and not stop_fn():
-        end = min(updates + sizer.updates, last)
+        end = min(updates + size, last)
         if boundary_every is not None:
             end = min(end, (updates // boundary_every + 1) * boundary_every)
         count, updates = end - updates, end
@@ -131,58 +142,25 @@ def run_chunks(
         kept = programs.copy(state) if wanted else None
         in_flight.append((updates, count, metrics, kept))
         if len(in_flight) > 1:
-            yield _fetch(*in_flight.popleft(), sizer)
+            yield fetch()
     while in_flight:
-        ends, count, metrics, kept = in_flight.popleft()
-        kept = kept if in_flight else state
-        yield _fetch(ends, count, metrics, kept, sizer)
-
-
-class _ChunkSizer:
-    """Chooses how many updates to make in the next chunk."""
-
-    def __init__(self) -> None:
-        self.updates = 1
-        self._last = time.perf_counter()
-
-    def lap(self, count: int) -> float:
-        """Return the seconds since the last call, for `count` updates."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        fitting = int(count * _CHUNK_SECONDS / max(seconds, 1e-9))
-        # At most twice as many: one short chunk may be an accident.
-        self.updates = max(1, min(fitting, 2 * count, CAPACITY))
-        return seconds
-
-
-def _fetch(
-    updates: int,
-    count: int,
-    metrics: Metrics,
-    state: TrainState | None,
-    sizer: _ChunkSizer,
-) -> Chunk:
-    """Wait for a chunk's metrics, and return them."""
-    filled = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(metrics))
-    return Chunk(updates, filled, state, sizer.lap(count))
+        chunk = fetch()
+        yield chunk if in_flight else chunk._replace(state=state)
 
 
 def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
-def _step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
-    if config.num_seeds == 1:
-        return step(config, state)
-    return jax.vmap(step, in_axes=(None, 0))(config, state)
-
-
 def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
     """Make `count` updates; traced, so that chunks of all sizes are one program."""
+    make_step = functools.partial(step, config)
+    if config.num_seeds > 1:
+        make_step = jax.vmap(make_step)
     # Under `jit` for its cache, so that `eval_shape` and the loop trace it once.
-    one_step = jax.jit(functools.partial(_step, config), inline=True)
+    one_step = jax.jit(make_step, inline=True)
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry

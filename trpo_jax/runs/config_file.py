@@ -20,25 +20,21 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
     {"python": its description}, from which it cannot be made again. Two of these are
     compared by their descriptions, so functions by their names only.
     """
-    values = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-    }
-    return {name: _plain(value) for name, value in values.items()}
+    fields = dataclasses.fields(config)
+    return {field.name: _plain(getattr(config, field.name)) for field in fields}
 
 
-def config_from_dict(values: dict[str, Any], **objects: Any) -> TRPOConfig:
+def config_from_dict(values: dict[str, Any]) -> TRPOConfig:
     """Return the config that `config_to_dict` was given.
 
     Args:
         values: Fields by name; the others have their defaults.
-        objects: The fields that are Python objects.
 
     Raises:
         UsageError: If a name is unknown, a Python object is missing, or the values do
             not make a run.
         UsageTypeError: If a value is of the wrong type.
     """
-    values = {**values, **objects}
     unknown = sorted(values.keys() - _FIELDS)
     if unknown:
         raise UsageError(
@@ -65,19 +61,12 @@ def _with_nearest(name: str) -> str:
     return f"{name} (did you mean {' or '.join(near)}?)" if near else name
 
 
-def read_config(path: str | pathlib.Path, **objects: Any) -> TRPOConfig:
-    """Return the config in a .json or .toml file.
+def read_config_values(path: pathlib.Path) -> dict[str, Any]:
+    """Return the fields in a .json or .toml file.
 
     Raises:
-        UsageError: If there is no such file, it cannot be read, or its values do not
-            make a run.
+        UsageError: If there is no such file, or it cannot be read.
     """
-    path = pathlib.Path(path)
-    return config_from_dict(read_config_values(path), **objects)
-
-
-def read_config_values(path: pathlib.Path) -> dict[str, Any]:
-    """Return the fields in a .json or .toml file; raises as `read_config`."""
     parsers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in parsers:
         raise UsageError(f"{path} is neither .json nor .toml; name such a file.")
@@ -111,8 +100,6 @@ def from_python(values: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, tuple) and all(isinstance(one, int) for one in value):
         return list(value)
     if value is None or isinstance(value, bool | int | float | str):

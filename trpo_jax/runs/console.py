@@ -1,8 +1,7 @@
-"""Live progress of a run, and the protocol of whoever shows it."""
+"""Live progress of a run."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
@@ -24,46 +23,22 @@ from trpo_jax.training.config import TRPOConfig
 _NUM_PLAIN_LINES = 20
 
 
-@runtime_checkable
-class Watcher(Protocol):
-    """Something that shows the progress of a run."""
-
-    def watch(self, chunk: Chunk) -> None:
-        """Show the updates of a chunk."""
-
-    def notify(self, message: str) -> None:
-        """Show a message; may be called from any thread."""
-
-
-class SilentWatcher:
-    """Shows nothing."""
-
-    def watch(self, chunk: Chunk) -> None:
-        """Show nothing."""
-
-    def notify(self, message: str) -> None:
-        """Show nothing."""
-
-
-def watching(
-    config: TRPOConfig, *, progress: bool
-) -> contextlib.AbstractContextManager[Watcher]:
-    """Return a watcher that shows progress in the terminal, or none."""
-    if progress:
-        return ConsoleWatcher(config)
-    return contextlib.nullcontext(SilentWatcher())
-
-
-class ConsoleWatcher:
+class Watcher:
     """Shows a run as a progress bar; where there is no terminal, as plain lines.
 
     Return, KL, CG residual, accepted fraction, entropy and speed, of the last update.
     """
 
-    def __init__(self, config: TRPOConfig, console: Console | None = None):
-        """Show a run of `config`."""
+    def __init__(
+        self,
+        config: TRPOConfig,
+        console: Console | None = None,
+        *,
+        progress: bool = True,
+    ):
+        """Show a run of `config`; nothing without `progress`."""
         self._config = config
-        self._console = console or Console()
+        self._console = console or Console(quiet=not progress)
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=16),
@@ -72,43 +47,36 @@ class ConsoleWatcher:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.description}", table_column=Column(ratio=1)),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (progress and self._console.is_terminal),
             expand=True,
         )
         self._task = self._progress.add_task("compiling", total=config.total_timesteps)
         self._line_every = -(-config.num_updates // _NUM_PLAIN_LINES)
         self._return = np.full(config.num_seeds, np.nan)
-        self._gone = False
 
-    def __enter__(self) -> "ConsoleWatcher":
+    def __enter__(self) -> "Watcher":
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._gone = False  # the bar's own thread must still be stopped
-        self._show(self._progress.stop)
+        with self._quiet_if_gone():
+            self._progress.stop()
 
     def notify(self, message: str) -> None:
-        """Print a line above the bar."""
-        self._show(
-            lambda: self._console.print(
-                message, soft_wrap=True, markup=False, highlight=False
-            )
-        )
+        """Print a line above the bar; may be called from any thread."""
+        with self._quiet_if_gone():
+            self._console.print(message, soft_wrap=True, markup=False, highlight=False)
+
+    @contextlib.contextmanager
+    def _quiet_if_gone(self) -> Iterator[None]:
+        """Stop showing, but not the run, if the terminal is gone."""
+        try:
+            yield
+        except (OSError, UnicodeError, SystemExit):  # the last is Rich's for a pipe
+            self._console.quiet = True
 
     def watch(self, chunk: Chunk) -> None:
         """Show the updates of a chunk."""
-        self._show(lambda: self._update(chunk))
-
-    def _show(self, show_fn: Callable[[], None]) -> None:
-        """Call `show_fn`; stop showing, but not the run, if the terminal is gone."""
-        if not self._gone:
-            try:
-                show_fn()
-            except (OSError, UnicodeError, SystemExit):  # the last is Rich's for a pipe
-                self._gone = True
-
-    def _update(self, chunk: Chunk) -> None:
         metrics = by_update(chunk.metrics)
         first = chunk.updates - len(metrics)
         steps = self._config.num_seeds * self._config.batch_size * len(metrics)
@@ -121,11 +89,12 @@ class ConsoleWatcher:
             if shown and not self._console.is_terminal:
                 env_steps = update * self._config.batch_size
                 self.notify(f"{env_steps:>11,} steps  {self._describe(one, speed)}")
-        self._progress.update(
-            self._task,
-            completed=chunk.updates * self._config.batch_size,
-            description=self._describe(metrics[-1], speed),
-        )
+        with self._quiet_if_gone():
+            self._progress.update(
+                self._task,
+                completed=chunk.updates * self._config.batch_size,
+                description=self._describe(metrics[-1], speed),
+            )
 
     def _describe(self, metrics: dict[str, np.ndarray], speed: float) -> str:
         known = self._return[np.isfinite(self._return)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -9,13 +10,14 @@ import platform
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jaxlib
 
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
@@ -25,6 +27,8 @@ from trpo_jax.runs.config_file import (
 )
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.seeds import state_type
+from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
 
 
@@ -43,6 +47,11 @@ class RunFolder:
 
     def __init__(self, path: str | pathlib.Path):
         """Name the files in `path`, without touching any."""
+        if not isinstance(path, str | os.PathLike):
+            raise UsageTypeError(
+                f"folder is of type {type(path).__name__}; write the path of a run's "
+                "folder."
+            )
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.settings = self.path / "settings.json"
@@ -70,7 +79,12 @@ class RunFolder:
         """Raise UsageError as `create` does, without touching anything."""
         with _readable_errors(self.path):
             if self.config.exists():
-                raise UsageError(self._taken(config))
+                self._check_same(config, "name another folder")
+                raise UsageError(
+                    f"{self.path} holds this run already. Go on with it by "
+                    f"trpo_jax.resume, as `{self.how_to_resume(config)}`, or name "
+                    "another folder."
+                )
             if not self._is_free():
                 raise UsageError(
                     f"{self.path} is not empty and holds no run; name a new folder."
@@ -89,18 +103,15 @@ class RunFolder:
                 return True
         return path.name in (".lock", "settings.partial", "config.partial")
 
-    def _taken(self, config: TRPOConfig) -> str:
+    def _check_same(self, config: TRPOConfig, advice: str) -> None:
+        """Raise UsageError with advice if the folder holds another config."""
         stored = read_config_values(self.config)
         differences = differing_fields(stored, config_to_dict(config))
         if differences:
-            return (
+            raise UsageError(
                 f"{self.path} holds a run with another config. What differs (there, "
-                f"here): {'; '.join(differences)}. Name another folder."
+                f"here): {'; '.join(differences)}; {advice}."
             )
-        return (
-            f"{self.path} holds this run already. Go on with it by trpo_jax.resume, as "
-            f"`{self.how_to_resume(config)}`, or name another folder."
-        )
 
     def how_to_resume(self, config: TRPOConfig) -> str:
         """Return the command that resumes the run, or the call if it needs one.
@@ -127,32 +138,42 @@ class RunFolder:
         if config is None:
             return config_from_dict(stored)
         check_config(config)
-        differences = differing_fields(stored, config_to_dict(config))
-        if differences:
+        advice = "leave out the argument config"
+        if from_python(stored):
             advice = "pass the config that the run was started with"
-            if not from_python(stored):
-                advice = "leave out the argument config"
-            raise UsageError(
-                f"{self.path} holds a run with another config. What differs (there, "
-                f"here): {'; '.join(differences)}; {advice}."
-            )
+        self._check_same(config, advice)
         return config
 
     def _no_run(self) -> str:
-        start = (
-            f", or start one by trpo_jax.run(config, {str(self.path)!r}) or, on the "
-            f"command line, `python -m trpo_jax train --folder "
-            f"{shlex.quote(str(self.path))}`."
-        )
-        if not self.path.exists():
-            return f"{self.path} does not exist; name the folder of a run{start}"
-        if not self.path.is_dir():
+        if self.path.is_file():
             return f"{self.path} is a file; name the folder of a run."
-        # A run cannot be started beside other files.
-        advice = start if self._is_free() else "."
-        return (
-            f"{self.path} holds no run (no config.json); name the folder of a "
-            f"run{advice}"
+        there = self.path.exists()
+        found = "holds no run (no config.json)" if there else "does not exist"
+        start = ""
+        if self._is_free():  # a run cannot be started beside other files
+            start = (
+                f", or start one by trpo_jax.run(config, {str(self.path)!r}) or, on "
+                "the command line, `python -m trpo_jax train --folder "
+                f"{shlex.quote(str(self.path))}`"
+            )
+        return f"{self.path} {found}; name the folder of a run{start}."
+
+    def restore(
+        self,
+        config: TRPOConfig,
+        warn_fn: Callable[[str], None],
+        *,
+        best: bool = False,
+        resuming: bool = False,
+    ) -> tuple[TrainState, int] | None:
+        """Return the newest or best state, and its updates, as `restore_last` does."""
+        paths = checkpoints.by_score if best else checkpoints.complete
+        return checkpoints.restore_last(
+            paths(self.checkpoints),
+            functools.partial(state_type, config),
+            config_to_dict(config),
+            warn_fn,
+            resuming=resuming,
         )
 
     def read_settings(self) -> RunSettings:

@@ -1,6 +1,5 @@
 """States and policies, loaded from the folder of a run."""
 
-import functools
 import pathlib
 import warnings
 from typing import Literal
@@ -9,17 +8,12 @@ from trpo_jax.errors import UsageError
 from trpo_jax.policies.acting import Actions, state_of_seed
 from trpo_jax.policies.policy import LoadedPolicy
 from trpo_jax.runs import checkpoints
-from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import TrainState
-from trpo_jax.version import __version__
 
 CheckpointChoice = Literal["last", "best"]
 """The newest checkpoint, or the one with the best return in training."""
-
-_ORDERS = {"last": checkpoints.complete, "best": checkpoints.by_score}
 
 
 def load_state(
@@ -45,22 +39,15 @@ def load_state(
     """
     run_folder = RunFolder(folder)
     config = run_folder.read_config(config)
-    if checkpoint not in _ORDERS:
+    if checkpoint not in ("last", "best"):
         raise UsageError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
-    found = checkpoints.restore_last(
-        run_folder.checkpoints,
-        functools.partial(state_type, config),
-        config_to_dict(config),
-        __version__,
-        warnings.warn,
-        resuming=False,
-        order_fn=_ORDERS[checkpoint],
-    )
+    found = run_folder.restore(config, warnings.warn, best=checkpoint == "best")
     if found is None:
         if checkpoints.complete(run_folder.checkpoints):
             raise UsageError(
                 f"no checkpoint in {run_folder.path} has a return: no episode had "
-                "ended in training before one was saved; write checkpoint='last'."
+                "ended in training before one was saved; write checkpoint='last', on "
+                "the command line --checkpoint last."
             )
         raise UsageError(
             f"{run_folder.path} has no checkpoint yet; to go on with the run: "

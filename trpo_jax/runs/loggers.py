@@ -106,7 +106,7 @@ class BackgroundLogger:
             )
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(contextlib.AbstractContextManager):
     """Writes event files for `tensorboard --logdir FOLDER`."""
 
     def __init__(self, folder: str | pathlib.Path, *, first_step: int = 0):
@@ -128,9 +128,6 @@ class TensorBoardLogger:
         for name, value in metrics.items():
             if name not in ("update", "env_steps"):
                 self._writer.add_scalar(name, value, env_steps)
-
-    def __enter__(self) -> "TensorBoardLogger":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()

@@ -6,11 +6,11 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.loggers import BackgroundLogger, Logger, Row
 
 # Of these, a mean over seeds is meaningless: they are codes.
@@ -19,105 +19,61 @@ _BY_SEED = ("episode_return", *_CODES)
 
 
 class Records:
-    """Files and loggers that get the metrics of each update, in this order."""
+    """Destinations of a run's updates: loggers and, in a folder, two files.
+
+    `metrics.jsonl` gets a line for each update, `timing.jsonl` for each chunk.
+    """
 
     def __init__(
         self,
-        files: "MetricsFiles | None",
+        folder: RunFolder | None,
         loggers: Sequence[Logger],
         warn_fn: Callable[[str], None],
+        *,
+        updates: int,
     ):
-        """Start a thread for each logger."""
-        self._files = files
+        """Open the files, cut back to the run's first `updates`, and start loggers."""
+        paths = [folder.metrics, folder.timing] if folder else []
+        kept = [rewind(path, updates) for path in paths]
+        if kept and kept[0] < updates:
+            warn_fn(
+                f"{paths[0]} does not reach update {updates:,}, from which the run "
+                "goes on; the lines in between stay missing."
+            )
+        self._files = [path.open("a", encoding="utf-8") for path in paths]
         self._loggers = [BackgroundLogger(logger, warn_fn) for logger in loggers]
 
     def write(self, rows: list[Row], steps_per_second: float) -> None:
-        """Write the rows of some consecutive updates.
+        """Write the rows of some consecutive updates, and how fast they were made.
 
         Raises:
             OSError: If a file cannot be written.
         """
-        if self._files is not None:
-            self._files.write(rows, steps_per_second)
-        for logger in self._loggers:
-            for row in rows:
-                logger.log(row | {"steps_per_second": steps_per_second})
-
-    def sync(self) -> None:
-        """Wait until the rows are on disk."""
-        if self._files is not None:
-            self._files.sync()
-
-    def close(self) -> None:
-        """Close the files, and give the loggers some time to end."""
-        if self._files is not None:
-            self._files.close()
-        for logger in self._loggers:
-            logger.close()
-
-
-class MetricsFiles:
-    """`metrics.jsonl`, a line for each update, and `timing.jsonl`, for each chunk."""
-
-    def __init__(
-        self,
-        metrics: pathlib.Path,
-        timing: pathlib.Path,
-        *,
-        updates: int,
-        warn_fn: Callable[[str], None],
-    ):
-        """Open the files, cut back to the run's first `updates`."""
-        if rewind(metrics, updates) < updates:
-            warn_fn(
-                f"{metrics} does not reach update {updates:,}, from which the run goes "
-                "on; the lines in between stay missing."
-            )
-        rewind(timing, updates)
-        self._metrics, self._timing = JSONLinesFile(metrics), JSONLinesFile(timing)
-
-    def write(self, rows: list[Row], steps_per_second: float) -> None:
-        """Write the rows of some updates, and how fast they were made."""
-        self._metrics.write(rows)
         timing = {
             "update": rows[-1]["update"],
             "env_steps": rows[-1]["env_steps"],
             "time": time.time(),
             "steps_per_second": steps_per_second,
         }
-        self._timing.write([timing])
+        for file, lines in zip(self._files, (rows, [timing]), strict=False):
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+            file.flush()
+        for logger in self._loggers:
+            for row in rows:
+                logger.log(row | {"steps_per_second": steps_per_second})
 
     def sync(self) -> None:
-        """Wait until the metrics are on disk."""
-        self._metrics.sync()
+        """Wait until the rows are on disk."""
+        for file in self._files:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close both files."""
-        self._metrics.close()
-        self._timing.close()
-
-
-class JSONLinesFile:
-    """A file of JSON lines that is only appended to; on disk once `sync` returns."""
-
-    def __init__(self, path: pathlib.Path):
-        """Open `path` to append to it."""
-        self.path = path
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (a long life)
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append a line for each of `rows`."""
-        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
-        self._file.flush()
-
-    def sync(self) -> None:
-        """Wait until the lines are on disk."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file, even if the disk is full."""
-        with contextlib.suppress(OSError):  # `write` has raised it already
-            self._file.close()
+        """Close the files, and give the loggers some time to end."""
+        for file in self._files:
+            with contextlib.suppress(OSError):  # `write` has raised it already
+                file.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def rewind(path: pathlib.Path, updates: int) -> int:
@@ -133,20 +89,13 @@ def rewind(path: pathlib.Path, updates: int) -> int:
         file.seek(0)
         for line in file:
             offset += len(line)
-            update = _update_of(line)
-            if update is not None and update <= updates:
-                last, end = update, offset
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                update = json.loads(line)["update"]
+                if line.endswith(b"\n") and update <= updates:
+                    last, end = update, offset
         file.truncate(end)
         os.fsync(file.fileno())
     return last
-
-
-def _update_of(line: bytes) -> int | None:
-    """Return the number of the update on a line, None if the line is not complete."""
-    try:
-        return int(json.loads(line)["update"]) if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
@@ -170,11 +119,10 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
         if name in _CODES:
             continue
         finite = value[np.isfinite(value)].astype(np.float64)
-        same = finite.size == value.size and (finite == finite[0]).all()
-        if same and np.issubdtype(value.dtype, np.integer):
+        if np.issubdtype(value.dtype, np.integer) and (value == value[0]).all():
             row[name] = int(value[0])
         else:
-            row[name] = _plain(finite.mean()) if finite.size else None
+            row[name] = _plain(finite.mean() if finite.size else math.nan)
         if name != "env_steps":
             spread = finite.std(ddof=1) if finite.size > 1 else math.nan
             row[f"{name}_std"] = _plain(spread)
@@ -183,9 +131,7 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
 
 def _plain(value: np.generic | np.ndarray | float) -> int | float | None:
     """Return a number with the digits of float32, and no more."""
-    if isinstance(value, np.ndarray | np.generic) and np.issubdtype(
-        value.dtype, np.integer
-    ):
+    if np.issubdtype(np.asarray(value).dtype, np.integer):
         return int(value)
     single = np.float32(value)
     return float(str(single)) if np.isfinite(single) else None

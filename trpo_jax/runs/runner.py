@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trpo_jax.errors import UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
     compiling_evaluation,
@@ -21,17 +20,17 @@ from trpo_jax.policies.evaluation import (
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Programs, by_update, compile_programs, run_chunks
 from trpo_jax.runs.config_file import config_to_dict, read_config_values
-from trpo_jax.runs.console import Watcher, watching
+from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.folder import RunFolder, system_info, write_json
 from trpo_jax.runs.loggers import Logger, TensorBoardLogger, WandbLogger
-from trpo_jax.runs.records import MetricsFiles, Records, summarize_seeds
+from trpo_jax.runs.records import Records, summarize_seeds
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.runs.stopping import Interruption, NonFiniteUpdates, interruptible
+from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
+from trpo_jax.tracing import is_tracing
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
-from trpo_jax.version import __version__
 
 
 class RunResult(NamedTuple):
@@ -103,15 +102,15 @@ def run(
         RunError: During the run: if the disk is full, or no update is finite any more.
         Interrupted: A KeyboardInterrupt, if a signal came to a run with a folder.
     """
-    settings = settings or RunSettings()
+    settings = RunSettings() if settings is None else settings
     _check(config, settings, loggers)
+    watcher = Watcher(config, progress=progress)
     if folder is None:
         settings.check_without_folder()
-        with watching(config, progress=progress) as watcher:
-            return _Run(config, settings, loggers, watcher, None).finish()
+        return _Run(config, settings, loggers, watcher, None).finish()
     run_folder = RunFolder(folder)
     run_folder.check_new(config)
-    with run_folder.lock(make=True), watching(config, progress=progress) as watcher:
+    with run_folder.lock(make=True):
         run_folder.create(config, settings)
         return _Run(config, settings, loggers, watcher, run_folder).finish()
 
@@ -150,7 +149,8 @@ def resume(
     config = run_folder.read_config(config)
     settings = run_folder.read_settings()
     _check(config, settings, loggers)
-    with run_folder.lock(), watching(config, progress=progress) as watcher:
+    watcher = Watcher(config, progress=progress)
+    with run_folder.lock():
         return _Run(config, settings, loggers, watcher, run_folder).finish()
 
 
@@ -167,80 +167,73 @@ class _Run:
     def finish(self) -> RunResult:
         """Restore the newest checkpoint, train the rest, and evaluate."""
         last = self.config.num_updates
-        try:
-            with self._interruptible() as interruption:
-                state = self._train_rest(interruption)
-                if interruption.requested():
-                    raise self._interrupted(interruption, last)
-            evaluation = self._evaluation(state)
-            self._log_event("finished", updates=last)
-        except OSError as error:
-            raise self._stopped(str(error)) from error
-        self.watcher.notify(format_evaluation(evaluation))
+        # Without a folder there is nothing to save: signals do what they always do.
+        to_save = self.folder is not None
+        with self.watcher:
+            try:
+                with interruptible(self.watcher.notify, active=to_save) as signals:
+                    state = self._train_rest(signals)
+                    self._stop_if_asked(signals, last)
+                evaluation = self._evaluation(state)
+                self._log_event("finished", updates=last)
+            except OSError as error:
+                raise self._stopped(str(error)) from error
+            self.watcher.notify(format_evaluation(evaluation))
         path = self.folder.path if self.folder else None
         return RunResult(state, self.config, path, evaluation)
 
-    def _interruptible(self) -> contextlib.AbstractContextManager[Interruption]:
-        # Without a folder there is nothing to save: signals do what they always do.
-        if self.folder is None:
-            return contextlib.nullcontext(Interruption())
-        return interruptible(self.watcher.notify)
-
-    def _train_rest(self, interruption: Interruption) -> TrainState:
+    def _train_rest(self, signals: list[int]) -> TrainState:
         """Train from the newest checkpoint, or from the start."""
         restored = self._restore()
         first = restored[1] if restored else 0
         last = self.config.num_updates
-        started = self.folder is None or not self.folder.events.exists()
-        event = "started" if started else "resumed"
-        self._log_event(event, updates=first, **system_info())
         if restored is not None and first == last:
             self.watcher.notify(f"all {last:,} updates are done")
             return restored[0]
+        config = self.config
+        seeds = f", {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+        self.watcher.notify(
+            f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
+            f"{config.num_envs} environments × {config.rollout_length} steps per "
+            f"update{seeds}"
+        )
         if first > 0:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
-        with compiling_evaluation(self.config, self.settings.evaluation_episodes):
-            programs = compile_programs(self.config)
-            state = restored[0] if restored else programs.init(run_keys(self.config))
-            return self._train(programs, state, first, interruption)
+        with compiling_evaluation(config, self.settings.evaluation_episodes):
+            programs = compile_programs(config)
+            state = restored[0] if restored else programs.init(run_keys(config))
+            return self._train(programs, state, first, signals)
 
     def _restore(self) -> tuple[TrainState, int] | None:
+        """Return the state of the newest checkpoint, and its updates."""
         if self.folder is None:
             return None
         checkpoints.delete_partial(self.folder.checkpoints)
-        return checkpoints.restore_last(
-            self.folder.checkpoints,
-            functools.partial(state_type, self.config),
-            config_to_dict(self.config),
-            __version__,
-            self._warn,
-            resuming=True,
-        )
+        restored = self.folder.restore(self.config, self._warn, resuming=True)
+        event = "resumed" if self.folder.events.exists() else "started"
+        updates = restored[1] if restored else 0
+        self._log_event(event, updates=updates, **system_info())
+        return restored
 
     def _train(
-        self,
-        programs: Programs,
-        state: TrainState,
-        first: int,
-        interruption: Interruption,
+        self, programs: Programs, state: TrainState, first: int, signals: list[int]
     ) -> TrainState:
         """Make the updates after `first`; return the last state."""
         last, limit = self.config.num_updates, self.settings.max_nonfinite_updates
         updates, nonfinite = first, NonFiniteUpdates(self.config.num_seeds)
-        with contextlib.ExitStack() as stack:
-            records = stack.enter_context(contextlib.closing(self._records(first)))
-            saver = None
-            if self.folder is not None:
-                saver = Saver(self.folder.checkpoints, self.config, self.settings)
-                stack.enter_context(contextlib.closing(saver))
+        checkpoint_folder = self.folder.checkpoints if self.folder else None
+        loggers = [*self._own_loggers(first), *self.loggers]
+        records = Records(self.folder, loggers, self._warn, updates=first)
+        saver = Saver(checkpoint_folder, self.config, self.settings)
+        with contextlib.closing(records), contextlib.closing(saver):
             for chunk in run_chunks(
                 programs,
                 state,
                 first=first,
                 last=last,
-                wants_state_fn=saver.due if saver else _never,
+                wants_state_fn=saver.due,
                 boundary_every=self.settings.checkpoint_updates,
-                stop_fn=interruption.requested,
+                stop_fn=lambda: bool(signals),
             ):
                 metrics = by_update(chunk.metrics)
                 steps = self.config.num_seeds * self.config.batch_size * len(metrics)
@@ -257,7 +250,7 @@ class _Run:
                     break
                 if (below & (nonfinite.consecutive >= limit)).any():
                     self._warn(nonfinite.describe(updates))
-                if saver is None:
+                if self.folder is None:
                     continue
                 saver.add_returns(np.asarray(chunk.metrics.episode_return))
                 # A state that meets NaN is not worth a checkpoint, but the last one is
@@ -266,42 +259,31 @@ class _Run:
                 if chunk.state is not None and finite:
                     records.sync()
                     saver.save(chunk)
-            if saver is not None:
-                saver.wait()
+            saver.wait()
         if nonfinite.consecutive_in_all_seeds >= limit:
             raise self._stopped(nonfinite.describe(updates))
         if updates < last:
-            raise self._interrupted(interruption, updates)
+            self._stop_if_asked(signals, updates)
         if nonfinite.consecutive.any():
             self._warn(nonfinite.describe(updates))
         assert chunk.state is not None  # the last one brings it
         return chunk.state
 
-    def _records(self, first: int) -> Records:
-        files = None
-        loggers = list(self.loggers)
-        if self.folder is not None:
-            loggers = [*self._own_loggers(self.folder.path, first), *loggers]
-            files = MetricsFiles(
-                self.folder.metrics,
-                self.folder.timing,
-                updates=first,
-                warn_fn=self._warn,
-            )
-        return Records(files, loggers, self._warn)
-
-    def _own_loggers(self, path: pathlib.Path, first: int) -> list[Logger]:
-        """Return the loggers that the settings ask for."""
+    def _own_loggers(self, first: int) -> list[Logger]:
+        """Return the loggers that the settings ask for, which need a folder."""
         loggers: list[Logger] = []
+        if self.folder is None:
+            return loggers
+        path, settings = self.folder.path, self.settings
         try:
-            if self.settings.tensorboard:
+            if settings.tensorboard:
                 steps = first * self.config.batch_size
                 loggers.append(
                     TensorBoardLogger(path / "tensorboard", first_step=steps)
                 )
-            if self.settings.wandb is not None:
+            if settings.wandb is not None:
                 values = config_to_dict(self.config)
-                loggers.append(WandbLogger(path / "wandb", self.settings.wandb, values))
+                loggers.append(WandbLogger(path / "wandb", settings.wandb, values))
         except Exception as error:  # dropped, as a logger that raises later
             self._warn(
                 f"a logger could not be made and is dropped: {type(error).__name__}: "
@@ -311,13 +293,14 @@ class _Run:
 
     def _evaluation(self, state: TrainState) -> dict[str, Any]:
         """Evaluate, unless the folder has an evaluation already."""
-        if self.folder is not None and self.folder.evaluation.exists():
-            return read_config_values(self.folder.evaluation)
+        path = self.folder.evaluation if self.folder else None
+        if path is not None and path.exists():
+            return read_config_values(path)
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         returns = evaluate(self.config, state, key, self.settings.evaluation_episodes)
         evaluation = summarize_returns(self.config, returns)
-        if self.folder is not None:
-            write_json(self.folder.evaluation, evaluation)
+        if path is not None:
+            write_json(path, evaluation)
         return evaluation
 
     def _stopped(self, reason: str) -> RunError:
@@ -325,26 +308,22 @@ class _Run:
             self._log_event("stopped", reason=reason)
         return RunError(self._with_saved(reason))
 
-    def _interrupted(self, interruption: Interruption, updates: int) -> Interrupted:
-        assert interruption.number is not None
-        self._log_event("interrupted", updates=updates)
-        return Interrupted(self._with_saved("interrupted"), interruption.number)
+    def _stop_if_asked(self, signals: list[int], updates: int) -> None:
+        """Raise Interrupted if there was a signal."""
+        if signals:
+            self._log_event("interrupted", updates=updates)
+            raise Interrupted(self._with_saved("interrupted"), signals[0])
 
     def _with_saved(self, reason: str) -> str:
         """Return the reason, what is saved, and how to go on."""
         if self.folder is None:
             return f"{reason}."
         saved = checkpoints.complete(self.folder.checkpoints)
-        go_on = self.folder.how_to_resume(self.config)
-        if not saved:
-            return (
-                f"{reason}. The run in {self.folder.path} has no checkpoint yet; to "
-                f"start it again: {go_on}"
-            )
-        return (
-            f"{reason}. The run in {self.folder.path} is saved up to update "
-            f"{int(saved[-1].name):,}; to go on: {go_on}"
-        )
+        what = "has no checkpoint yet; to start it again"
+        if saved:
+            what = f"is saved up to update {int(saved[-1].name):,}; to go on"
+        command = self.folder.how_to_resume(self.config)
+        return f"{reason}. The run in {self.folder.path} {what}: {command}"
 
     def _log_event(self, event: str, **details: Any) -> None:
         if self.folder is not None:
@@ -355,23 +334,33 @@ class _Run:
         self.watcher.notify(f"warning: {message}")
 
 
-def _never(updates: int) -> bool:
-    return False
-
-
 def _check(
     config: TRPOConfig, settings: RunSettings, loggers: Sequence[Logger]
 ) -> None:
     """Raise with advice for what would fail later, before there is a folder."""
     check_config(config)
+    if not isinstance(settings, RunSettings):
+        raise UsageTypeError(
+            f"settings is {describe_type(settings)}; write trpo_jax.RunSettings(...)."
+        )
+    if is_tracing():
+        raise UsageError(
+            "a run works on the host and cannot be traced by jit, vmap or grad; write "
+            "trpo_jax.train, which can."
+        )
     state_type(config)
     if settings.tensorboard:
         import_extra("tensorboardX", extra="tensorboard")
     if settings.wandb is not None:
         import_extra("wandb", extra="wandb")
+    if not isinstance(loggers, Sequence):
+        raise UsageTypeError(
+            f"loggers is {describe_type(loggers)}; write a list, as [logger]."
+        )
     for logger in loggers:
-        if not isinstance(logger, Logger):
+        # A class has the methods of its instances.
+        if not isinstance(logger, Logger) or isinstance(logger, type):
             raise UsageTypeError(
-                f"a {type(logger).__name__} is not a logger; give it a method "
-                "log(env_steps, metrics)."
+                f"{describe_type(logger)} is not a logger; write an object with a "
+                "method log(env_steps, metrics)."
             )

@@ -1,6 +1,5 @@
 """Saving checkpoints in a thread while the run goes on."""
 
-import math
 import pathlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +12,18 @@ from trpo_jax.runs.chunks import Chunk
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.version import __version__
 
 
 class Saver:
     """Saves states in a thread, one after the other, and prunes old ones."""
 
-    def __init__(self, folder: pathlib.Path, config: TRPOConfig, settings: RunSettings):
-        """Save states of `config` in `folder`, as often as `settings` say."""
+    def __init__(
+        self, folder: pathlib.Path | None, config: TRPOConfig, settings: RunSettings
+    ):
+        """Save states of `config` in `folder`, as often as `settings` say.
+
+        Without a folder, no state is ever due.
+        """
         self._folder = folder
         self._config = config_to_dict(config)
         # Read here: a `with jax.enable_x64(…)` block does not reach other threads.
@@ -29,16 +32,19 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._saving: Future[Any] | None = None
         self._returns: list[float] = []
-        self._due = self._next_time()
+        self._last_due = time.monotonic()
 
     def due(self, updates: int) -> bool:
         """Return whether the state after so many updates should be saved."""
+        if self._folder is None:
+            return False
         every = self._settings.checkpoint_updates
         if every is not None and updates % every == 0:
             return True
-        if time.monotonic() < self._due:
+        now, minutes = time.monotonic(), self._settings.checkpoint_minutes
+        if minutes is None or now < self._last_due + 60 * minutes:
             return False
-        self._due = self._next_time()
+        self._last_due = now
         return True
 
     def add_returns(self, episode_returns: np.ndarray) -> None:
@@ -53,16 +59,10 @@ class Saver:
             OSError: If the one before could not be saved.
         """
         self.wait()
-        score = float(np.mean(self._returns)) if self._returns else math.nan
+        score = float(np.mean(self._returns)) if self._returns else None
         self._returns = []
         manifest = checkpoints.Manifest(
-            format=checkpoints.FORMAT,
-            version=__version__,
-            updates=chunk.updates,
-            score=score if math.isfinite(score) else None,
-            config=self._config,
-            jax_settings=self._jax_settings,
-            leaves={},
+            chunk.updates, score, self._config, self._jax_settings
         )
         self._saving = self._pool.submit(self._save, chunk.state, manifest)
 
@@ -77,11 +77,8 @@ class Saver:
         self._pool.shutdown()
 
     def _save(self, state: Any, manifest: checkpoints.Manifest) -> None:
+        assert self._folder is not None
         checkpoints.save(self._folder, state, manifest)
         checkpoints.prune(
             self._folder, last=self._settings.keep_last, best=self._settings.keep_best
         )
-
-    def _next_time(self) -> float:
-        minutes = self._settings.checkpoint_minutes
-        return math.inf if minutes is None else time.monotonic() + 60 * minutes

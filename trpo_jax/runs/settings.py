@@ -1,8 +1,11 @@
 """Settings of a recorded run: checkpoints, evaluation, logs."""
 
 import dataclasses
+import numbers
 
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.training.config_checks import plain
+from trpo_jax.trust_region.checks import whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,19 +40,18 @@ class RunSettings:
         }
         for name, fewest in least.items():
             value = getattr(self, name)
-            if name == "checkpoint_updates" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise UsageTypeError(f"{name}={value!r} is not an int; write {fewest}.")
-            if value < fewest:
-                raise UsageError(f"{name}={value}; write at least {fewest}.")
+            if not (name == "checkpoint_updates" and value is None):
+                object.__setattr__(self, name, whole(name, value, least=fewest))
         minutes = self.checkpoint_minutes
         if minutes is not None and not (
-            isinstance(minutes, int | float) and 0 <= minutes < float("inf")
+            isinstance(minutes, numbers.Real) and 0 <= minutes < float("inf")
         ):
             raise UsageError(
                 f"checkpoint_minutes={minutes!r}; write minutes, as 5, or None."
             )
+        if minutes is not None:
+            object.__setattr__(self, "checkpoint_minutes", float(minutes))
+        object.__setattr__(self, "tensorboard", plain(self.tensorboard))
         if not isinstance(self.tensorboard, bool):
             raise UsageTypeError(f"tensorboard={self.tensorboard!r}; write True.")
         if self.wandb is not None and not (isinstance(self.wandb, str) and self.wandb):

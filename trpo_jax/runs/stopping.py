@@ -13,49 +13,34 @@ from trpo_jax.trust_region import UpdateStatus
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
-    """Whether a signal has asked the run to stop.
-
-    Attributes:
-        number: The signal's number, None if there was none.
-    """
-
-    def __init__(self) -> None:
-        """Start without a signal."""
-        self.number: int | None = None
-
-    def requested(self) -> bool:
-        """Return whether there was a signal."""
-        return self.number is not None
-
-
 @contextlib.contextmanager
-def interruptible(notify_fn: Callable[[str], None]) -> Iterator[Interruption]:
-    """Yield a record that the first signal sets; the second ends the process.
+def interruptible(
+    notify_fn: Callable[[str], None], *, active: bool = True
+) -> Iterator[list[int]]:
+    """Yield a list that gets the first signal's number; the second ends the process.
 
     Outside the main thread, where Python allows no handlers, signals keep theirs.
 
     Args:
         notify_fn: Called with a message when the first signal comes.
+        active: If false, signals keep their handlers.
     """
-    interruption = Interruption()
+    signals: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        interruption.number = number
+        signals.append(number)
         for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
-        name = signal.Signals(number).name
         notify_fn(
-            f"{name}: finishing and saving the updates in flight; send it again to "
-            "stop at once"
+            f"{signal.Signals(number).name}: finishing and saving the updates in "
+            "flight; send it again to stop at once"
         )
 
-    if threading.current_thread() is not threading.main_thread():
-        yield interruption
-        return
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {}
+    if active and threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield interruption
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region.checks import check_fraction
 
 
@@ -43,6 +43,7 @@ def generalized_advantages(
 
     Raises:
         UsageError: If the shapes differ, or γ or λ is not in [0, 1].
+        UsageTypeError: If γ or λ is not a number, or flags are floats.
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; Pardo et al. 2018
     (arXiv 1712.00378) for time limits.
@@ -55,6 +56,11 @@ def generalized_advantages(
             "rewards, values, next_values, terminated and truncated have the shapes "
             f"{shapes}; write arrays of one shape [T, B]."
         )
+    for name, flags in {"terminated": terminated, "truncated": truncated}.items():
+        if jnp.issubdtype(jnp.result_type(flags), jnp.floating):
+            raise UsageTypeError(
+                f"{name} is {describe_type(flags)}; write {name}.astype(bool)."
+            )
     errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
     decays = discount * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
     return jax.lax.platform_dependent(

@@ -62,7 +62,7 @@ def check_critic(
 ) -> None:
     """Raise unless the critic returns one value for each observation."""
     values = _choose("critic", critic, params, memory, state, lambda values: values)
-    check_values(values.shape, state.episode_length.shape)
+    check_values(values, state.episode_length.shape)
 
 
 def _choose(
@@ -82,7 +82,8 @@ def _choose(
     def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
         seen = one_step((state.observation, state.episode_length == 0))
         memories, output = network.apply(params, network.rows(memory, *seen))
-        return memories, network.from_rows(choose_fn(output), 1)[0]
+        by_time = network.from_rows(choose_fn(output), 1)
+        return memories, jax.tree.map(lambda leaf: leaf[0], by_time)
 
     memories, chosen = jax.eval_shape(step, params, memory, state)
     found = array_types(memories)

@@ -13,11 +13,12 @@ from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
-    WHOLE,
+    PLAIN,
     check_counts,
     check_critic_fit,
     check_fractions,
     check_functions,
+    check_static,
     check_types,
     plain,
 )
@@ -156,10 +157,11 @@ class TRPOConfig:
 
     def __post_init__(self) -> None:
         """Raise UsageError or UsageTypeError for values that could only fail later."""
+        check_static(self)
         if not isinstance(self.env, str):
             object.__setattr__(self, "env", make_environment(self.env))
         for field in dataclasses.fields(self):
-            if field.type in WHOLE:
+            if field.type in PLAIN:
                 object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         object.__setattr__(self, "policy", as_network(self.policy))
         object.__setattr__(self, "critic", as_network(self.critic))

@@ -9,6 +9,7 @@ import numbers
 import typing
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -16,27 +17,43 @@ from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.networks import Network, StateDependentGaussianHead
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.schedules import SCHEDULES
+from trpo_jax.trust_region.checks import whole
 
 WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
+
+PLAIN = (*WHOLE, float, bool)
+"""Types of the fields that may be given as arrays."""
 
 MAX_ENV_STEPS = 2**31 - 1
 """Largest number of environment steps that an int32 counts."""
 
 
 def plain(value: Any) -> Any:
-    """Return whole numbers as Python's ints, and lists of them as tuples.
+    """Return whole numbers as Python's ints, and lists or arrays of them as tuples.
 
     Equal configs then share a program and a file, whether a count was written as `1e6`
-    or came from NumPy or a JSON file.
+    or came from an array or a JSON file.
     """
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        value = np.asarray(value).tolist()
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating) and float(value).is_integer():
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def check_static(config: Any) -> None:
+    """Raise UsageTypeError for a field that is traced, by name."""
+    for name, value in vars(config).items():
+        if isinstance(value, jax.core.Tracer):
+            raise UsageTypeError(
+                f"{name} is {describe_type(value)} that jit, vmap or grad traces, and "
+                "a config is static; write a number or, for max_kl and the other "
+                "floats of a run, train(config, hyperparameters="
+                f"config.hyperparameters._replace({name}=...))."
+            )
 
 
 def check_types(config: Any) -> None:
@@ -67,16 +84,8 @@ def check_types(config: Any) -> None:
                     "each layer."
                 )
         elif kind is int or (kind in WHOLE and value is not None):
-            if not _is_int(value):
-                raise UsageTypeError(
-                    f"{name}={value!r} is not an int; write a whole number."
-                )
             least = 0 if name in ("seed", "memory_size") else 1
-            if value < least:
-                sign = "positive" if least else "zero or more"
-                raise UsageError(
-                    f"{name}={value} is not {sign}; write at least {least}."
-                )
+            whole(name, value, least=least, most=math.inf)
 
 
 def _is_int(value: Any) -> bool:
@@ -198,7 +207,7 @@ def check_functions(config: Any) -> None:
             )
     for name in ("max_kl_schedule", "critic_learning_rate_schedule"):
         schedule = getattr(config, name)
-        if not callable(schedule) and schedule not in list(SCHEDULES):
+        if schedule not in list(SCHEDULES) and not _is_schedule(schedule):
             raise UsageError(
                 f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
                 "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
@@ -213,6 +222,17 @@ def check_functions(config: Any) -> None:
             "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
             "that returns an Optax optimiser."
         )
+
+
+def _is_schedule(schedule: Any) -> bool:
+    """Return whether `schedule` maps an update to one number."""
+    if not callable(schedule):
+        return False
+    try:
+        factor = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), np.int32))
+    except TypeError:  # it takes other arguments, or does not return numbers
+        return False
+    return getattr(factor, "shape", None) == ()
 
 
 def largest_coprime(most: int, other: int) -> int:

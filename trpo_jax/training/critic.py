@@ -1,7 +1,7 @@
 """Regression of the value function on returns: in a trust region, or first-order."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region import (
     DiagonalGaussian,
     Problem,
@@ -89,7 +89,7 @@ def fit_critic_in_trust_region(
     Source: Schulman et al. 2016 (arXiv 1506.02438), section 5.
     """
     values = jax.eval_shape(value_fn, params, batch.observations)
-    check_values(values.shape, batch.targets.shape)
+    check_values(values, batch.targets.shape)
     theta_old, params_of = flatten(params)
 
     # Of variance 1: the Gaussian's L, F and KL are then those above times σ².
@@ -172,7 +172,7 @@ def fit_critic(
 
     """
     values = jax.eval_shape(value_fn, params, observations)
-    check_values(values.shape, targets.shape)
+    check_values(values, targets.shape)
     size, rest = divmod(targets.shape[0], num_minibatches)
     if rest:
         raise UsageError(
@@ -215,8 +215,14 @@ def _all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.isfinite(vector).all()
 
 
-def check_values(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise UsageError unless there is one value for each observation."""
+def check_values(values: Any, expected: tuple[int, ...]) -> None:
+    """Raise unless there is one value for each observation."""
+    if not hasattr(values, "dtype"):
+        raise UsageTypeError(
+            f"the critic returns {describe_type(values)}; write a network that returns "
+            f"values, an array {list(expected)}."
+        )
+    shape = values.shape
     if shape != expected:
         raise UsageError(
             f"the critic returns values of shape {shape}; they must be {expected}, one "

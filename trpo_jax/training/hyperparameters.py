@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 
 class Hyperparameters(NamedTuple):
@@ -52,7 +52,7 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
         number = isinstance(value, numbers.Real | jax.Array | np.ndarray)
         if isinstance(value, bool) or not number or jnp.ndim(value):
             raise UsageTypeError(
-                f"{name}={value!r} is not a number; write {advice[name]}. To sweep "
+                f"{name} is {describe_type(value)}; write {advice[name]}. To sweep "
                 "over several, vmap train(config, hyperparameters=...)."
             )
         if isinstance(value, jax.core.Tracer):

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.networks import MLP, Value
 from trpo_jax.training.config import TRPOConfig
 
@@ -259,11 +259,17 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
 
     Raises:
         UsageError: If there is no preset for `env` (the message names the nearest).
-        UsageTypeError: If an override is not a field.
+        UsageTypeError: If `env` is not an id.
+        TypeError: If an override is not a field.
 
     Example:
         `preset("CartPole-v1", num_seeds=16, max_kl=0.02)`
     """
+    if not isinstance(env, str):
+        raise UsageTypeError(
+            f"env is {describe_type(env)}; write an id, or TRPOConfig(env=...) for the "
+            "defaults."
+        )
     if env not in PRESETS:
         near = difflib.get_close_matches(env, PRESETS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -172,7 +172,9 @@ def rollout(
     num_envs = state.episode_length.shape[0]
     keys = jax.random.split(key, (num_steps, num_envs + 1))
     steps = jnp.arange(num_steps)
-    action_keys = keys[steps // noise_period * noise_period, 0]
+    # Two static slices first: JAX's checker of key reuse takes a gather from all keys,
+    # beside another slice of them, for a second use.
+    action_keys = keys[:, 0][steps // noise_period * noise_period]
     return jax.lax.scan(advance, state, (action_keys, keys[:, 1:]))
 
 

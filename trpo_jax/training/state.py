@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +157,11 @@ def check_state(state: TrainState) -> None:
 def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     """Raise UsageError if a state was made from another config; name what differs."""
     check_state(state)
+    if axes := jnp.shape(state.updates):
+        raise UsageError(
+            f"the state has the leading axes {axes}; write "
+            "jax.vmap(step, (None, 0))(config, state), or index one of its seeds."
+        )
     here = Origin.of(config)
     different = state.origin.differences(here) or _differing_shapes(config, state)
     if different:
@@ -183,27 +188,36 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
     env_state, observation = jax.eval_shape(jax.vmap(environment.reset), keys)
+    statistics = jax.eval_shape(lambda: init_statistics(environment.observation_shape))
     wanted = {
+        "observation_statistics": statistics if config.normalize_observations else None,
         "rollout.env_state": env_state,
         "rollout.observation": observation,
+        "params": jax.eval_shape(
+            functools.partial(init_params, policy), key, observation
+        ),
+        "critic_params": jax.eval_shape(
+            functools.partial(init_params, critic), key, observation
+        ),
         "critic_optimizer_state": jax.eval_shape(
             functools.partial(_init_optimizer, config), state.critic_params
         ),
     }
-    for name, given, network in (
-        ("params", config.policy, policy),
-        ("critic_params", config.critic, critic),
-    ):
-        if given is not None:
-            init = functools.partial(init_params, network)
-            wanted[name] = jax.eval_shape(init, key, observation)
     found = {name: operator.attrgetter(name)(state) for name in wanted}
+    found, wanted = jax.tree.map(_in_single_precision, (found, wanted))
     return differences(found, wanted) or [
         # The same arrays in other containers, as of another optimiser.
         f"{name}: {array_types(found[name])} and {array_types(wanted[name])}"
         for name in wanted
         if array_types(found[name]) != array_types(wanted[name])
     ]
+
+
+def _in_single_precision(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return shape and dtype, floats of any precision as float32."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return jax.ShapeDtypeStruct(np.shape(leaf), jnp.float32 if floating else dtype)
 
 
 def observe(state: TrainState, observations: Observation) -> Observation:

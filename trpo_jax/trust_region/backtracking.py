@@ -11,7 +11,7 @@ from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.errors import UsageError
-from trpo_jax.trust_region.checks import check_positive
+from trpo_jax.trust_region.checks import check_positive, whole
 from trpo_jax.trust_region.flat import select
 
 
@@ -94,9 +94,9 @@ def line_search(
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C; the interpolation as
     Nocedal & Wright 2006, section 3.5, on the KL in place of the objective.
     """
-    check_positive(
-        max_backtracks=max_backtracks, width=width, backtrack_factor=backtrack_factor
-    )
+    max_backtracks = whole("max_backtracks", max_backtracks)
+    width = whole("width", width)
+    check_positive(backtrack_factor=backtrack_factor)
     if not backtrack_factor < 1:
         raise UsageError(
             f"backtrack_factor={backtrack_factor} is not below 1; write 0.5."

@@ -98,6 +98,10 @@ def conjugate_gradient(
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithm B2.
     """
     check_not_negative(max_iterations=max_iterations, tolerance=tolerance)
+    if not callable(matvec):
+        raise UsageTypeError(
+            f"matvec is {describe_type(matvec)}; write a function, as lambda v: A @ v."
+        )
     solve = functools.partial(
         _iterate, max_iterations=max_iterations, tolerance=tolerance
     )

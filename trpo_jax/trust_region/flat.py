@@ -52,5 +52,10 @@ def select(accepted: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
 
 def max_norm(tree: PyTree) -> Float[Array, ""]:
     """Return ‖·‖∞: not finite if anything in the tree is not."""
-    maxima = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    # Integers are finite, and would have to be promoted.
+    maxima = [
+        jnp.max(jnp.abs(leaf), initial=0)
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    ]
     return functools.reduce(jnp.maximum, maxima, jnp.float32(0))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from trpo_jax.trust_region.checks import check_positive
+from trpo_jax.trust_region.checks import whole
 
 
 class MicroBatches(NamedTuple):
@@ -49,7 +49,7 @@ def split_rows(rows: PyTree, size: int | None) -> MicroBatches:
         UsageError: If `size` is not positive.
     """
     if size is not None:
-        check_positive(size=size)
+        size = whole("size", size)
     num_rows = jax.tree.leaves(rows)[0].shape[0]
     if size is None or size >= num_rows:
         return MicroBatches(None, rows)

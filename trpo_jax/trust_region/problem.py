@@ -9,6 +9,7 @@ them.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -188,6 +189,19 @@ class Problem(NamedTuple):
 
 def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
     """Raise with advice, from shapes alone, before anything is computed."""
+    try:
+        inspect.signature(policy_fn).bind(params, None)
+    except TypeError:  # None, or a Flax module in place of its apply
+        raise UsageTypeError(
+            f"policy_fn is {describe_type(policy_fn)}; write a function (params, "
+            "observations) ↦ distribution, as "
+            "trpo_jax.networks.as_network(module).apply."
+        ) from None
+    if not all(hasattr(batch, name) for name in Batch._fields):
+        raise UsageTypeError(
+            f"batch is {describe_type(batch)}; write trpo_jax.trust_region.Batch("
+            "observations, actions, log_probs, advantages)."
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise UsageTypeError(
@@ -227,7 +241,8 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
 
 def check_distribution(name: str, returned: Any) -> None:
     """Raise UsageTypeError unless a policy, called `name`, returned a distribution."""
-    if isinstance(returned, Distribution):
+    # A class has the methods of its instances.
+    if isinstance(returned, Distribution) and not isinstance(returned, type):
         return
     advice = "return trpo_jax.trust_region.Categorical(logits) or another distribution"
     if hasattr(returned, "dtype"):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.trust_region.backtracking import line_search
 from trpo_jax.trust_region.cg import conjugate_gradient
-from trpo_jax.trust_region.checks import check_not_negative, check_positive
+from trpo_jax.trust_region.checks import check_not_negative, check_positive, whole
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.evidence import UpdateInfo, evidence
 from trpo_jax.trust_region.fisher import (
@@ -103,7 +103,8 @@ def trust_region_update(
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
-    check_positive(fisher_stride=fisher_stride, max_kl=max_kl)
+    check_positive(max_kl=max_kl)
+    fisher_stride = whole("fisher_stride", fisher_stride)
     check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     check_batch(policy_fn, params, batch)
     # θ is what the vector algebra of CG and line search works on; the policy, and the
