@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -39,6 +40,9 @@ def test_without_a_terminal_there_are_about_twenty_lines(capsys):
     assert "return –" in lines[0]
     assert all("return –" not in line for line in lines[-5:])
     assert all("KL" in line and "steps/s" in line for line in lines)
+    solves = [re.search(r"CG (\S+) in (\d+)( \(poor\))?  ", line) for line in lines]
+    assert all(1 <= int(solve[2]) <= CONFIG.cg_iterations for solve in solves)
+    assert all((float(solve[1]) > 0.3) == bool(solve[3]) for solve in solves)
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run():

@@ -22,6 +22,9 @@ from trpo_jax.training.config import TRPOConfig
 # About how many lines a run prints without a terminal to draw a bar in.
 _NUM_PLAIN_LINES = 20
 
+# On MinAtar, solves that ended above it had found less than half of gᵀx.
+_POOR_RESIDUAL = 0.3
+
 
 class Watcher:
     """Shows a run as a progress bar; where there is no terminal, as plain lines.
@@ -102,9 +105,11 @@ class Watcher:
         if known.size > 1:
             returns += f" ± {known.std(ddof=1):.2f}"
         mean = {name: np.mean(value) for name, value in metrics.items()}
+        residual = mean["cg_relative_residual"]
+        poor = " (poor)" if residual > _POOR_RESIDUAL else ""
         return (
             f"return {returns}  KL {mean['kl']:.4f} of {mean['max_kl']:.4f}  "
-            f"CG {mean['cg_relative_residual']:.0e}  "
+            f"CG {residual:.0e} in {mean['cg_iterations']:.0f}{poor}  "
             f"fraction {mean['accepted_fraction']:.2g}  "
             f"entropy {mean['entropy']:.2f}  "
             f"explained {mean['explained_variance']:.2f}  "
