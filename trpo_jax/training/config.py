@@ -128,10 +128,10 @@ class TRPOConfig:
     critic_fit: Literal["trust_region", "first_order"] = "trust_region"
     """How the critic is fitted to each rollout: by a Gauss–Newton step in a trust
     region of its own, or by epochs of an Optax optimiser."""
-    critic_max_kl: float = 1.0
+    critic_max_kl: float = 0.2
     """ε, the radius of the critic's trust region: mean squared change of its values,
     over twice their mean squared error."""
-    critic_damping: float = 0.01
+    critic_damping: float = 0.1
     """λ of the critic's curvature, in units of one over the mean squared error."""
     critic_cg_iterations: int = 10
     """Largest number of products with the critic's curvature in one fit."""

@@ -44,8 +44,8 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
         "discount": "a number in [0, 1], as 0.99",
         "gae_lambda": "a number in [0, 1], as 0.95",
         "critic_learning_rate": "zero or more, as 1e-3",
-        "critic_max_kl": "a positive number of nats, as 1.0",
-        "critic_damping": "zero or more, as 0.01",
+        "critic_max_kl": "a positive number of nats, as 0.2",
+        "critic_damping": "zero or more, as 0.1",
         "entropy_coefficient": "zero or more, as 0.01",
     }
     for name, value in hyperparameters._asdict().items():
