@@ -20,6 +20,8 @@ from benchmarks.pictures import (
     draw_shares,
 )
 from benchmarks.references import REFERENCES
+from benchmarks.runs import configure, parse_overrides
+from trpo_jax.runs.config_file import config_to_dict
 
 README = pathlib.Path(__file__).parent / "README.md"
 FRONT_PAGE = README.parent.parent / "README.md"
@@ -197,7 +199,7 @@ def learning(rows: list[dict]) -> str:
         reached = None not in (mean, target) and mean >= target
         low, high = row.get("iqm_interval", (None, None))
         return (
-            row["name"],
+            marked(row),
             f"{row['steps']:,}",
             row["num_seeds"],
             f"{score(mean)} ± {score(row['interval'])}",
@@ -239,7 +241,7 @@ def learning_beside_published(rows: list[dict]) -> str:
         ),
         (
             (
-                row["name"],
+                marked(row),
                 f"{row['steps']:,}",
                 row["num_seeds"],
                 f"{score(row['mean'])} ± {score(row['interval'])}",
@@ -251,6 +253,18 @@ def learning_beside_published(rows: list[dict]) -> str:
             if row["env"] in FRONT_ENVIRONMENTS
         ),
     )
+
+
+def marked(row: dict) -> str:
+    """Return the name of a row, with a dagger if its preset has changed since."""
+    return row["name"] + ("" if is_current(row) else " †")
+
+
+def is_current(row: dict) -> bool:
+    """Return whether the row was measured with the preset as it is now."""
+    given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
+    given |= parse_overrides(tuple(row.get("override", ())))
+    return row.get("config") == config_to_dict(configure(row["env"], **given))
 
 
 def of_presets(rows: list[dict]) -> list[dict]:

@@ -321,7 +321,7 @@ def test_a_signal_saves_and_leaves(finished, tmp_path):
             if len(self.rows) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    config = dataclasses.replace(CONFIG, total_timesteps=16 * 40_000)
+    config = dataclasses.replace(CONFIG, total_timesteps=16 * 1_000_000)
     before = signal.getsignal(signal.SIGTERM)
     folder = tmp_path / "run"
     with pytest.raises(trpo_jax.Interrupted) as error:
@@ -402,7 +402,7 @@ def test_without_a_folder_a_signal_does_what_it_always_does():
                 signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    config = dataclasses.replace(CONFIG, total_timesteps=16 * 40_000)
+    config = dataclasses.replace(CONFIG, total_timesteps=16 * 1_000_000)
     # From another thread, a signal comes to the main one.
     with pytest.raises(KeyboardInterrupt) as error:
         trpo_jax.run(config, loggers=[Interrupting()], progress=False)

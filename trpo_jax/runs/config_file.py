@@ -9,6 +9,7 @@ from typing import Any
 
 from trpo_jax.errors import UsageError
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import FIELDS_OF_FITS
 
 _FIELDS = {field.name for field in dataclasses.fields(TRPOConfig)}
 
@@ -18,10 +19,20 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
 
     A Python object (a network, a schedule, your own environment) becomes
     {"python": its description}, from which it cannot be made again. Two of these are
-    compared by their descriptions, so functions by their names only.
+    compared by their descriptions, so functions by their names only. Fields that the
+    critic's fit ignores are left out: their defaults may change.
     """
-    fields = dataclasses.fields(config)
-    return {field.name: _plain(getattr(config, field.name)) for field in fields}
+    ignored = [
+        name
+        for fit, names in FIELDS_OF_FITS.items()
+        if fit != config.critic_fit
+        for name in names
+    ]
+    return {
+        field.name: _plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if field.name not in ignored
+    }
 
 
 def config_from_dict(values: dict[str, Any]) -> TRPOConfig:
