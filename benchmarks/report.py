@@ -5,8 +5,10 @@
 A table is written between `<!-- name -->` and `<!-- end -->`; other text is kept.
 """
 
+import itertools
 import pathlib
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -263,8 +265,13 @@ def marked(row: dict) -> str:
 def is_current(row: dict) -> bool:
     """Return whether the row was measured with the preset as it is now."""
     given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
-    given |= parse_overrides(tuple(row.get("override", ())))
-    return row.get("config") == config_to_dict(configure(row["env"], **given))
+    words = shlex.split(row["command"])
+    given |= parse_overrides(
+        tuple(b for a, b in itertools.pairwise(words) if a == "--override")
+    )
+    now = config_to_dict(configure(row["env"], **given))
+    # Beside these a row may have fields that its run did not read.
+    return all(row["config"].get(name) == now[name] for name in now)
 
 
 def of_presets(rows: list[dict]) -> list[dict]:

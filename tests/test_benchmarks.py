@@ -168,7 +168,7 @@ def test_rows_are_of_the_presets_as_they_are():
     for row in rows:
         given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
         expected = config_to_dict(configure(row["env"], **given))
-        same = row["config"] == expected
+        same = all(row["config"].get(name) == expected[name] for name in expected)
         assert report.marked(row) == row["name"] + ("" if same else " †")
 
 

@@ -141,7 +141,7 @@ def trust_region_update(
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
         step = optax.tree.scale(step_size, cg.x)
 
-        # 5. The largest fraction of it that keeps the constraint and improves L.
+        # 5. A fraction of it that keeps the constraint, near δ, and improves L.
         search = line_search(
             lambda fraction: problem.candidate(move(theta_old, fraction, step), old),
             surrogate_old=old.value,
