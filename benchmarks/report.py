@@ -265,7 +265,7 @@ def marked(row: dict) -> str:
 def is_current(row: dict) -> bool:
     """Return whether the row was measured with the preset as it is now."""
     given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
-    words = shlex.split(row["command"])
+    words = shlex.split(row.get("command", ""))
     given |= parse_overrides(
         tuple(b for a, b in itertools.pairwise(words) if a == "--override")
     )

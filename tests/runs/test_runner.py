@@ -401,13 +401,17 @@ def test_without_a_folder_a_signal_does_what_it_always_does():
             if len(self.rows) == 1:
                 signal.raise_signal(signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
-    config = dataclasses.replace(CONFIG, total_timesteps=16 * 1_000_000)
-    # From another thread, a signal comes to the main one.
-    with pytest.raises(KeyboardInterrupt) as error:
-        trpo_jax.run(config, loggers=[Interrupting()], progress=False)
-    assert not isinstance(error.value, trpo_jax.Interrupted)
-    assert signal.getsignal(signal.SIGINT) is before
+    # The processes of a parallel test run ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    config = dataclasses.replace(CONFIG, total_timesteps=16 * 40_000)
+    try:
+        # From another thread, a signal comes to the main one.
+        with pytest.raises(KeyboardInterrupt) as error:
+            trpo_jax.run(config, loggers=[Interrupting()], progress=False)
+        assert not isinstance(error.value, trpo_jax.Interrupted)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # Under other settings of JAX

@@ -239,7 +239,7 @@ def test_one_step_of_a_linear_critic_is_the_least_squares_fit(shape, float64):
     _, observations, targets = random_problem(0, SHAPES[shape])
     params = {"w": jnp.ones(3), "b": jnp.ones(())}
     params, info = fit_in_trust_region(
-        params, observations, targets, value_fn=linear, damping=0.0
+        params, observations, targets, value_fn=linear, max_kl=1.0, damping=0.0
     )
     columns = np.insert(np.reshape(observations, (-1, 3)), 3, 1.0, axis=1)
     solution, squares, *_ = np.linalg.lstsq(columns, np.ravel(targets))

@@ -45,7 +45,7 @@ def flat_adabelief(learning_rate):
         ({"normalize_observations": True}, "normalize_observations: False and True"),
         ({"normalize_returns": True}, "normalize_returns: False and True"),
         ({"critic_fit": "first_order"}, "critic_fit: 'trust_region' and 'first_order'"),
-        ({"critic_max_kl": 0.5}, "critic_max_kl: 1.0 and 0.5"),
+        ({"critic_max_kl": 0.5}, "critic_max_kl: 0.2 and 0.5"),
         ({"critic": Value(MLP((3,)))}, "kernel: float32[3, 4] and float32[3, 3]"),
         (
             {"env": "CartPole-v1"},
