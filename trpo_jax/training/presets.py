@@ -51,6 +51,9 @@ _MINATAR: dict[str, Any] = {
     "damping": 0.01,
     # With 50 products Breakout gained twice as much in 960k steps as with 10.
     "cg_iterations": 50,
+    # With the defaults, 0.2 and 0.1, Breakout gained 14.0 ± 2.4, with these 15 or more.
+    "critic_max_kl": 1.0,
+    "critic_damping": 1e-3,
     "gae_lambda": 0.9,
 }
 
