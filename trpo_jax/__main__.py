@@ -465,7 +465,7 @@ def _default_config(args: Sequence[str]) -> TRPOConfig:
 
 
 def _check_environment(env: str) -> None:
-    """Raise UsageError if there is no such environment, without advice for Python."""
+    """Raise UsageError if the environment is unknown. Leave out advice about Python."""
     try:
         make_environment(env)
     except UsageError as error:

@@ -22,7 +22,7 @@ from trpo_jax.training.config import TRPOConfig
 # About how many lines a run prints without a terminal to draw a bar in.
 _NUM_PLAIN_LINES = 20
 
-# On MinAtar, solves that ended above it had found less than half of gᵀx.
+# On Breakout, solves that ended above it had found less than half of gᵀx.
 _POOR_RESIDUAL = 0.3
 
 

@@ -76,7 +76,7 @@ def fit_critic_in_trust_region(
         damping: λ ≥ 0, in units of 1/σ².
         cg_iterations: The largest number of products with F.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
-        stride: F is computed over every `stride`-th row.
+        stride: F is computed over every `stride`-th row, see `Problem.fisher`.
         micro_batch_size: Rows processed at a time, None for all.
 
     Returns:

@@ -128,7 +128,8 @@ class Problem(NamedTuple):
         Args:
             theta: θ_old.
             stride: Step of the subsample, which is taken once: F is the same matrix in
-                every product of a solve.
+                every product of a solve. Of more than 1,024 rows taken, those beyond a
+                multiple of 128 are left out.
             operator_fn: See `OperatorFn`.
         """
         rows = jax.tree.leaves(self.batch.observations)[0].shape[0]
