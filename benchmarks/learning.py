@@ -51,7 +51,7 @@ def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
         if value != usual[field] and field not in ("total_timesteps", "num_seeds")
     ]
     memory = ["GRU"] if config.memory_size else []
-    drawn = ["actions drawn"] if actions == "sample" else []
+    drawn = ["sampled actions"] if actions == "sample" else []
     return ", ".join([config.env, *memory, *drawn, *others])
 
 

@@ -298,10 +298,10 @@ def test_commands_are_written():
 @pytest.mark.parametrize(
     ("env", "fields", "actions", "name"),
     [
-        ("CartPole-v1", {"total_timesteps": 1000}, "sample", ", actions drawn"),
+        ("CartPole-v1", {"total_timesteps": 1000}, "sample", ", sampled actions"),
         ("MemoryChain-bsuite", {"max_kl": 0.5}, "mode", ", GRU, max_kl=0.5"),
         ("MemoryChain-bsuite", {"memory_size": 8}, "mode", ", GRU, memory_size=8"),
-        ("MemoryChain-bsuite", {"memory_size": 0}, "sample", ", actions drawn"),
+        ("MemoryChain-bsuite", {"memory_size": 0}, "sample", ", sampled actions"),
         ("CartPole-v1", {"hidden_sizes": (8,)}, "mode", ", hidden_sizes=[8]"),
     ],
 )
@@ -461,13 +461,13 @@ def test_rows_of_presets_are_told_from_others():
     def named(env, about="", actions="mode"):
         return {"env": env, "name": env + about, "actions": actions}
 
-    chain = named("MemoryChain-bsuite", ", GRU, actions drawn", "sample")
+    chain = named("MemoryChain-bsuite", ", GRU, sampled actions", "sample")
     of_presets = [named("CartPole-v1"), chain]
     others = [
         named("CartPole-v1", ", GRU, memory_size=8"),
-        named("CartPole-v1", ", actions drawn", "sample"),
+        named("CartPole-v1", ", sampled actions", "sample"),
         named("MemoryChain-bsuite", ", GRU"),
-        named("MemoryChain-bsuite", ", actions drawn", "sample"),
+        named("MemoryChain-bsuite", ", sampled actions", "sample"),
     ]
     assert report.of_presets(others + of_presets) == of_presets
 

@@ -1,12 +1,16 @@
 """The documentation's examples run; its links and names lead somewhere."""
 
 import ast
+import dataclasses
 import importlib
+import inspect
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,25 @@ def blocks(page):
 
 def prose(page):
     return re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+
+
+def field_table(cls):
+    """The fields of a dataclass as a table: name, default, the text below it."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    rows = ["| field | default | meaning |", "|---|---|---|"]
+    for field, text in itertools.pairwise(body.body):
+        if isinstance(field, ast.AnnAssign):
+            default = ast.unparse(field.value)
+            meaning = " ".join(text.value.value.split())
+            rows.append(f"| `{field.target.id}` | `{default}` | {meaning} |")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("cls", [trpo_jax.TRPOConfig, trpo_jax.RunSettings])
+def test_the_page_of_fields_is_that_of_the_source(cls):
+    table = field_table(cls)
+    assert len(table.splitlines()) == 2 + len(dataclasses.fields(cls))
+    assert table in PAGES["docs/config.md"], f"write in docs/config.md:\n{table}"
 
 
 # --- examples

@@ -92,7 +92,7 @@ def test_differences_are_named_with_both_values():
             r"no such field: num_env \(did you mean num_envs",
         ),
         ("config.json", '{"NUM_ENV": 3}', r"no such field: NUM_ENV \(.*num_envs"),
-        ("config.json", '{"qqq": 3}', r"no such field: qqq\. `python"),
+        ("config.json", '{"qqq": 3}', r"no such field: qqq\. .* RunSettings"),
         ("config.json", '{"num_envs": 0}', "at least 1"),
     ],
 )

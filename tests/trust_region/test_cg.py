@@ -285,3 +285,74 @@ def test_the_scale_of_b_changes_nothing_else(scale):
     assert result.iterations == expected.iterations
     np.testing.assert_allclose(result.x / scale, expected.x, rtol=1e-4)
     np.testing.assert_allclose(pulled_back / scale, same, rtol=1e-4)
+
+
+@partial(fast_jit, static_argnames=("max_iterations", "tolerance"))
+def precondition_and_solve(matrix, inverse, b, max_iterations, tolerance=1e-10):
+    return conjugate_gradient(
+        lambda v: matrix @ v,
+        b,
+        preconditioner_fn=lambda r: inverse @ r,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+    )
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 5])
+def test_preconditioned_iterates_are_those_of_the_transformed_system(
+    iterations, float64
+):
+    """With P = L Lᵀ: L⁻¹ A L⁻ᵀ y = L⁻¹ b and x = L⁻ᵀ y."""
+    matrix, b = system(4)
+    p = positive_definite(np.random.default_rng(5))
+    left = np.linalg.inv(np.linalg.cholesky(p))
+    y, _, _ = reference.conjugate_gradient(
+        left @ matrix @ left.T, left @ b, iterations, 1e-30
+    )
+    result = precondition_and_solve(matrix, np.linalg.inv(p), b, iterations)
+    np.testing.assert_allclose(result.x, left.T @ y, rtol=1e-8)
+    residual = np.linalg.norm(b - matrix @ result.x) / np.linalg.norm(b)
+    np.testing.assert_allclose(result.relative_residual, residual, rtol=1e-8)
+    # As x comes from zero.
+    np.testing.assert_allclose(result.x @ matrix @ result.x, b @ result.x, rtol=1e-8)
+
+
+def test_an_exact_preconditioner_leaves_one_iteration(float64):
+    matrix, b = system(6)
+    result = precondition_and_solve(matrix, 7 * np.linalg.inv(matrix), b, 10)
+    assert (result.status, result.iterations) == (CGStatus.CONVERGED, 1)
+    np.testing.assert_allclose(result.x, np.linalg.solve(matrix, b), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("inverse", "status"),
+    [
+        (-np.eye(SIZE), CGStatus.NON_POSITIVE_CURVATURE),
+        (np.full((SIZE, SIZE), np.nan), CGStatus.NON_FINITE),
+    ],
+)
+def test_a_bad_preconditioner_stops_at_the_last_good_x(inverse, status, float64):
+    matrix, b = system(7)
+    result = precondition_and_solve(matrix, inverse, b, 10)
+    assert (result.status, result.iterations) == (status, 0)
+    np.testing.assert_array_equal(result.x, 0)
+
+
+def test_derivatives_do_not_depend_on_the_preconditioner(float64):
+    matrix, b = system(8)
+    inverse = np.linalg.inv(positive_definite(np.random.default_rng(9)))
+
+    def solution(matrix, b, inverse):
+        return conjugate_gradient(
+            lambda v: matrix @ v, b, preconditioner_fn=lambda r: inverse @ r
+        ).x
+
+    for derivative in (jax.jacfwd, jax.jacrev):
+        differentiate = fast_jit(derivative(solution, (0, 1, 2)))
+        by_matrix, by_b, by_inverse = differentiate(matrix, b, inverse)
+        dense = np.linalg.inv(matrix)
+        np.testing.assert_allclose(by_b, dense, rtol=1e-7)
+        x = dense @ b
+        expected = -np.einsum("ij,k->ijk", dense, x)
+        np.testing.assert_allclose(by_matrix, expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_array_equal(by_inverse, 0)

@@ -722,7 +722,7 @@ def test_a_log_prob_for_each_dimension_is_told_to_be_summed(no_shape_checks):
     def policy_fn(params, observations):
         return Unsummed(*policies.gaussian(params, observations))
 
-    with pytest.raises(ValueError, match="Sum over action dimensions"):
+    with pytest.raises(ValueError, match="sum the log-probabilities of several"):
         trust_region_update(policy_fn, params, batch)
 
 

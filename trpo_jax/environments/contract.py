@@ -78,6 +78,8 @@ def _check(environment: Environment, float_bits: int) -> None:
         value = getattr(step, field)
         is_scalar = isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
         if not is_scalar or not jnp.isdtype(value.dtype, kind):
+            if getattr(value, "shape", ()):
+                advice = f"{field}[0], or their sum or any"
             raise UsageError(
                 f"{name}.step returns the {field} {array_types(value)}; it must be a "
                 f"{kind} scalar: write {advice}. The rollout maps one environment over "

@@ -49,8 +49,9 @@ def config_from_dict(values: dict[str, Any]) -> TRPOConfig:
     unknown = sorted(values.keys() - _FIELDS)
     if unknown:
         raise UsageError(
-            f"no such field: {'; '.join(map(_with_nearest, unknown))}. `python -m "
-            "trpo_jax train --help` lists them all."
+            f"no such field: {'; '.join(map(_with_nearest, unknown))}. "
+            "Settings of a run, such as checkpoint_updates, are no fields: write them "
+            "as options, or into RunSettings."
         )
     missing = from_python(values)
     if missing:

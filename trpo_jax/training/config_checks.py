@@ -84,7 +84,8 @@ def check_types(config: Any) -> None:
                     "each layer."
                 )
         elif kind is int or (kind in WHOLE and value is not None):
-            least = 0 if name in ("seed", "memory_size") else 1
+            may_be_zero = ("seed", "memory_size", "preconditioner_groups")
+            least = 0 if name in may_be_zero else 1
             whole(name, value, least=least, most=math.inf)
 
 

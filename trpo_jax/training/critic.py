@@ -37,7 +37,7 @@ class CriticInfo(NamedTuple):
     Attributes:
         loss: mean (V − target)² at the parameters kept, scalar.
         kl: mean (V − V_old)² / 2σ², at most ε; 0 if the step was rejected.
-        cg_relative_residual: ‖g − (F + λI) x‖ / ‖g‖.
+        cg_relative_residual: ‖g − (F + λσ²I) x‖ / ‖g‖.
     """
 
     loss: Float[Array, ""]
@@ -63,7 +63,8 @@ def fit_critic_in_trust_region(
 
     solved by  (F + λσ²I) x = g,  β = min(1, √(2εσ² / xᵀFx)),  φ = φ_old + fraction·β x
 
-    with F = mean ∇V ∇Vᵀ, and the mean squared error before the step as σ². A value is
+    with g = mean (target − V) ∇V, F = mean ∇V ∇Vᵀ, and the mean squared error before
+    the step as σ². A value is
     the mean of a Gaussian of that variance, and ε a KL in nats. λ and ε therefore do
     not depend on the scale of rewards.
 
@@ -73,7 +74,7 @@ def fit_critic_in_trust_region(
         params: φ_old, a pytree of floating arrays.
         batch: Observations and targets.
         max_kl: ε, the radius of the trust region, in nats.
-        damping: λ ≥ 0, in units of 1/σ².
+        damping: λ ≥ 0, in units of σ².
         cg_iterations: The largest number of products with F.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
         stride: F is computed over every `stride`-th row, see `Problem.fisher`.
@@ -111,7 +112,7 @@ def fit_critic_in_trust_region(
         tolerance=cg_tolerance,
     )
     curvature = undamped_curvature(gradient, cg.x, damping)
-    # At 1 the quadratic model of the loss has its minimum.
+    # At 1 the damped quadratic model of the loss has its minimum.
     step_size = jnp.minimum(1, trust_region_step_size(curvature, max_kl=max_kl))
     step = optax.tree.scale(step_size, cg.x)
     search = line_search(

@@ -274,6 +274,7 @@ def _update_policy(
         entropy_coefficient=scheduled.entropy_coefficient,
         cg_iterations=config.cg_iterations,
         cg_tolerance=config.cg_tolerance,
+        preconditioner_groups=config.preconditioner_groups,
         max_backtracks=config.max_backtracks,
         backtrack_factor=config.backtrack_factor,
         interpolate=config.line_search == "interpolation",

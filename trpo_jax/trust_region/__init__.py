@@ -32,6 +32,7 @@ from trpo_jax.trust_region.objective import (
     mean_kl_improvement_bound,
     surrogate,
 )
+from trpo_jax.trust_region.preconditioner import score_preconditioner
 from trpo_jax.trust_region.problem import Batch, OldPolicy, Problem
 from trpo_jax.trust_region.step_size import (
     damped_curvature,
@@ -69,6 +70,7 @@ __all__ = [
     "mean_kl",
     "mean_kl_improvement_bound",
     "mean_over_rows",
+    "score_preconditioner",
     "split_rows",
     "surrogate",
     "trust_region_step_size",

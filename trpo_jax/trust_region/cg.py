@@ -58,7 +58,7 @@ class _State(NamedTuple):
     x: PyTree
     residual: PyTree
     direction: PyTree
-    residual_sq: Float[Array, ""]
+    rz: Float[Array, ""]  # rᵀz with z = P⁻¹r; without a preconditioner ‖r‖²
     iterations: Int[Array, ""]
     status: Int[Array, ""]
 
@@ -67,12 +67,14 @@ def conjugate_gradient(
     matvec: Callable[[PyTree], PyTree],
     b: PyTree,
     *,
+    preconditioner_fn: Callable[[PyTree], PyTree] | None = None,
     max_iterations: int = 10,
     tolerance: float = 1e-5,
 ) -> CGResult:
     """Solve A x = b for a symmetric positive definite A, from x₀ = 0.
 
-    r₀ = p₀ = b;  α = rᵀr / pᵀAp;  x += α p;  r′ = r − α A p;  p = r′ + (r′ᵀr′/rᵀr) p
+    r₀ = b;  p₀ = z₀ = P⁻¹b;  α = rᵀz / pᵀAp;  x += α p;  r′ = r − α A p;  z′ = P⁻¹r′;
+    p = z′ + (r′ᵀz′/rᵀz) p
 
     Scaling b scales x and changes nothing else. Where A turns out indefinite, or a
     number is not finite, the iteration stops at the last good x.
@@ -84,6 +86,8 @@ def conjugate_gradient(
     Args:
         matvec: v ↦ A v on pytrees like `b`.
         b: The right-hand side, a pytree of floating arrays.
+        preconditioner_fn: r ↦ P⁻¹r, symmetric and positive definite, for a P near A up
+            to a factor; None for P = I. It has no derivative.
         max_iterations: The largest number of products.
         tolerance: Stop when ‖r‖ ≤ tolerance · ‖b‖.
 
@@ -95,7 +99,7 @@ def conjugate_gradient(
         UsageError: If `max_iterations` or `tolerance` is negative.
         UsageTypeError: If b is not floating.
 
-    Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithm B2.
+    Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithms B2 and B3.
     """
     check_not_negative(max_iterations=max_iterations, tolerance=tolerance)
     if not callable(matvec):
@@ -103,7 +107,10 @@ def conjugate_gradient(
             f"matvec is {describe_type(matvec)}; write a function, as lambda v: A @ v."
         )
     solve = functools.partial(
-        _iterate, max_iterations=max_iterations, tolerance=tolerance
+        _iterate,
+        preconditioner_fn=preconditioner_fn or (lambda residual: residual),
+        max_iterations=max_iterations,
+        tolerance=tolerance,
     )
     # `symmetric` makes the transposed solve the same one, so that reverse mode needs no
     # transpose of `matvec`.
@@ -120,15 +127,17 @@ def _iterate(
     matvec: Callable[[PyTree], PyTree],
     b: PyTree,
     *,
+    preconditioner_fn: Callable[[PyTree], PyTree],
     max_iterations: int,
     tolerance: float,
 ) -> tuple[PyTree, tuple[Int[Array, ""], Int[Array, ""], Float[Array, ""]]]:
     """Return x, and (status, iterations, relative residual)."""
     # Scaled by a power of two, which is exact: the square of a tiny or a huge b, such
     # as the cotangent of a derivative, would under- or overflow.
-    exponent = jnp.frexp(max_norm(b))[1]
-    b = jax.tree.map(lambda leaf: jnp.ldexp(leaf, -exponent), b)
+    scale = _power_of_two(max_norm(b))
+    b = optax.tree.cast_like(jax.tree.map(lambda leaf: leaf / scale, b), b)
     b_sq = optax.tree.vdot(b, b)
+    z = preconditioner_fn(b)
     # Squares on both sides: no root in the loop, and b = 0 converges at once.
     threshold = tolerance**2 * b_sq
 
@@ -140,26 +149,27 @@ def _iterate(
         product = matvec(state.direction)
         curvature = optax.tree.vdot(state.direction, product)
         # Guarded, because `where` below evaluates both of its sides.
-        alpha = state.residual_sq / jnp.where(curvature > 0, curvature, 1)
+        alpha = state.rz / jnp.where(curvature > 0, curvature, 1)
         x = optax.tree.add_scale(state.x, alpha, state.direction)
         residual = optax.tree.add_scale(state.residual, -alpha, product)
         residual_sq = optax.tree.vdot(residual, residual)
-        # residual_sq > 0 in the loop: a zero residual is within every threshold.
-        beta = residual_sq / state.residual_sq
-        direction = optax.tree.add_scale(residual, beta, state.direction)
+        z = preconditioner_fn(residual)
+        rz = optax.tree.vdot(residual, z)
+        # rz > 0 in the loop: a zero residual is within every threshold.
+        beta = rz / state.rz
+        direction = optax.tree.add_scale(z, beta, state.direction)
         # bᵀx is not finite if any number in x is not: even 0 · ∞ is NaN.
         finite = jnp.isfinite(residual_sq) & jnp.isfinite(optax.tree.vdot(b, x))
         # `jnp.where`, which fuses: `jnp.select` is a reduction, a kernel of its own.
-        indefinite = jnp.isfinite(curvature) & (curvature <= 0)
+        # rz is negative only if the preconditioner is not positive definite.
+        indefinite = jnp.isfinite(curvature) & ((curvature <= 0) | (state.rz < 0))
         failure = jnp.where(
             indefinite, CGStatus.NON_POSITIVE_CURVATURE, CGStatus.NON_FINITE
         )
-        good = (curvature > 0) & finite & jnp.isfinite(curvature)
+        good = ~indefinite & finite & jnp.isfinite(curvature)
         status = jnp.where(good, _progress(residual_sq, threshold), failure)
         status = status.astype(jnp.int32)
-        advanced = _State(
-            x, residual, direction, residual_sq, state.iterations + 1, status
-        )
+        advanced = _State(x, residual, direction, rz, state.iterations + 1, status)
         stopped = state._replace(status=status)
         # The whole step is kept or dropped: x never holds half of an iteration.
         return jax.tree.map(
@@ -169,25 +179,37 @@ def _iterate(
             stopped,
         )
 
+    rz = optax.tree.vdot(b, z)
     start = _State(
         x=optax.tree.zeros_like(b),
         residual=b,
-        direction=b,
-        residual_sq=b_sq,
+        direction=z,
+        rz=rz,
         iterations=jnp.int32(0),
         status=jnp.where(
-            jnp.isfinite(b_sq), _progress(b_sq, threshold), CGStatus.NON_FINITE
+            jnp.isfinite(b_sq) & jnp.isfinite(rz),
+            _progress(b_sq, threshold),
+            CGStatus.NON_FINITE,
         ).astype(jnp.int32),
     )
     end = jax.lax.while_loop(proceed, iterate, start)
-    scale = jnp.where(b_sq > 0, b_sq, 1)
-    relative_residual = jnp.sqrt(end.residual_sq / scale)
-    x = jax.tree.map(lambda leaf: jnp.ldexp(leaf, exponent), end.x)
+    residual_sq = optax.tree.vdot(end.residual, end.residual)
+    relative_residual = jnp.sqrt(residual_sq / jnp.where(b_sq > 0, b_sq, 1))
+    x = optax.tree.cast_like(jax.tree.map(lambda leaf: leaf * scale, end.x), end.x)
     # A solution that the dtype cannot hold is none.
     finite = jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in jax.tree.leaves(x)))
     x = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), x)
     status = jnp.where(finite, end.status, CGStatus.NON_FINITE)
     return x, (status, end.iterations, relative_residual)
+
+
+def _power_of_two(magnitude: Float[Array, ""]) -> Float[Array, ""]:
+    """Return a power of two near a magnitude; 1 for 0."""
+    # Without a mantissa, a number is rounded to a power of two; half of it, because the
+    # largest would be rounded to infinity.
+    exponent_bits = jnp.finfo(magnitude.dtype).nexp
+    power = jax.lax.reduce_precision(magnitude / 2, exponent_bits, 0)
+    return jnp.where(power > 0, power, 1)
 
 
 def _progress(residual_sq: Float[Array, ""], threshold: Float[Array, ""]) -> Array:

@@ -23,10 +23,11 @@ class UpdateStatus(enum.IntEnum):
     """∇L = 0, as when all advantages are zero or there is only one action; or so small
     that its square is 0."""
     NON_FINITE = 2
-    """A NaN or an infinity in the batch, in the gradient or in every candidate."""
+    """A NaN or an infinity in the batch apart from observations, in the gradient, in δ,
+    in the curvature or in the last candidate."""
     NON_POSITIVE_CURVATURE = 3
-    """xᵀFx ≤ 0 to rounding: the KL does not depend on the direction, and there is no
-    step size. Not that of `CGStatus`, whose last good x is used."""
+    """The curvature in the step size is ≤ 0 to rounding: the KL does not depend on the
+    direction. Not that of `CGStatus`, whose last good x is used."""
     KL_EXCEEDED = 4
     """Even the last candidate, the smallest, was outside the trust region; or δ ≤ 0."""
     NO_IMPROVEMENT = 5
@@ -34,20 +35,22 @@ class UpdateStatus(enum.IntEnum):
 
 
 class UpdateInfo(NamedTuple):
-    """Evidence of one update. All of it describes the parameters that were kept.
+    """Evidence of one update.
 
     L is the objective: the surrogate, plus c · mean_s H(π(·|s)) if the update was
-    given an entropy coefficient c.
+    given an entropy coefficient c. L, KL and entropy are those of the parameters kept:
+    after a rejection all KLs and the expected improvement are 0. The others describe
+    the attempt.
 
     Attributes:
         status: An `UpdateStatus`, int32 scalar.
         surrogate_before: L(θ_old), scalar.
         surrogate_after: L at the parameters kept.
         expected_improvement: fraction · gᵀ(βx), the prediction of the linear model.
-        kl: mean_s KL(π_old ‖ π), nats; 0 if the update was rejected.
+        kl: mean_s KL(π_old ‖ π), nats.
         kl_max: max_s KL(π_old ‖ π), nats.
         kl_predicted: ½ (fraction · β)² xᵀFx, the prediction of the quadratic model.
-        step_size: β, the length of the full step along x.
+        step_size: β; the full step is β x.
         accepted_fraction: The line search's fraction; 0 if the update was rejected.
         evaluations: Number of candidates evaluated, int32 scalar.
         cg_status: A `CGStatus`, int32 scalar.
@@ -133,7 +136,7 @@ def _status(
         (norm == 0, UpdateStatus.ZERO_GRADIENT),
         (cg.status == CGStatus.NON_FINITE, UpdateStatus.NON_FINITE),
         (jnp.asarray(max_kl) <= 0, UpdateStatus.KL_EXCEEDED),
-        (~jnp.isfinite(curvature), UpdateStatus.NON_FINITE),
+        (~jnp.isfinite(curvature + max_kl), UpdateStatus.NON_FINITE),
         (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
         (~finite, UpdateStatus.NON_FINITE),
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),

@@ -30,6 +30,7 @@ from trpo_jax.trust_region.fisher import (
 )
 from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
+from trpo_jax.trust_region.preconditioner import score_preconditioner
 
 # Rows of a tile of a matrix unit, and of a subsample that is cut to whole tiles.
 _TILE, _LARGE_SUBSAMPLE = 128, 1024
@@ -128,18 +129,11 @@ class Problem(NamedTuple):
         Args:
             theta: θ_old.
             stride: Step of the subsample, which is taken once: F is the same matrix in
-                every product of a solve. Of more than 1,024 rows taken, those beyond a
-                multiple of 128 are left out.
+                every product of a solve. If it is above 1 and takes more than 1,024
+                rows, those beyond a multiple of 128 are left out.
             operator_fn: See `OperatorFn`.
         """
-        rows = jax.tree.leaves(self.batch.observations)[0].shape[0]
-        taken = range(0, rows, stride)
-        if stride > 1 and len(taken) > _LARGE_SUBSAMPLE:
-            # A matrix unit works in tiles: XLA would pad the rows in each product.
-            taken = taken[: len(taken) // _TILE * _TILE]
-        states = jax.tree.map(
-            lambda leaf: leaf[: taken.stop : stride], self.batch.observations
-        )
+        states = self._every(stride).observations
         micro_batches = self._split(states)
         # Operators get params, not θ, because their curvature may be structured by
         # layers. The transpose of the linear map θ ↦ params leads back.
@@ -159,6 +153,32 @@ class Problem(NamedTuple):
             return pull_back(product)[0]
 
         return matvec
+
+    def preconditioner(
+        self,
+        theta: PyTree,
+        *,
+        groups: int,
+        damping: Float[Array, ""] | float,
+        stride: int = 1,
+    ) -> MatVec | None:
+        """Return r ↦ P⁻¹ r for the solve with `fisher`, None if there are no groups.
+
+        Args:
+            theta: θ_old.
+            groups: Gradients that it is made of, see `score_preconditioner`.
+            damping: λ ≥ 0 of the solve.
+            stride: That of `fisher`: the same rows are taken.
+        """
+        if not groups:
+            return None
+        return score_preconditioner(
+            self._policy,
+            theta,
+            self._every(stride),
+            groups=groups,
+            damping=damping,
+        )
 
     def candidate(self, theta: PyTree, old: OldPolicy) -> Candidate:
         """Return L and KL at θ, with max_s KL(π_old ‖ π_θ) and mean_s H as evidence."""
@@ -180,6 +200,15 @@ class Problem(NamedTuple):
         value = jnp.where(distance == 0, old.value, value)
         finite = jnp.isfinite(distance) & old.finite
         return Candidate(value, kl, finite, (kl_max, entropy))
+
+    def _every(self, stride: int) -> Any:
+        """Return every `stride`-th row of the batch; of many, whole tiles."""
+        rows = jax.tree.leaves(self.batch)[0].shape[0]
+        taken = range(0, rows, stride)
+        if stride > 1 and len(taken) > _LARGE_SUBSAMPLE:
+            # A matrix unit works in tiles: XLA would pad the rows in each product.
+            taken = taken[: len(taken) // _TILE * _TILE]
+        return jax.tree.map(lambda leaf: leaf[: taken.stop : stride], self.batch)
 
     def _policy(self, theta: PyTree, observations: PyTree) -> Distribution:
         return self.policy_fn(self.params_of(theta), observations)
@@ -236,7 +265,8 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
             f"policy_fn's distribution gives log_prob(batch.actions) of shape "
             f"{log_probs.shape} for actions of shape {jnp.shape(batch.actions)}; it "
             f"must be {jnp.shape(batch.log_probs)}, one joint log-probability for each "
-            "transition. Sum over action dimensions."
+            "transition. Write actions[:, 0] for a Categorical, and sum the "
+            "log-probabilities of several action dimensions."
         )
 
 

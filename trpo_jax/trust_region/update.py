@@ -43,6 +43,7 @@ def trust_region_update(
     entropy_coefficient: Float[Array, ""] | float = 0.0,
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-5,
+    preconditioner_groups: int = 0,
     max_backtracks: int = 10,
     backtrack_factor: float = 0.5,
     interpolate: bool = True,
@@ -55,7 +56,8 @@ def trust_region_update(
 ) -> tuple[PyTree, UpdateInfo]:
     """Take one step of trust region policy optimisation.
 
-    max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
+    max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ,
+    L(θ) = mean[π_θ(a|s) / π_old(a|s) · A(s, a)] + c · mean_s H(π_θ(·|s))
 
     solved by  (F + λI) x = g,  β = √(2δ / xᵀFx),  θ = θ_old + fraction · β x.
 
@@ -71,16 +73,18 @@ def trust_region_update(
         batch: The transitions, see `Batch`.
         max_kl: δ, the radius of the trust region, in nats.
         damping: λ ≥ 0, added to the Fisher information's diagonal.
-        entropy_coefficient: c ≥ 0; the objective is L(θ) + c · mean_s H(π_θ(·|s)).
+        entropy_coefficient: c ≥ 0, the weight of the entropy bonus in L.
         cg_iterations: The largest number of Fisher-vector products.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
+        preconditioner_groups: Gradients that a preconditioner of the solve is made of,
+            see `score_preconditioner`; 0 for none.
         max_backtracks: The largest number of fractions that the line search tries.
         backtrack_factor: Ratio of each fraction to the one before.
         interpolate: Whether the line search uses the KL of a candidate to land near δ.
         line_search_width: Candidates evaluated at once, see `line_search`.
         fisher_stride: The Fisher information is computed over every `fisher_stride`-th
             row of the batch; gradient, KL and line search use all rows. Choose a stride
-            that does not follow a pattern in the batch.
+            that does not follow a pattern in the batch. See `Problem.fisher`.
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
             process at a time, None for all. It bounds the memory, and changes the
             result to rounding only.
@@ -105,6 +109,7 @@ def trust_region_update(
     """
     check_positive(max_kl=max_kl)
     fisher_stride = whole("fisher_stride", fisher_stride)
+    groups = whole("preconditioner_groups", preconditioner_groups, least=0)
     check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     check_batch(policy_fn, params, batch)
     # θ is what the vector algebra of CG and line search works on; the policy, and the
@@ -132,6 +137,9 @@ def trust_region_update(
         cg = conjugate_gradient(
             damped(fisher, damping),
             gradient,
+            preconditioner_fn=problem.preconditioner(
+                theta_old, groups=groups, damping=damping, stride=fisher_stride
+            ),
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
         )

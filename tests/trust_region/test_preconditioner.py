@@ -1,0 +1,160 @@
+"""The preconditioner against its dense formula, and solves with it."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import policies
+import pytest
+from compiling import fast_jit
+from jax.flatten_util import ravel_pytree
+
+from trpo_jax.errors import UsageError
+from trpo_jax.trust_region import (
+    Batch,
+    Categorical,
+    CGStatus,
+    Problem,
+    conjugate_gradient,
+    damped,
+    score_preconditioner,
+    trust_region_update,
+)
+
+NUM_ROWS, GROUPS, DAMPING = 13, 3, 0.05
+
+
+def make(kind, num_rows=NUM_ROWS):
+    rng = np.random.default_rng(0)
+    params = policies.make_params(kind, rng)
+    batch = policies.make_batch(kind, rng, params, num_rows)
+    return policies.POLICIES[kind], params, batch
+
+
+@pytest.mark.parametrize("kind", policies.ALL_KINDS)
+def test_it_is_the_inverse_of_the_estimated_fisher_information(kind, float64):
+    policy_fn, params, batch = make(kind)
+    vector = jax.tree.map(jnp.cos, params)
+
+    @fast_jit
+    def precondition(params, batch, vector):
+        return score_preconditioner(
+            policy_fn, params, batch, groups=GROUPS, damping=DAMPING
+        )(vector)
+
+    @fast_jit
+    def scores(params, batch):
+        return jax.jacrev(
+            lambda params: policy_fn(params, batch.observations).log_prob(batch.actions)
+        )(params)
+
+    actual, _ = ravel_pytree(precondition(params, batch, vector))
+    leaves = jax.tree.leaves(scores(params, batch))
+    score = np.concatenate([np.reshape(leaf, (NUM_ROWS, -1)) for leaf in leaves], 1)
+    # Group j has the rows j, j + 3, …; the thirteenth is left over.
+    g = np.stack([score[j:12:GROUPS].sum(axis=0) for j in range(GROUPS)]) / np.sqrt(12)
+    mu = 10 * DAMPING + 1e-4 * np.sum(g**2)
+    matrix = g.T @ g + mu * np.eye(g.shape[1])
+    expected = mu * np.linalg.solve(matrix, ravel_pytree(vector)[0])
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_its_estimate_has_the_fisher_information_as_its_mean(float64):
+    """Over all actions of one state, weighted by their probabilities."""
+    policy_fn, params, batch = make("categorical", 1)
+    mean = 0
+    for action in range(3):
+        one = batch._replace(actions=jnp.array([action]))
+        score, unravel = ravel_pytree(
+            jax.grad(
+                lambda params, one=one: (
+                    policy_fn(params, one.observations).log_prob(one.actions).sum()
+                )
+            )(params)
+        )
+        log_prob = policy_fn(params, one.observations).log_prob(one.actions)[0]
+        mean += jnp.exp(log_prob) * jnp.outer(score, score)
+    fisher = Problem(policy_fn, None, batch).fisher(params)
+    for column in (0, 5):
+        product = fisher(unravel(jnp.eye(len(mean))[column]))
+        np.testing.assert_allclose(ravel_pytree(product)[0], mean[column], atol=1e-12)
+
+
+def test_ten_products_reach_what_plain_ones_do_not(float64):
+    """With eigenvalues spread over six decades, as those of a policy are."""
+    rng = np.random.default_rng(0)
+    scales = np.geomspace(30, 0.03, 40)
+    observations = jnp.asarray(rng.normal(size=(400, 40)) * scales)
+    actions = jnp.asarray(rng.integers(0, 3, 400))
+    log_probs = jnp.full(400, -jnp.log(3))
+    params = jnp.zeros((40, 3))
+    problem = Problem(
+        lambda params, observations: Categorical(observations @ params),
+        lambda policy, batch: jnp.mean(policy.log_prob(batch.actions)),
+        Batch(observations, actions, log_probs, jnp.zeros(400)),
+    )
+
+    @functools.partial(fast_jit, static_argnames=("groups", "max_iterations"))
+    def solve(params, groups, max_iterations):
+        _, gradient = problem.value_and_gradient(params)
+        cg = conjugate_gradient(
+            damped(problem.fisher(params), 1e-3),
+            gradient,
+            preconditioner_fn=problem.preconditioner(
+                params, groups=groups, damping=1e-3
+            ),
+            max_iterations=max_iterations,
+            tolerance=1e-8,
+        )
+        return cg, jnp.vdot(gradient, cg.x)
+
+    (plain, most), (preconditioned, same) = (solve(params, n, 400) for n in (0, 32))
+    assert plain.status == preconditioned.status == CGStatus.CONVERGED
+    np.testing.assert_allclose(plain.x, preconditioned.x, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(same, most, rtol=1e-7)
+    # gᵀx, of which half is what the quadratic model gains.
+    assert solve(params, 0, 10)[1] < 0.7 * most
+    assert solve(params, 32, 10)[1] > 0.95 * most
+
+
+def update(policy_fn, params, batch, groups, **arguments):
+    return trust_region_update(
+        policy_fn,
+        params,
+        batch,
+        preconditioner_groups=groups,
+        cg_iterations=60,
+        cg_tolerance=1e-10,
+        line_search_width=1,
+        **arguments,
+    )
+
+
+def test_an_update_and_its_derivatives_do_not_depend_on_it(float64):
+    policy_fn, params, batch = make("gaussian", 24)
+
+    @functools.partial(fast_jit, static_argnames="groups")
+    def new_params(damping, groups):
+        fn = functools.partial(update, policy_fn, batch=batch, groups=groups)
+
+        def moved(damping):
+            theta, info = fn(params, damping=damping, interpolate=False)
+            return ravel_pytree(theta)[0], info.status
+
+        return *moved(damping), jax.jacrev(lambda d: moved(d)[0])(damping)
+
+    plain, preconditioned = new_params(0.1, 0), new_params(0.1, 6)
+    chex.assert_trees_all_close(plain, preconditioned, rtol=1e-6, atol=1e-9)
+    assert np.any(plain[2] != 0)
+
+
+def test_more_groups_than_rows_are_refused(float64):
+    policy_fn, params, batch = make("categorical")
+    with pytest.raises(UsageError, match=r"=14 is above the 13 rows .*write fewer"):
+        update(policy_fn, params, batch, 14)
+    with pytest.raises(UsageError, match="=8 is above the 7 rows"):
+        update(policy_fn, params, batch, 8, fisher_stride=2)
+    with pytest.raises(UsageError, match="preconditioner_groups=-1 is negative"):
+        update(policy_fn, params, batch, -1)
