@@ -110,13 +110,13 @@ def test_ten_products_reach_what_plain_ones_do_not(float64):
         )
         return cg, jnp.vdot(gradient, cg.x)
 
-    (plain, most), (preconditioned, same) = (solve(params, n, 400) for n in (0, 32))
+    (plain, most), (preconditioned, same) = (solve(params, n, 400) for n in (0, 64))
     assert plain.status == preconditioned.status == CGStatus.CONVERGED
     np.testing.assert_allclose(plain.x, preconditioned.x, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(same, most, rtol=1e-7)
     # gᵀx, of which half is what the quadratic model gains.
     assert solve(params, 0, 10)[1] < 0.7 * most
-    assert solve(params, 32, 10)[1] > 0.95 * most
+    assert solve(params, 64, 10)[1] > 0.9 * most
 
 
 def update(policy_fn, params, batch, groups, **arguments):
