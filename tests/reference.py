@@ -258,8 +258,8 @@ def line_search(
         by_kl = interpolate and np.isfinite(kl) and (good or kl > max_kl)
         factor = np.sqrt(0.9 * max_kl / max(kl, 1e-300)) if by_kl else backtrack_factor
         fraction *= min(factor, 1 / backtrack_factor)
-        if fraction >= smallest_refused:
-            fraction = (best.fraction + smallest_refused) / 2
+        if best and fraction >= smallest_refused:
+            return best
     return best or Search(False, 0.0, value, kl, max_backtracks)
 
 

@@ -64,10 +64,10 @@ def line_search(
     The KL grows as the square of the fraction f. So a candidate's KL says where the
     boundary is, and the next fraction is f · √(0.9 δ / KL): smaller after a candidate
     outside of the trust region; larger, at most by 1/c, after an acceptable one with
-    KL < 0.8 δ; and halfway to the smallest fraction that was refused, rather than at or
-    beyond it. So it goes on until a candidate has KL ≥ 0.8 δ, or is not acceptable with
-    a larger L than the one kept. A candidate inside of the trust region that is refused
-    for its L, or one that is not finite, is followed by f · c.
+    KL < 0.8 δ. A larger one is kept only if it is acceptable and has a larger L. So the
+    search ends at a KL ≥ 0.8 δ, at a larger fraction that is no better, or where the
+    next one would not be below the smallest refused. A candidate inside of the trust
+    region that is refused for its L, or one that is not finite, is followed by f · c.
 
     Without interpolation, the first acceptable one of 1, c, c², …
 
@@ -205,16 +205,15 @@ def _search(
         count = evaluations[last]
         refused = jnp.min(jnp.where(acceptable, jnp.inf, tried), initial=search.refused)
         next_fraction = rule.next_fraction(kept, candidate, found, max_kl)
-        next_fraction = jnp.where(
-            next_fraction >= refused, (kept + refused) / 2, next_fraction
-        )
         near = (candidate.kl >= _NEAR * max_kl) if rule.interpolate else True
         return _Search(
             LineSearchResult(accepted, jnp.where(accepted, kept, 0), candidate, count),
             kept,
             refused,
             next_fraction,
-            (count >= rule.most) | ~better | (accepted & near),
+            (count >= rule.most)
+            | ~better
+            | (accepted & (near | (next_fraction >= refused))),
         )
 
     start = jax.eval_shape(evaluate_fn, jnp.ones_like(bounds[0]), closed_over)
