@@ -158,8 +158,7 @@ def _iterate(
         # rz > 0 in the loop: a zero residual is within every threshold.
         beta = rz / state.rz
         direction = optax.tree.add_scale(z, beta, state.direction)
-        # bᵀx is not finite if any number in x is not: even 0 · ∞ is NaN.
-        finite = jnp.isfinite(residual_sq) & jnp.isfinite(optax.tree.vdot(b, x))
+        finite = jnp.isfinite(residual_sq) & jnp.isfinite(alpha)
         # `jnp.where`, which fuses: `jnp.select` is a reduction, a kernel of its own.
         # rz is negative only if the preconditioner is not positive definite.
         indefinite = jnp.isfinite(curvature) & ((curvature <= 0) | (state.rz < 0))
