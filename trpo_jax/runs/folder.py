@@ -132,9 +132,7 @@ class RunFolder:
             UsageError: If there is no run, or `config` is another; the message names
                 the fields.
         """
-        if not self.config.is_file():
-            raise UsageError(self._no_run())
-        stored = read_config_values(self.config)
+        stored = self.read_values()
         if config is None:
             return config_from_dict(stored)
         check_config(config)
@@ -143,6 +141,12 @@ class RunFolder:
             advice = "pass the config that the run was started with"
         self._check_same(config, advice)
         return config
+
+    def read_values(self) -> dict[str, Any]:
+        """Return the fields of the run's config; UsageError if there is no run."""
+        if not self.config.is_file():
+            raise UsageError(self._no_run())
+        return read_config_values(self.config)
 
     def _no_run(self) -> str:
         if self.path.is_file():
