@@ -31,7 +31,7 @@ TINY = [
 
 
 def config_of(args):
-    return parse(args).keywords["run"].plain()
+    return trpo_jax.TRPOConfig(**vars(parse(args).keywords["run"]))
 
 
 def test_options_start_from_the_preset_of_the_environment():
@@ -322,9 +322,9 @@ def test_too_little_memory_is_told_from_a_bug(
 
 
 @pytest.mark.parametrize("command", ["evaluate", "render"])
-def test_a_seed_of_more_than_64_bits_is_refused(command, folder, capsys):
+def test_a_seed_of_64_bits_or_more_is_refused(command, folder, capsys):
     assert main([command, str(folder), f"--seed={2**64}"]) == 2
-    assert f"seed={2**64} has more than 64 bits" in capsys.readouterr().err
+    assert f"seed={2**64} is too large; write at most" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

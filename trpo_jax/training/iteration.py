@@ -28,6 +28,7 @@ from trpo_jax.training.critic import (
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.rollouts import Trajectory, rollout
+from trpo_jax.training.schedules import make_schedule
 from trpo_jax.training.state import (
     PRECISION,
     TrainState,
@@ -347,8 +348,11 @@ def _updated(
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters, times the factors of their schedules."""
     base = state.hyperparameters
-    critic_learning_rate_factor = config.critic_learning_rate_factor(state.updates)
+    max_kl_factor, learning_rate_factor = (
+        make_schedule(schedule, config.num_updates)(state.updates)
+        for schedule in (config.max_kl_schedule, config.critic_learning_rate_schedule)
+    )
     return base._replace(
-        max_kl=base.max_kl * config.max_kl_factor(state.updates),
-        critic_learning_rate=base.critic_learning_rate * critic_learning_rate_factor,
+        max_kl=base.max_kl * max_kl_factor,
+        critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
     )
