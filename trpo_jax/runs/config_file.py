@@ -60,6 +60,10 @@ def config_from_dict(values: dict[str, Any]) -> TRPOConfig:
             + ". In Python, pass the config that the run was started with as the "
             "argument config."
         )
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
     return TRPOConfig(**values)
 
 

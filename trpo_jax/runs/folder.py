@@ -90,10 +90,7 @@ class RunFolder:
                 )
 
     def _is_free(self) -> bool:
-        """Return whether there is nothing, or only what a killed process left.
-
-        Killed while it made the folder.
-        """
+        """Return whether there is nothing, or only what a killed `create` left."""
         left = {".lock", "settings.partial", "config.partial"}
         with contextlib.suppress(UsageError):  # no settings, or those of something else
             self.read_settings()
