@@ -435,7 +435,7 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--rollout-length=0"], "at least 1"),
         (["--rollout-length=1.5"], "'1.5' is not a whole number; write one, as 64"),
         (["--hidden-sizes=64,x"], "'x' is not a whole number"),
-        (["--max-kl=-1"], "positive number of nats"),
+        (["--max-kl=-1"], "write a finite number above 0"),
         (["--discount=1.5"], "[0, 1]"),
         (["--num-envs=0"], "at least 1"),
         (["--critic-fit=first_order", "--critic-optimizer=adamm"], "adam"),

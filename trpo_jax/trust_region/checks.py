@@ -38,7 +38,7 @@ def check_fraction(**values: Any) -> None:
 
 
 def whole(
-    name: str, value: Any, *, least: int | None = 1, most: float = 2**31 - 1
+    name: str, value: Any, *, least: int | None = 1, most: int | float = 2**31 - 1
 ) -> int:
     """Return a count as an int, whatever type it has.
 
