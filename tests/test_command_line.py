@@ -31,7 +31,7 @@ TINY = [
 
 
 def config_of(args):
-    return parse(args).keywords["run"].plain()
+    return trpo_jax.TRPOConfig(**vars(parse(args).keywords["run"]))
 
 
 def test_options_start_from_the_preset_of_the_environment():
@@ -322,9 +322,9 @@ def test_too_little_memory_is_told_from_a_bug(
 
 
 @pytest.mark.parametrize("command", ["evaluate", "render"])
-def test_a_seed_of_more_than_64_bits_is_refused(command, folder, capsys):
+def test_a_seed_of_64_bits_or_more_is_refused(command, folder, capsys):
     assert main([command, str(folder), f"--seed={2**64}"]) == 2
-    assert f"seed={2**64} has more than 64 bits" in capsys.readouterr().err
+    assert f"seed={2**64} is too large; write at most" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--rollout-length=0"], "at least 1"),
         (["--rollout-length=1.5"], "'1.5' is not a whole number; write one, as 64"),
         (["--hidden-sizes=64,x"], "'x' is not a whole number"),
-        (["--max-kl=-1"], "positive number of nats"),
+        (["--max-kl=-1"], "write a finite number above 0"),
         (["--discount=1.5"], "[0, 1]"),
         (["--num-envs=0"], "at least 1"),
         (["--critic-fit=first_order", "--critic-optimizer=adamm"], "adam"),

@@ -34,6 +34,7 @@ from trpo_jax.runs.config_file import (
     read_config_values,
 )
 from trpo_jax.training import PRESETS, TRPOConfig, preset
+from trpo_jax.trust_region.checks import whole
 from trpo_jax.version import __version__
 
 _ID, _NAME = conf.arg(metavar="ID"), conf.arg(metavar="NAME")
@@ -56,10 +57,6 @@ class _Options(TRPOConfig):
     """Optimiser of Optax, such as adam or rmsprop."""
     critic_learning_rate_schedule: _Schedule = TRPOConfig.critic_learning_rate_schedule
     """Factor of --critic-learning-rate over the run."""
-
-    def plain(self) -> TRPOConfig:
-        """Return the config, which is equal to one that was made in Python."""
-        return TRPOConfig(**vars(self))
 
 
 _RECORDS = runs.RunSettings()
@@ -148,7 +145,7 @@ def train(
         records: What is recorded, and how often.
     """
     _check_environment(run.env)
-    runs.run(run.plain(), folder, records)
+    runs.run(TRPOConfig(**vars(run)), folder, records)
     if folder is None:
         print("nothing was saved; to save a run, write --folder NAME")
         return
@@ -293,7 +290,8 @@ def benchmark(
         seconds: Seconds to measure for.
     """
     _check_environment(run.env)
-    print(json.dumps(runs.measure_throughput(run.plain(), seconds=seconds)))
+    plain = TRPOConfig(**vars(run))
+    print(json.dumps(runs.measure_throughput(plain, seconds=seconds)))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -342,11 +340,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _random_key(seed: int) -> jax.Array:
-    """Return the key of a seed; UsageError if it has more than 64 bits."""
-    try:
-        return jax.random.key(seed)
-    except OverflowError as error:
-        raise UsageError(f"seed={seed} has more than 64 bits; write 0.") from error
+    """Return the key of a seed; UsageError if it is not one."""
+    return jax.random.key(whole("seed", seed, least=0, most=2**63 - 1))
 
 
 def _output_file(path: pathlib.Path | None, default: pathlib.Path) -> pathlib.Path:

@@ -80,10 +80,19 @@ def differences(
         }
         for tree in (found, wanted)
     )
+    return differing(left, right, str)
+
+
+def differing(
+    left: Mapping[str, Any],
+    right: Mapping[str, Any],
+    show_fn: Callable[[Any], str] = repr,
+) -> list[str]:
+    """Return the names whose values differ, with both: None for one that is missing."""
     return [
-        f"{path}: {left.get(path)} and {right.get(path)}"
-        for path in sorted(left.keys() | right.keys())
-        if left.get(path) != right.get(path)
+        f"{name}: {show_fn(left.get(name))} and {show_fn(right.get(name))}"
+        for name in {**left, **right}
+        if left.get(name) != right.get(name)
     ]
 
 

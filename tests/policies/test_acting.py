@@ -68,13 +68,13 @@ def test_a_seed_is_taken_by_its_index():
 def test_masks_are_a_part_of_the_observations():
     plain, _ = make_state(Line(Discrete(3)))
     _, state = make_state(Line(Discrete(3), masked=True))
-    advice = r"observation: None and \(3,\); observation.action_mask: \(3,\) and None"
+    advice = r"observation.action_mask: \(3,\) and None; observation: None and \(3,\)"
     with pytest.raises(ValueError, match=advice):
-        check_trained(plain, state, "")
+        check_trained(plain, state)
 
 
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_result_in_place_of_its_state_is_refused():
     config, state = make_state(Line(Discrete(2)))
     with pytest.raises(TypeError, match="state is of type tuple"):
-        check_trained(config, (state, None), "")
+        check_trained(config, (state, None))

@@ -125,7 +125,7 @@ def test_the_state_of_another_environment_is_refused():
 
 def test_the_state_of_several_seeds_is_refused():
     config, states = make_state(KINDS["memory"][0], num_seeds=2)
-    with pytest.raises(ValueError, match="index the seeds first"):
+    with pytest.raises(ValueError, match="index other axes first"):
         LoadedPolicy(config, states, "mode")
     LoadedPolicy(config, jax.tree.map(lambda leaf: leaf[1], states), "mode")
 

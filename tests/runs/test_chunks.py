@@ -109,11 +109,12 @@ def test_chunks_in_flight_are_finished_when_it_is_stopped(device):
 
 def test_metrics_come_update_by_update():
     metrics = jax.tree.map(lambda leaf: leaf[:3], metrics_of(4, 3))
-    rows = by_update(metrics)
+    rows = by_update(chunks.Chunk(7, metrics, None, 1.0))
     assert [int(row["kl"]) for row in rows] == [5, 6, 7]
+    assert [int(row["update"]) for row in rows] == [5, 6, 7]
     sums = {"episode_return_sum", "episode_length_sum"}
     means = {"episode_return", "episode_length"}
-    names = {*Metrics._fields, *UpdateInfo._fields} - {"update"}
+    names = {*Metrics._fields, *UpdateInfo._fields}
     assert rows[0].keys() == (names - sums) | means
 
 

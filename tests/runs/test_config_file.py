@@ -5,10 +5,10 @@ import optax
 import pytest
 
 import trpo_jax
+from trpo_jax.errors import differing
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
-    differing_fields,
     read_config_values,
 )
 
@@ -72,10 +72,10 @@ def test_python_objects_are_described_and_asked_for():
 
 def test_differences_are_named_with_both_values():
     other = dataclasses.replace(MANY, num_envs=8, max_kl=0.01)
-    assert differing_fields(config_to_dict(MANY), config_to_dict(MANY)) == []
-    assert differing_fields(config_to_dict(MANY), config_to_dict(other)) == [
-        "max_kl: 0.03 and 0.01",
+    assert differing(config_to_dict(MANY), config_to_dict(MANY)) == []
+    assert differing(config_to_dict(MANY), config_to_dict(other)) == [
         "num_envs: 4 and 8",
+        "max_kl: 0.03 and 0.01",
     ]
 
 

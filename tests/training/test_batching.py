@@ -335,11 +335,11 @@ def test_a_state_without_an_allowed_action_stops_no_run():
 def test_a_memory_with_a_nan_is_forgotten_and_the_others_kept():
     policy = make_components(CONFIG).policy
     memory = jnp.arange(12.0).reshape(B, 3).at[1, 2].set(jnp.nan)
-    kept = reset_nonfinite_memory(policy, memory, B)
+    kept = reset_nonfinite_memory(policy, memory)
     np.testing.assert_array_equal(kept[1], 0)
     others = np.array([0, 2, 3])
     np.testing.assert_array_equal(kept[others], memory[others])
-    assert reset_nonfinite_memory(policy, (), B) == ()
+    assert reset_nonfinite_memory(policy, ()) == ()
 
 
 def test_recurrent_seeds_train_side_by_side_as_alone():

@@ -2,9 +2,8 @@ import numpy as np
 import optax
 import pytest
 
-from trpo_jax import (
-    TRPOConfig,
-)
+from trpo_jax import TRPOConfig
+from trpo_jax.training.schedules import make_schedule
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -27,6 +26,6 @@ def test_a_schedule_is_a_factor_of_the_update(name, schedule, factors):
         critic_fit="first_order",
         **{f"{name}_schedule": schedule},
     )
-    factor_fn = getattr(config, f"{name}_factor")
+    factor_fn = make_schedule(getattr(config, f"{name}_schedule"), config.num_updates)
     made = [factor_fn(update) for update in range(4)]
     np.testing.assert_allclose(made, factors, rtol=1e-5)

@@ -13,6 +13,7 @@ from probes import CHAIN, TABULAR
 
 from trpo_jax import Hyperparameters, TRPOConfig, UpdateStatus, init, step, train
 from trpo_jax.networks import MLP, Value
+from trpo_jax.training.schedules import make_schedule
 
 CONFIG = TRPOConfig(
     env=(TABULAR, CHAIN),
@@ -145,7 +146,8 @@ def test_a_schedule_holds_its_last_value_after_the_last_update(schedule):
         critic_learning_rate_schedule=schedule,
     )
     assert config.num_updates == 2
-    for factor_fn in (config.max_kl_factor, config.critic_learning_rate_factor):
+    for name in ("max_kl_schedule", "critic_learning_rate_schedule"):
+        factor_fn = make_schedule(getattr(config, name), config.num_updates)
         assert factor_fn(0) == 1
         last = factor_fn(1)
         assert 0 < last < 1

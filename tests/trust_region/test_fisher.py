@@ -17,7 +17,6 @@ from trpo_jax.trust_region import (
     Categorical,
     DiagonalGaussian,
     GSDEGaussian,
-    TanhGaussian,
     fisher_vector_product,
     gauss_newton_vector_product,
     hessian_vector_product,
@@ -77,7 +76,7 @@ def every_action(distribution):
         return actions, probabilities.T
     if isinstance(distribution, GSDEGaussian):
         distribution = distribution.marginal
-    if isinstance(distribution, DiagonalGaussian | TanhGaussian):
+    if isinstance(distribution, DiagonalGaussian):
         actions, weights = reference.gaussian_quadrature(*map(np.asarray, distribution))
         return actions, np.tile(weights[:, None], (1, N))
     logits = [np.asarray(factor.logits) for factor in distribution.factors]

@@ -830,5 +830,5 @@ def test_a_number_of_jax_is_checked_where_all_else_is_traced():
         return jax.eval_shape(update, params, batch)
 
     improve(jnp.float32(0.01))
-    with pytest.raises(ValueError, match=r"max_kl=-1\.0 is not positive"):
+    with pytest.raises(ValueError, match=r"max_kl=-1\.0 is out of range"):
         improve(jnp.float32(-1))

@@ -1,6 +1,7 @@
 """Adapter to brax, and to other environments with brax's `reset` and `step`."""
 
 import sys
+import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,14 +167,10 @@ def _mend_fluid() -> None:
     """
     fluid: Any = sys.modules.get("brax.fluid")
     if fluid is not None and fluid.jp is jnp:
-        fluid.jp = _NumpyWithOldClip()
+        fluid.jp = types.SimpleNamespace(**vars(jnp) | {"clip": _clip})
 
 
-class _NumpyWithOldClip:
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jnp, name)
-
-    def clip(self, array: Array, *bounds: Any, **named: Any) -> Array:
-        if "a_min" in named:
-            named["min"] = named.pop("a_min")
-        return jnp.clip(array, *bounds, **named)
+def _clip(array: Array, *bounds: Any, **named: Any) -> Array:
+    if "a_min" in named:
+        named["min"] = named.pop("a_min")
+    return jnp.clip(array, *bounds, **named)

@@ -4,7 +4,7 @@ import importlib
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -203,11 +203,11 @@ class _LoadedWhenUsed(types.ModuleType):
             del sys.modules[self.__name__]
 
 
-class _Pair:
+class _Pair(NamedTuple):
     """An (environment, params) pair; equal to another if it holds the same objects."""
 
-    def __init__(self, env: Any, env_params: Any):
-        self.env, self.params = env, env_params
+    env: Any
+    params: Any
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Pair):

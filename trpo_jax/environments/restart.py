@@ -1,11 +1,11 @@
 """Start of the next episode, which costs a reset only if an episode has ended."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Key, PyTree
 
 
@@ -35,7 +35,7 @@ def restarting(
         ended: Bool[Array, " B"], keys: Key[Array, " B"], going_on: PyTree
     ) -> PyTree:
         def start() -> PyTree:
-            return jax.vmap(_select)(ended, jax.vmap(start_fn)(keys), going_on)
+            return jax.vmap(optax.tree.where)(ended, jax.vmap(start_fn)(keys), going_on)
 
         return jax.lax.cond(ended.any(), start, lambda: going_on)
 
@@ -66,7 +66,3 @@ def restarting(
         return jax.tree.map(lambda leaf: leaf[0], restart_batch(*batch))
 
     return restart
-
-
-def _select(ended: Bool[Array, ""], started: PyTree, going_on: PyTree) -> PyTree:
-    return jax.tree.map(functools.partial(jnp.where, ended), started, going_on)

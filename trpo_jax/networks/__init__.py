@@ -19,11 +19,10 @@ from trpo_jax.networks.protocol import (
 )
 from trpo_jax.networks.purity import init_network
 from trpo_jax.networks.recurrent import RecurrentPolicy, RecurrentValue
-from trpo_jax.networks.torsos import ACTIVATIONS, CNN, MLP
+from trpo_jax.networks.torsos import CNN, MLP
 from trpo_jax.observations import MaskedObservation, Observation
 
 __all__ = [
-    "ACTIVATIONS",
     "CNN",
     "MLP",
     "CategoricalHead",

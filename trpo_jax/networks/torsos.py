@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
@@ -13,15 +12,6 @@ from trpo_jax.errors import UsageError
 from trpo_jax.networks.initializers import orthogonal
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-
-ACTIVATIONS: dict[str, Activation] = {
-    "elu": jax.nn.elu,
-    "gelu": jax.nn.gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
-"""Activations by their names in a config."""
 
 
 class MLP(nn.Module):

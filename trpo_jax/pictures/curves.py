@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trpo_jax.errors import UsageError
+from trpo_jax.runs.folder import RunFolder
 
 # A point of a curve is a mean over one 25th of the run's updates.
 _SMOOTHED_PART = 25
@@ -71,17 +72,8 @@ def read_run(folder: Path) -> Run:
         UsageError: If the folder does not exist, holds no run or no metrics yet, or a
             line is damaged; the message says where.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; write the folder of a run.")
-    config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
-    if not config_path.is_file():
-        raise UsageError(
-            f"{folder} holds no run: it has no config.json. Write the folder that the "
-            "run was given, not one above or inside it."
-        )
-    config = _read_object(
-        config_path.read_bytes(), str(config_path), "restore it from a copy"
-    )
+    config = RunFolder(folder).read_values()
+    metrics_path = RunFolder(folder).metrics
     # After the last end of line there is nothing, or an incomplete line.
     lines = []
     if metrics_path.is_file():
@@ -94,7 +86,7 @@ def read_run(folder: Path) -> Run:
     updates = {}
     for number, text in enumerate(lines, start=1):
         where = f"{metrics_path}, line {number}"
-        line = _read_object(text, where, "remove the line")
+        line = _read_line(text, where)
         if not all(
             math.isfinite(_number(line.get(n))) for n in ("update", "env_steps")
         ):
@@ -182,13 +174,15 @@ def _quantile_of_mean(count: int) -> float:
     return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
 
 
-def _read_object(text: str | bytes, where: str, advice: str) -> dict[str, Any]:
+def _read_line(text: str, where: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise UsageError(f"{where} cannot be read ({error}); {advice}.") from error
+    except ValueError as error:
+        raise UsageError(
+            f"{where} cannot be read ({error}); remove the line."
+        ) from error
     if not isinstance(fields, dict):
-        raise UsageError(f"{where} is not a JSON object; {advice}.")
+        raise UsageError(f"{where} is not a JSON object; remove the line.")
     return fields
 
 

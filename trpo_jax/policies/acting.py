@@ -139,7 +139,7 @@ def check_actions(actions: str) -> None:
         raise UsageError(f"actions={actions!r}; write 'mode' or 'sample'.")
 
 
-def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> None:
+def check_trained(config: TRPOConfig, state: TrainState) -> None:
     """Raise unless `state` fits `config`.
 
     Only what acting reads is compared: seeds, observations and parameters. The number
@@ -148,7 +148,6 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
     Args:
         config: The run.
         state: Of all its seeds.
-        other_axes: Advice on a state with other leading axes, for the message.
 
     Raises:
         UsageTypeError: If `config` is not a `TRPOConfig`, or `state` not a
@@ -161,8 +160,8 @@ def check_trained(config: TRPOConfig, state: TrainState, other_axes: str) -> Non
     if state.updates.shape != seeds:
         raise UsageError(
             f"state has the leading axes {state.updates.shape}, but num_seeds="
-            f"{config.num_seeds} makes them {seeds}; {other_axes}, or pass the config "
-            "that the state was trained with."
+            f"{config.num_seeds} makes them {seeds}; index other axes first, or pass "
+            "the config that the state was trained with."
         )
     expected = state_type(config)
     different = differences(
@@ -201,7 +200,7 @@ def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> Tra
             f"seed_index={seed_index}, but the run has {config.num_seeds} seed(s); "
             f"write 0 to {config.num_seeds - 1}."
         )
-    check_trained(config, state, "index other axes first")
+    check_trained(config, state)
     if config.num_seeds == 1:
         return state
     return jax.tree.map(lambda leaf: leaf[seed_index], state)

@@ -61,7 +61,7 @@ def evaluate(
     num_episodes = whole("num_episodes", num_episodes)
     max_steps = whole("max_steps", max_steps)
     check_actions(actions)
-    check_trained(config, state, "vmap evaluate over other axes")
+    check_trained(config, state)
     play = _program(config)
     returns, ended = play(state, key, num_episodes, actions, max_steps)
     if isinstance(returns, jax.core.Tracer):

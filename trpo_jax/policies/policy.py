@@ -50,9 +50,7 @@ class LoadedPolicy:
         """
         check_config(config)
         check_actions(actions)
-        check_trained(
-            dataclasses.replace(config, num_seeds=1), state, "index the seeds first"
-        )
+        check_trained(dataclasses.replace(config, num_seeds=1), state)
         self.config = config
         self._state = state
         self._actions = actions

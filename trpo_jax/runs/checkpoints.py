@@ -26,8 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from trpo_jax.errors import UsageError
-from trpo_jax.runs.config_file import differing_fields
+from trpo_jax.errors import UsageError, differing
 from trpo_jax.version import __version__
 
 FORMAT = 2
@@ -343,12 +342,12 @@ def _check_same(
     wanted: dict[str, Any],
     config: dict[str, Any],
 ) -> None:
-    differences = differing_fields(
+    differences = differing(
         {"trpo_jax": manifest.version, **manifest.config},
         {"trpo_jax": __version__, **config},
     )
     if not differences:  # else these are the reason for other shapes
-        differences = differing_fields(manifest.leaves, _types(wanted))
+        differences = differing(manifest.leaves, _types(wanted))
     if differences:
         raise OtherCheckpointError(
             f"{path} is of another run. What differs (checkpoint, config): "

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
-from trpo_jax.training.seeds import init_seeds, run_keys, state_type
+from trpo_jax.training.seeds import init_seeds, over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 
 # Seconds that a chunk should take: long enough that the host is seldom awake beside an
@@ -54,43 +54,35 @@ class Programs(NamedTuple):
         copy: state ↦ a copy in memory of its own.
     """
 
-    init: Callable[[jax.Array], TrainState]
-    run_updates: Callable[[TrainState, Int[Array, ""]], tuple[TrainState, Metrics]]
-    copy: Callable[[TrainState], TrainState]
+    init: jax.stages.Wrapped
+    run_updates: jax.stages.Wrapped
+    copy: jax.stages.Wrapped
 
 
 def compile_programs(config: TRPOConfig) -> Programs:
     """Compile the functions of a run, one while the next is traced."""
     like = state_type(config)
-    programs: tuple[tuple[jax.stages.Wrapped, tuple], ...] = (
-        # `init` and `copy` run seldom: compiling fast matters more than running fast.
-        (
-            jit_with_options(init_seeds, config, env_steps=0),
-            (jax.eval_shape(lambda: run_keys(config)),),
+    # `init` and `copy` run seldom: compiling fast matters more than running fast.
+    programs = Programs(
+        init=jit_with_options(init_seeds, config, env_steps=0),
+        run_updates=jit_with_options(
+            _run_updates, config, env_steps=config.all_env_steps, donate_argnums=(0,)
         ),
-        (
-            jit_with_options(
-                _run_updates,
-                config,
-                env_steps=config.all_env_steps,
-                donate_argnums=(0,),
-            ),
-            (like, jax.ShapeDtypeStruct((), jnp.int32)),
-        ),
-        (jit_with_options(_copy, config, env_steps=0), (like,)),
+        copy=jit_with_options(_copy, config, env_steps=0),
     )
+    keys = jax.eval_shape(lambda: run_keys(config))
+    arguments = ((keys,), (like, jax.ShapeDtypeStruct((), jnp.int32)), (like,))
     # JAX keeps each executable with its lowered program, where the first call of the
     # same jitted function finds it. A cache of our own would also have to distinguish
     # JAX's settings (x64, key implementation). Under JAX_DISABLE_JIT, `lower` raises.
     if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        lowered = (
+            program.lower(*inputs)
+            for program, inputs in zip(programs, arguments, strict=True)
+        )
         with ThreadPoolExecutor() as pool:
-            compiling = [
-                pool.submit(jitted.lower(*arguments).compile)
-                for jitted, arguments in programs
-            ]
-        for one in compiling:
-            one.result()
-    return Programs(*(jitted for jitted, _ in programs))
+            list(pool.map(jax.stages.Lowered.compile, lowered))
+    return programs
 
 
 def run_chunks(
@@ -156,11 +148,8 @@ def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
     """Make `count` updates; traced, so that chunks of all sizes are one program."""
-    make_step = functools.partial(step, config)
-    if config.num_seeds > 1:
-        make_step = jax.vmap(make_step)
     # Under `jit` for its cache, so that `eval_shape` and the loop trace it once.
-    one_step = jax.jit(make_step, inline=True)
+    one_step = jax.jit(over_seeds(config, functools.partial(step, config)), inline=True)
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry
@@ -175,22 +164,22 @@ def _run_updates(
     return jax.lax.fori_loop(0, count, body, (state, records))
 
 
-def by_update(metrics: Metrics) -> list[dict[str, np.ndarray]]:
+def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
     """Return a chunk's metrics update by update, with the fields of `UpdateInfo`.
-
-    Args:
-        metrics: Leaves [n] or [n, num_seeds].
 
     Returns:
         n dictionaries of scalars, or of arrays [num_seeds], by the names of `Metrics`
-        and `UpdateInfo`.
+        and `UpdateInfo`; under "update" the updates that the run has made.
     """
+    metrics = chunk.metrics
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
     del flat["episode_return_sum"], flat["episode_length_sum"]
     flat["episode_return"] = metrics.episode_return
     flat["episode_length"] = metrics.episode_length
     count = len(metrics.env_steps)
+    made = np.arange(chunk.updates - count, chunk.updates) + 1
+    flat = {"update": made, **flat}
     return [
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)
     ]

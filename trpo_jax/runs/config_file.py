@@ -93,15 +93,6 @@ def read_config_values(path: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def differing_fields(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
-    """Return the fields in which two `config_to_dict` differ, with both values."""
-    return [
-        f"{name}: {left.get(name)!r} and {right.get(name)!r}"
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name) != right.get(name)
-    ]
-
-
 def from_python(values: dict[str, Any]) -> list[str]:
     """Return the fields of a `config_to_dict` that are Python objects."""
     return [
@@ -123,8 +114,6 @@ def _describe(value: Any) -> str:
     """Return a function's qualified name, or the repr of another object."""
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    if type(value) is tuple:
-        return f"({', '.join(map(_describe, value))})"
     text = " ".join(repr(value).split())
     if " at 0x" in text:  # an address, which means nothing in another process
         return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -80,11 +80,11 @@ class Watcher:
 
     def watch(self, chunk: Chunk) -> None:
         """Show the updates of a chunk."""
-        metrics = by_update(chunk.metrics)
-        first = chunk.updates - len(metrics)
+        metrics = by_update(chunk)
         steps = self._config.num_seeds * self._config.batch_size * len(metrics)
         speed = steps / chunk.seconds
-        for update, one in enumerate(metrics, start=first + 1):
+        for one in metrics:
+            update = one["update"]
             ended = np.broadcast_to(one["episode_count"] > 0, self._return.shape)
             self._return = np.where(ended, one["episode_return"], self._return)
             last = update == self._config.num_updates

@@ -16,12 +16,11 @@ from typing import Any
 import jax
 import jaxlib
 
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError, UsageTypeError, differing
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
-    differing_fields,
     from_python,
     read_config_values,
 )
@@ -91,22 +90,18 @@ class RunFolder:
                 )
 
     def _is_free(self) -> bool:
-        """Return whether there is nothing, or only what a killed process left."""
+        """Return whether there is nothing, or only what a killed `create` left."""
+        left = {".lock", "settings.partial", "config.partial"}
+        with contextlib.suppress(UsageError):  # no settings, or those of something else
+            self.read_settings()
+            left.add(self.settings.name)
         there = self.path.iterdir() if self.path.exists() else ()
-        return all(map(self._is_left_over, there))
-
-    def _is_left_over(self, path: pathlib.Path) -> bool:
-        """Return whether a file is from a process killed while it made the folder."""
-        if path == self.settings:
-            with contextlib.suppress(ValueError):
-                self.read_settings()
-                return True
-        return path.name in (".lock", "settings.partial", "config.partial")
+        return all(path.name in left for path in there)
 
     def _check_same(self, config: TRPOConfig, advice: str) -> None:
         """Raise UsageError with advice if the folder holds another config."""
         stored = read_config_values(self.config)
-        differences = differing_fields(stored, config_to_dict(config))
+        differences = differing(stored, config_to_dict(config))
         if differences:
             raise UsageError(
                 f"{self.path} holds a run with another config. What differs (there, "
@@ -132,9 +127,7 @@ class RunFolder:
             UsageError: If there is no run, or `config` is another; the message names
                 the fields.
         """
-        if not self.config.is_file():
-            raise UsageError(self._no_run())
-        stored = read_config_values(self.config)
+        stored = self.read_values()
         if config is None:
             return config_from_dict(stored)
         check_config(config)
@@ -143,6 +136,12 @@ class RunFolder:
             advice = "pass the config that the run was started with"
         self._check_same(config, advice)
         return config
+
+    def read_values(self) -> dict[str, Any]:
+        """Return the fields of the run's config; UsageError if there is no run."""
+        if not self.config.is_file():
+            raise UsageError(self._no_run())
+        return read_config_values(self.config)
 
     def _no_run(self) -> str:
         if self.path.is_file():

@@ -235,12 +235,9 @@ class _Run:
                 boundary_every=self.settings.checkpoint_updates,
                 stop_fn=lambda: bool(signals),
             ):
-                metrics = by_update(chunk.metrics)
+                metrics = by_update(chunk)
                 steps = self.config.num_seeds * self.config.batch_size * len(metrics)
-                rows = [
-                    {"update": update, **summarize_seeds(one)}
-                    for update, one in enumerate(metrics, start=updates + 1)
-                ]
+                rows = [summarize_seeds(one) for one in metrics]
                 records.write(rows, round(steps / chunk.seconds, 1))
                 self.watcher.watch(chunk)
                 updates = chunk.updates

@@ -5,16 +5,17 @@ micro-batches: T·B steps, or B sequences of T steps. Both kinds of network have
 methods, so that training need not know which one it trains.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Key, PyTree
 
 from trpo_jax.networks import Network, Observation, RecurrentNetwork, init_network
 from trpo_jax.trust_region import mean_over_rows, split_rows
+from trpo_jax.trust_region.flat import max_norm
 
 
 class FlatNetwork(NamedTuple):
@@ -191,22 +192,19 @@ def rows_per_micro_batch(
     return max(1, micro_batch_size * num_rows // num_steps)
 
 
-def reset_nonfinite_memory(
-    network: BatchedNetwork, memory: PyTree, num_envs: int
-) -> PyTree:
+def reset_nonfinite_memory(network: BatchedNetwork, memory: PyTree) -> PyTree:
     """Return memories [B, …], the initial one where there is a NaN or an infinity.
 
     One bad observation would otherwise be remembered for as long as its episode lasts.
     """
-    if not jax.tree.leaves(memory):
+    leaves = jax.tree.leaves(memory)
+    if not leaves:
         return memory
 
     def reset(memory: PyTree, initial: PyTree) -> PyTree:
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(memory)]
-        keep = functools.partial(jnp.where, jnp.stack(finite).all())
-        return jax.tree.map(keep, memory, initial)
+        return optax.tree.where(jnp.isfinite(max_norm(memory)), memory, initial)
 
-    return jax.vmap(reset)(memory, network.initial_memory(num_envs))
+    return jax.vmap(reset)(memory, network.initial_memory(len(leaves[0])))
 
 
 def one_step(leaves: PyTree) -> PyTree:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 
 from trpo_jax import networks
 from trpo_jax.environments import (
@@ -72,7 +73,7 @@ def make_networks(
 
 
 def _torso(config: TRPOConfig) -> nn.Module:
-    sizes, activation = config.hidden_sizes, networks.ACTIVATIONS[config.activation]
+    sizes, activation = config.hidden_sizes, getattr(jax.nn, config.activation)
     if config.channels:
         stride = config.convolution_stride
         return networks.CNN(config.channels, 3, stride, sizes, activation)

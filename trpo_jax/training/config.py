@@ -23,9 +23,6 @@ from trpo_jax.training.config_checks import (
     plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.schedules import Schedule, make_schedule
-
-Optimizer = Callable[[Any], optax.GradientTransformation]
 
 # Elementwise optimisers: a tree flattened to one vector gives them the same updates.
 _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
@@ -188,17 +185,7 @@ class TRPOConfig:
         return Hyperparameters(*(getattr(self, n) for n in Hyperparameters._fields))
 
     @property
-    def max_kl_factor(self) -> Schedule:
-        """Factor of max_kl, as a function of the update."""
-        return make_schedule(self.max_kl_schedule, self.num_updates)
-
-    @property
-    def critic_learning_rate_factor(self) -> Schedule:
-        """Factor of critic_learning_rate, as a function of the update."""
-        return make_schedule(self.critic_learning_rate_schedule, self.num_updates)
-
-    @property
-    def optimizer(self) -> Optimizer:
+    def optimizer(self) -> Callable[[Any], optax.GradientTransformation]:
         """The critic's optimiser as a function of its learning rate."""
         value = self.critic_optimizer
         if not isinstance(value, str):

@@ -74,23 +74,16 @@ def check_types(config: Any) -> None:
                     f"{name}={value!r} is not a number; write a float."
                 )
         elif kind == tuple[int, ...]:
-            if not isinstance(value, tuple) or not all(map(_is_int, value)):
+            if not isinstance(value, tuple):
                 raise UsageTypeError(
                     f"{name}={value!r}; write whole numbers, as (64, 64)."
                 )
-            if any(size < 1 for size in value):
-                raise UsageError(
-                    f"{name}={value} has a layer without units; write at least 1 for "
-                    "each layer."
-                )
+            for layer, size in enumerate(value):
+                whole(f"{name}[{layer}]", size, most=math.inf)
         elif kind is int or (kind in WHOLE and value is not None):
             may_be_zero = ("seed", "memory_size", "preconditioner_groups")
             least = 0 if name in may_be_zero else 1
             whole(name, value, least=least, most=math.inf)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_counts(config: Any) -> None:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region import (
@@ -19,7 +18,7 @@ from trpo_jax.trust_region import (
     trust_region_step_size,
     undamped_curvature,
 )
-from trpo_jax.trust_region.flat import flatten, move, select
+from trpo_jax.trust_region.flat import flatten, max_norm, move, select
 
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
@@ -204,16 +203,9 @@ def fit_critic(
     visits = jnp.arange(epochs * num_minibatches) % num_minibatches
     end, losses = jax.lax.scan(descend, start, visits)
     # The optimiser's moments are checked as well: an infinite one would stay for good.
-    params, optimizer_state = jax.lax.cond(_all_finite(end), lambda: end, lambda: start)
+    finite = jnp.isfinite(max_norm(end))
+    params, optimizer_state = jax.lax.cond(finite, lambda: end, lambda: start)
     return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
-
-
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Return whether all floating numbers in a pytree are finite."""
-    leaves = jax.tree.leaves(tree)
-    floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    vector, _ = ravel_pytree(floating)
-    return jnp.isfinite(vector).all()
 
 
 def check_values(values: Any, expected: tuple[int, ...]) -> None:

@@ -28,6 +28,7 @@ from trpo_jax.training.critic import (
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.rollouts import Trajectory, rollout
+from trpo_jax.training.schedules import make_schedule
 from trpo_jax.training.state import (
     PRECISION,
     TrainState,
@@ -162,19 +163,26 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
 
         # 4. Fit the critic to the returns. Their statistics are updated first, because
         # the fitted critic is read with the new ones.
-        state = state._replace(return_statistics=_seen_returns(state, judged.returns))
+        state = state._replace(
+            return_statistics=_updated(state.return_statistics, judged.returns)
+        )
         critic_params, critic_optimizer_state, critic = _fit_critic(
             config, components.critic, state, scheduled, judged, critic_key
         )
 
     # 5. Update the observation normaliser last: until here the policy must see what it
     # saw when it acted, or the probability ratio would not start at 1.
-    observation_statistics = _seen_observations(state, trajectory)
+    observation_statistics = _updated(
+        state.observation_statistics, values_of(trajectory.observation)
+    )
 
-    updates = state.updates + 1
+    updates, done = state.updates + 1, trajectory.done
+    counted = jnp.minimum(updates, MAX_ENV_STEPS // config.batch_size)
     metrics = Metrics(
-        env_steps=_env_steps(updates, config.batch_size),
-        **_episode_sums(trajectory),
+        env_steps=counted * config.batch_size,  # stays where an int32 ends
+        episode_return_sum=jnp.sum(trajectory.episode_return, where=done),
+        episode_length_sum=jnp.sum(trajectory.episode_length, where=done),
+        episode_count=jnp.sum(done),
         explained_variance=explained_variance(judged.values, judged.returns),
         critic_loss=critic.loss,
         critic_kl=critic.kl,
@@ -183,16 +191,12 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
         update=info,
     )
-    memory = reset_nonfinite_memory(
-        components.policy, rollout_state.memory, config.num_envs
-    )
+    memory = reset_nonfinite_memory(components.policy, rollout_state.memory)
     state = state._replace(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=critic_optimizer_state,
-        critic_memory=reset_nonfinite_memory(
-            components.critic, critic_memory, config.num_envs
-        ),
+        critic_memory=reset_nonfinite_memory(components.critic, critic_memory),
         observation_statistics=observation_statistics,
         rollout=rollout_state._replace(memory=memory),
         updates=updates,
@@ -333,46 +337,23 @@ def _fit_critic(
     return params, optimizer_state, CriticInfo(loss, zero, zero)
 
 
-def _seen_returns(
-    state: TrainState, returns: Float[Array, "T B"]
+def _updated(
+    statistics: RunningStatistics | None, samples: Float[Array, "T B *S"]
 ) -> RunningStatistics | None:
-    """Return the statistics of returns, with those of a rollout."""
-    if state.return_statistics is None:
+    """Return running statistics with those of a rollout; None if there are none."""
+    if statistics is None:
         return None
-    return update_statistics(state.return_statistics, returns.ravel())
-
-
-def _seen_observations(
-    state: TrainState, trajectory: Trajectory
-) -> RunningStatistics | None:
-    """Return the statistics of observations, with those of a rollout."""
-    if state.observation_statistics is None:
-        return None
-    seen = values_of(trajectory.observation)
-    seen = seen.reshape(-1, *seen.shape[2:])
-    return update_statistics(state.observation_statistics, seen)
+    return update_statistics(statistics, samples.reshape(-1, *samples.shape[2:]))
 
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters, times the factors of their schedules."""
     base = state.hyperparameters
-    critic_learning_rate_factor = config.critic_learning_rate_factor(state.updates)
-    return base._replace(
-        max_kl=base.max_kl * config.max_kl_factor(state.updates),
-        critic_learning_rate=base.critic_learning_rate * critic_learning_rate_factor,
+    max_kl_factor, learning_rate_factor = (
+        make_schedule(schedule, config.num_updates)(state.updates)
+        for schedule in (config.max_kl_schedule, config.critic_learning_rate_schedule)
     )
-
-
-def _env_steps(updates: Int[Array, ""], batch_size: int) -> Int[Array, ""]:
-    """Return updates × batch size, which stays where an int32 ends: it never wraps."""
-    return jnp.minimum(updates, MAX_ENV_STEPS // batch_size) * batch_size
-
-
-def _episode_sums(trajectory: Trajectory) -> dict[str, Array]:
-    """Return sums over the episodes that ended: they add up over rollouts."""
-    done = trajectory.done
-    return {
-        "episode_return_sum": jnp.sum(jnp.where(done, trajectory.episode_return, 0)),
-        "episode_length_sum": jnp.sum(jnp.where(done, trajectory.episode_length, 0)),
-        "episode_count": jnp.sum(done),
-    }
+    return base._replace(
+        max_kl=base.max_kl * max_kl_factor,
+        critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
+    )

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from trpo_jax.environments import make_environment
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -61,8 +60,6 @@ def train(
     """
     check_config(config)
     keys = run_keys(config, key)
-    # Before anything compiles: an unknown id is an early error.
-    make_environment(config.env)
     if hyperparameters is None:
         hyperparameters = config.hyperparameters
     check_hyperparameters(hyperparameters)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from trpo_jax.errors import differing
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
 
@@ -63,10 +64,7 @@ class Origin:
 
     def differences(self, other: "Origin") -> list[str]:
         """Return the fields that differ, with the values of both."""
-        names = (*_FIELDS, *Hyperparameters._fields)
-        left, right = (*self.fields, *self.floats), (*other.fields, *other.floats)
-        return [
-            f"{name}: {before!r} and {now!r}"
-            for name, before, now in zip(names, left, right, strict=True)
-            if before != now
-        ]
+        return differing(self._named(), other._named())
+
+    def _named(self) -> dict[str, Any]:
+        return dict(zip(_FIELDS, self.fields, strict=True)) | self.floats._asdict()

@@ -1,7 +1,5 @@
 """State of the training loop, and the policy and value functions bound to it."""
 
-import functools
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
 from trpo_jax.observations import MaskedObservation, Observation, values_of
 from trpo_jax.training.batching import BoundNetwork, init_params
+from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
@@ -102,7 +101,15 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
             not fit it.
     """
     check_config(config)
-    key = as_key(key)
+    return _init_program(config)(as_key(key))
+
+
+def _init_program(config: TRPOConfig) -> jax.stages.Wrapped:
+    """Return key ↦ the initial state; traced once, here and in the check of `step`."""
+    return jit_with_options(_init, config, env_steps=0, inline=True)
+
+
+def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     environment, policy, critic = make_components(config)
     rollout_key, policy_key, critic_key, key = jax.random.split(key, 4)
     rollout_state = init_rollout(
@@ -184,32 +191,13 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
 
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     """Name arrays that do not fit environment, optimiser or networks of the config."""
-    environment, policy, critic = make_components(config)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    keys = jax.ShapeDtypeStruct((config.num_envs,), key.dtype)
-    env_state, observation = jax.eval_shape(jax.vmap(environment.reset), keys)
-    statistics = jax.eval_shape(lambda: init_statistics(environment.observation_shape))
-    wanted = {
-        "observation_statistics": statistics if config.normalize_observations else None,
-        "rollout.env_state": env_state,
-        "rollout.observation": observation,
-        "params": jax.eval_shape(
-            functools.partial(init_params, policy), key, observation
-        ),
-        "critic_params": jax.eval_shape(
-            functools.partial(init_params, critic), key, observation
-        ),
-        "critic_optimizer_state": jax.eval_shape(
-            functools.partial(_init_optimizer, config), state.critic_params
-        ),
-    }
-    found = {name: operator.attrgetter(name)(state) for name in wanted}
-    found, wanted = jax.tree.map(_in_single_precision, (found, wanted))
+    wanted = jax.eval_shape(_init_program(config), state.key)
+    found, wanted = jax.tree.map(_in_single_precision, (state, wanted))
     return differences(found, wanted) or [
         # The same arrays in other containers, as of another optimiser.
-        f"{name}: {array_types(found[name])} and {array_types(wanted[name])}"
-        for name in wanted
-        if array_types(found[name]) != array_types(wanted[name])
+        f"{name}: {array_types(here)} and {array_types(there)}"
+        for name, here, there in zip(TrainState._fields, found, wanted, strict=True)
+        if array_types(here) != array_types(there)
     ]
 
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 # A dimension that hardly varies is centred but not amplified. The value is the square
@@ -67,9 +67,7 @@ def update_statistics(
         + shift**2 * statistics.num_samples * added / count,
     )
     finite = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(sum_sq))
-    return jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), merged, statistics
-    )
+    return optax.tree.where(finite, merged, statistics)
 
 
 def normalize(

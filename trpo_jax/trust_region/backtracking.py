@@ -180,7 +180,7 @@ def _search(
     bounds: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> _Search:
     """Evaluate `width` candidates at a time until one is acceptable, and near δ."""
-    _, max_kl = bounds
+    surrogate_old, max_kl = bounds
 
     @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and the loop
     def evaluate(search: _Search) -> _Search:
@@ -190,7 +190,13 @@ def _search(
         # The last round may reach past the largest number of candidates.
         evaluations = before.evaluations + 1 + jnp.arange(rule.width, dtype=jnp.int32)
         allowed = evaluations <= rule.most
-        acceptable = _is_acceptable(candidates, *bounds) & allowed
+        acceptable = (  # never a NaN, which compares as false
+            allowed
+            & candidates.finite
+            & jnp.isfinite(candidates.surrogate)
+            & (candidates.kl <= max_kl)
+            & (candidates.surrogate > surrogate_old)
+        )
         found = jnp.any(acceptable)
         last = jnp.sum(allowed) - 1
         chosen = jnp.where(found, jnp.argmax(acceptable), last)
@@ -265,17 +271,3 @@ def _with_closure_as_argument(
         return jax.tree.unflatten(structure, outputs)
 
     return converted, program.consts
-
-
-def _is_acceptable(
-    candidate: Candidate,
-    surrogate_old: Float[Array, ""],
-    max_kl: Float[Array, ""] | float,
-) -> Bool[Array, "*W"]:
-    """Return which candidates are acceptable: never a NaN, which compares as false."""
-    return (
-        candidate.finite
-        & jnp.isfinite(candidate.surrogate)
-        & (candidate.kl <= max_kl)
-        & (candidate.surrogate > surrogate_old)
-    )

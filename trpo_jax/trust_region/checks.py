@@ -1,5 +1,6 @@
 """Early errors for numbers out of range. Traced values pass: they are unknown."""
 
+import math
 import numbers
 import operator
 from collections.abc import Iterator
@@ -12,17 +13,21 @@ from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 
 def check_positive(**values: Any) -> None:
-    """Raise UsageError naming the first known value that is not positive."""
+    """Raise UsageError naming the first known value that is not in (0, ∞)."""
     for name, value in _known(values):
-        if not value > 0:
-            raise UsageError(f"{name}={value} is not positive; write more than 0.")
+        if not 0 < value < math.inf:
+            raise UsageError(
+                f"{name}={value} is out of range; write a finite number above 0."
+            )
 
 
 def check_not_negative(**values: Any) -> None:
-    """Raise UsageError naming the first known value that is negative."""
+    """Raise UsageError naming the first known value that is not in [0, ∞)."""
     for name, value in _known(values):
-        if not value >= 0:
-            raise UsageError(f"{name}={value} is negative; write 0 or more.")
+        if not 0 <= value < math.inf:
+            raise UsageError(
+                f"{name}={value} is out of range; write a finite number, 0 or more."
+            )
 
 
 def check_fraction(**values: Any) -> None:
@@ -33,7 +38,7 @@ def check_fraction(**values: Any) -> None:
 
 
 def whole(
-    name: str, value: Any, *, least: int | None = 1, most: float = 2**31 - 1
+    name: str, value: Any, *, least: int | None = 1, most: int | float = 2**31 - 1
 ) -> int:
     """Return a count as an int, whatever type it has.
 
@@ -66,7 +71,7 @@ def _known(values: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """
     for name, value in values.items():
         number = isinstance(value, numbers.Real | jax.Array | np.ndarray)
-        if not number or np.ndim(value):
+        if not number or isinstance(value, bool) or np.ndim(value):
             raise UsageTypeError(f"{name} is {describe_type(value)}; write one number.")
         if not isinstance(value, jax.core.Tracer):
             yield name, np.asarray(value)

@@ -177,12 +177,12 @@ class DiagonalGaussian(NamedTuple):
         return 0.5 * jnp.sum(jnp.expm1(log_ratio) - log_ratio + z**2, axis=-1)
 
 
-class TanhGaussian(NamedTuple):
+class TanhGaussian(DiagonalGaussian):
     """Actions a = tanh(u) in (−1, 1) with u_d ~ N(μ_d, σ_d²), handled as u.
 
     Samples and arguments are u, which loses no digits near ±1; densities and entropies
     are those of a. The map is one to one, so that ratios of densities and divergences
-    are those of the Gaussian underneath.
+    are those of the Gaussian underneath. The mode is u = μ; tanh μ is the median of a.
 
     Attributes:
         mean: μ, float[..., D].
@@ -191,37 +191,17 @@ class TanhGaussian(NamedTuple):
     Source: Haarnoja et al. 2018 (arXiv 1801.01290), appendix C.
     """
 
-    mean: Float[Array, "*N D"]
-    log_std: Float[Array, "*M D"]
-
-    @property
-    def base(self) -> DiagonalGaussian:
-        """The distribution of u."""
-        return DiagonalGaussian(self.mean, self.log_std)
-
-    def sample(self, key: Key[Array, ""]) -> Float[Array, "*N D"]:
-        """Draw u, float[..., D]; consumes `key`."""
-        return self.base.sample(key)
-
-    def mode(self) -> Float[Array, "*N D"]:
-        """Return u = μ; tanh μ is the median of a."""
-        return self.mean
-
     def log_prob(self, actions: Float[Array, "*N D"]) -> Float[Array, "*N"]:
         """Return log N(u; μ, σ²) − Σ_d log(1 − tanh² u_d), the log-density of a."""
         slopes = jnp.sum(_log_tanh_slope(actions), axis=-1)
-        return self.base.log_prob(actions) - slopes
+        return super().log_prob(actions) - slopes
 
     def entropy(self) -> Float[Array, "*N"]:
         """Return H(u) + Σ_d E[log(1 − tanh² u_d)], by Gauss–Hermite quadrature."""
         std = jnp.exp(jnp.broadcast_to(self.log_std, self.mean.shape))
         u = self.mean[..., None] + std[..., None] * jnp.asarray(_NODES, std.dtype)
         expected = _log_tanh_slope(u) @ jnp.asarray(_WEIGHTS, std.dtype)
-        return self.base.entropy() + jnp.sum(expected, axis=-1)
-
-    def kl_divergence(self, other: "TanhGaussian") -> Float[Array, "*N"]:
-        """Return the divergence of the Gaussians of u."""
-        return self.base.kl_divergence(other.base)
+        return super().entropy() + jnp.sum(expected, axis=-1)
 
 
 def _log_tanh_slope(u: Float[Array, "*N"]) -> Float[Array, "*N"]:

@@ -87,7 +87,7 @@ def evidence(
     damping: Float[Array, ""] | float,
     max_kl: Float[Array, ""] | float,
 ) -> UpdateInfo:
-    """Describe the parameters that were kept."""
+    """Describe the parameters that were kept, and the first reason for a rejection."""
     candidate, length = search.candidate, search.fraction * step_size
     kl_max, entropy = candidate.evidence
     if_moved = {
@@ -103,31 +103,7 @@ def evidence(
         "surrogate_after": old.value,
         "entropy": old.entropy,
     }
-    return UpdateInfo(
-        status=_status(old, gradient, cg, curvature, step_size, search, max_kl),
-        surrogate_before=old.value,
-        **select(search.accepted, if_moved, if_stayed),
-        step_size=step_size,
-        accepted_fraction=search.fraction,
-        evaluations=search.evaluations,
-        cg_status=cg.status,
-        cg_iterations=cg.iterations,
-        cg_relative_residual=cg.relative_residual,
-        gradient_norm=optax.tree.norm(gradient),
-    )
-
-
-def _status(
-    old: OldPolicy,
-    gradient: PyTree,
-    cg: CGResult,
-    curvature: Float[Array, ""],
-    step_size: Float[Array, ""],
-    search: LineSearchResult,
-    max_kl: Float[Array, ""] | float,
-) -> Int[Array, ""]:
-    """Return the first reason for a rejection, in the order of the algorithm."""
-    candidate, norm = search.candidate, optax.tree.norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     # The order matters: a later reason is often a consequence of an earlier one.
     reasons: list[tuple[Bool[Array, ""], UpdateStatus]] = [
@@ -142,4 +118,16 @@ def _status(
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
     ]
     conditions, values = zip(*reasons, strict=True)
-    return jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT).astype(jnp.int32)
+    status = jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT)
+    return UpdateInfo(
+        status=status.astype(jnp.int32),
+        surrogate_before=old.value,
+        **select(search.accepted, if_moved, if_stayed),
+        step_size=step_size,
+        accepted_fraction=search.fraction,
+        evaluations=search.evaluations,
+        cg_status=cg.status,
+        cg_iterations=cg.iterations,
+        cg_relative_residual=cg.relative_residual,
+        gradient_norm=norm,
+    )
