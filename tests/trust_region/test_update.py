@@ -464,6 +464,15 @@ def test_an_action_that_is_not_finite_is_no_update():
     assert info.status == UpdateStatus.NON_FINITE
 
 
+@pytest.mark.parametrize("max_kl", [np.nan, np.inf])
+def test_a_radius_that_is_not_finite_is_no_update(max_kl):
+    """Only a traced one gets so far."""
+    params, batch = make_problem("categorical", dtype=np.float32)
+    new, info = update("categorical", params, batch, max_kl=jnp.float32(max_kl))
+    assert_bitwise_equal(new, params)
+    assert info.status == UpdateStatus.NON_FINITE
+
+
 def test_the_evidence_of_a_rejected_update_is_of_the_old_parameters():
     params, batch = make_problem("categorical", dtype=np.float32)
     _, info = update("categorical", params, spoil(batch, "advantages", np.nan))

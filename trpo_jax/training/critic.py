@@ -18,7 +18,7 @@ from trpo_jax.trust_region import (
     trust_region_step_size,
     undamped_curvature,
 )
-from trpo_jax.trust_region.flat import flatten, max_norm, move, select
+from trpo_jax.trust_region.flat import flatten, max_norm, move
 
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
@@ -123,7 +123,7 @@ def fit_critic_in_trust_region(
     moved = move(theta_old, search.fraction, step)
     # Guarded, because the derivative of the side that is not selected counts as well.
     kl = search.candidate.kl / jnp.where(variance > 0, variance, 1)
-    theta, value, kl = select(
+    theta, value, kl = optax.tree.where(
         search.accepted,
         (moved, search.candidate.surrogate, kl),
         (theta_old, old.value, jnp.zeros_like(old.value)),

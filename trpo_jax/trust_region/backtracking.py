@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.checks import check_positive, whole
-from trpo_jax.trust_region.flat import select
 
 
 class Candidate(NamedTuple):
@@ -205,7 +205,7 @@ def _search(
             found & (candidate.surrogate > before.candidate.surrogate)
         )
         accepted = before.accepted | found
-        kept, candidate = select(
+        kept, candidate = optax.tree.where(
             better, (tried[chosen], candidate), (search.kept, before.candidate)
         )
         count = evaluations[last]

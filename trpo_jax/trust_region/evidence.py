@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.trust_region.backtracking import LineSearchResult
 from trpo_jax.trust_region.cg import CGResult, CGStatus
-from trpo_jax.trust_region.flat import max_norm, select
+from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.problem import OldPolicy
 from trpo_jax.trust_region.step_size import undamped_curvature
 
@@ -122,7 +122,7 @@ def evidence(
     return UpdateInfo(
         status=status.astype(jnp.int32),
         surrogate_before=old.value,
-        **select(search.accepted, if_moved, if_stayed),
+        **optax.tree.where(search.accepted, if_moved, if_stayed),
         step_size=step_size,
         accepted_fraction=search.fraction,
         evaluations=search.evaluations,

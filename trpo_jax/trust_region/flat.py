@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 # Numbers in two layers of 256 units; with fewer, one vector was as fast or faster.
 _LARGE = 2**16
@@ -43,11 +43,6 @@ def move(theta: PyTree, fraction: Float[Array, ""], step: PyTree) -> PyTree:
         return jax.lax.reduce_precision(new, dtype.nexp, dtype.nmant)
 
     return jax.tree.map(add, theta, step)
-
-
-def select(accepted: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """Return `new` if it is accepted, or else `old`, bit for bit."""
-    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, old)
 
 
 def max_norm(tree: PyTree) -> Float[Array, ""]:

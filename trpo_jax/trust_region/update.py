@@ -18,7 +18,7 @@ from trpo_jax.trust_region.fisher import (
     PolicyFn,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.flat import flatten, move, select
+from trpo_jax.trust_region.flat import flatten, move
 from trpo_jax.trust_region.objective import surrogate
 from trpo_jax.trust_region.problem import (
     Batch,
@@ -162,7 +162,7 @@ def trust_region_update(
 
         # 6. Move there, or keep the old parameters: decided in one place.
         moved = move(theta_old, search.fraction, step)
-        theta = select(search.accepted, moved, theta_old)
+        theta = optax.tree.where(search.accepted, moved, theta_old)
         info = evidence(
             old, gradient, cg, curvature, step_size, search, damping, max_kl
         )
