@@ -40,6 +40,7 @@ FIRST_ORDER = {"critic_fit": "first_order"}
         ),
         ("channels", (0,), ValueError, "channels[0]=0 is not positive"),
         ("memory_size", -1, ValueError, "write at least 0"),
+        ("preconditioner_groups", 25, ValueError, "above the 24 transitions"),
         ("memory_size", 8.5, TypeError, "write a whole number"),
         ("action_distribution", "laplace", ValueError, "write one of gaussian, state_"),
         *(

@@ -29,6 +29,13 @@ def start():
     return fast_jit(init)(CONFIG, jax.random.key(0))
 
 
+def test_hyperparameters_may_be_replaced_by_whole_numbers(start, no_shape_checks):
+    hyperparameters = CONFIG.hyperparameters._replace(discount=1)
+    state = start._replace(hyperparameters=hyperparameters)
+    following, _ = fast_jit(step)(CONFIG, state)
+    assert following.updates == 1
+
+
 def flat_adabelief(learning_rate):
     """Has the arrays of Adam, under another name."""
     return optax.flatten(optax.adabelief(learning_rate))

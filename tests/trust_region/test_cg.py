@@ -356,3 +356,13 @@ def test_derivatives_do_not_depend_on_the_preconditioner(float64):
         expected = -np.einsum("ij,k->ijk", dense, x)
         np.testing.assert_allclose(by_matrix, expected, rtol=1e-6, atol=1e-9)
         np.testing.assert_array_equal(by_inverse, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(3e38, np.float32), (1e-37, np.float32), (1.4, np.float16)]
+)
+def test_the_largest_and_the_smallest_numbers_are_solved(value, dtype):
+    b = jnp.full(20_000, value, dtype)
+    result = conjugate_gradient(lambda v: v, b)
+    assert result.status == CGStatus.CONVERGED
+    np.testing.assert_allclose(result.x, b, rtol=1e-3)

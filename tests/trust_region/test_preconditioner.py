@@ -55,7 +55,7 @@ def test_it_is_the_inverse_of_the_estimated_fisher_information(kind, float64):
     score = np.concatenate([np.reshape(leaf, (NUM_ROWS, -1)) for leaf in leaves], 1)
     # Group j has the rows j, j + 3, …; the thirteenth is left over.
     g = np.stack([score[j:12:GROUPS].sum(axis=0) for j in range(GROUPS)]) / np.sqrt(12)
-    mu = 10 * DAMPING + 1e-4 * np.sum(g**2)
+    mu = max(10 * DAMPING, 1e-3 * np.linalg.norm(g @ g.T))
     matrix = g.T @ g + mu * np.eye(g.shape[1])
     expected = mu * np.linalg.solve(matrix, ravel_pytree(vector)[0])
     np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-9)
@@ -116,7 +116,7 @@ def test_ten_products_reach_what_plain_ones_do_not(float64):
     np.testing.assert_allclose(same, most, rtol=1e-7)
     # gᵀx, of which half is what the quadratic model gains.
     assert solve(params, 0, 10)[1] < 0.7 * most
-    assert solve(params, 64, 10)[1] > 0.9 * most
+    assert solve(params, 64, 10)[1] > 0.85 * most
 
 
 def update(policy_fn, params, batch, groups, **arguments):
@@ -152,9 +152,57 @@ def test_an_update_and_its_derivatives_do_not_depend_on_it(float64):
 
 def test_more_groups_than_rows_are_refused(float64):
     policy_fn, params, batch = make("categorical")
-    with pytest.raises(UsageError, match=r"=14 is above the 13 rows .*write fewer"):
+    with pytest.raises(
+        UsageError, match=r"14 groups .* above the 13 rows .*write fewer"
+    ):
         update(policy_fn, params, batch, 14)
-    with pytest.raises(UsageError, match="=8 is above the 7 rows"):
+    with pytest.raises(UsageError, match=r"8 groups .* above the 7 rows"):
         update(policy_fn, params, batch, 8, fisher_stride=2)
+    with pytest.raises(UsageError, match="groups=0 is not positive"):
+        score_preconditioner(policy_fn, params, batch, groups=0, damping=0.1)
     with pytest.raises(UsageError, match="preconditioner_groups=-1 is negative"):
         update(policy_fn, params, batch, -1)
+
+
+@pytest.mark.parametrize("offset", [300.0, 1e3, 1e4])
+def test_one_dominant_direction_leaves_it_positive_definite(offset):
+    """In float32, where P⁻¹ is a difference of nearly equal numbers."""
+    rng = np.random.default_rng(0)
+    observations = jnp.asarray(rng.normal(size=(2048, 8)) + offset, jnp.float32)
+    params = jnp.zeros((8, 3))
+    batch = Batch(
+        observations,
+        jnp.asarray(rng.integers(0, 3, 2048)),
+        jnp.full(2048, -jnp.log(3)),
+        jnp.asarray(rng.normal(size=2048), jnp.float32),
+    )
+
+    @functools.partial(fast_jit, static_argnums=2)
+    def gain(params, batch, groups):
+        _, info = trust_region_update(
+            lambda params, observations: Categorical(observations @ params),
+            params,
+            batch,
+            preconditioner_groups=groups,
+        )
+        return info.cg_status, info.expected_improvement
+
+    (_, plain), (status, gained) = gain(params, batch, 0), gain(params, batch, 32)
+    assert status != CGStatus.NON_POSITIVE_CURVATURE
+    np.testing.assert_allclose(gained, plain, rtol=1e-2)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_without_scores_it_is_the_identity(damping, float64):
+    policy_fn, params, batch = make("categorical")
+    one_action = jnp.zeros((NUM_ROWS,), int)
+    precondition = score_preconditioner(
+        lambda params, observations: Categorical(
+            policy_fn(params, observations).logits[..., :1]
+        ),
+        params,
+        batch._replace(actions=one_action),
+        groups=GROUPS,
+        damping=damping,
+    )
+    chex.assert_trees_all_equal(precondition(params), params)

@@ -378,9 +378,12 @@ def test_parameters_keep_their_dtype(dtype, large, monkeypatch):
     monkeypatch.setattr(flat, "_LARGE", large)
     params, batch = make_problem("categorical", dtype=np.float32)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    improve = partial(trust_region_update, policies.categorical)
-    new, _ = jax.eval_shape(improve, params, batch, damping=np.float32(0.1))
-    chex.assert_trees_all_equal_shapes_and_dtypes(new, params)
+    for groups in (0, 3):
+        improve = partial(
+            trust_region_update, policies.categorical, preconditioner_groups=groups
+        )
+        new, _ = jax.eval_shape(improve, params, batch, damping=np.float32(0.1))
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, params)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])

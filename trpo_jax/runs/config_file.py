@@ -50,8 +50,8 @@ def config_from_dict(values: dict[str, Any]) -> TRPOConfig:
     if unknown:
         raise UsageError(
             f"no such field: {'; '.join(map(_with_nearest, unknown))}. "
-            "Settings of a run, such as checkpoint_updates, are no fields: write them "
-            "as options, or into RunSettings."
+            "docs/config.md lists them. Settings of a run, such as checkpoint_updates, "
+            "are not fields: pass them as options, or in RunSettings."
         )
     missing = from_python(values)
     if missing:

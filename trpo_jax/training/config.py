@@ -99,8 +99,8 @@ class TRPOConfig:
     """Relative residual at which conjugate gradient stops earlier, here and in the
     critic's fit."""
     preconditioner_groups: int = 0
-    """Groups of transitions whose gradients make a preconditioner of the solve; 0 for
-    none. With 32, half as many products do where the progress line says "poor"."""
+    """Number of gradients, of groups of transitions, that precondition the solve; 0 for
+    none. With 32, half as many products suffice where the progress line says "poor"."""
     fisher_stride: int | None = None
     """Compute the Fisher information over every n-th state, n coprime with num_envs, or
     over every n-th sequence if the policy has a memory. None: the largest such n up to

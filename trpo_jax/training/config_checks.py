@@ -112,6 +112,14 @@ def check_counts(config: Any) -> None:
             "of a rollout (num_envs × rollout_length), or its sequences (num_envs) "
             f"where the critic has a memory; write {' or '.join(map(str, nearest))}."
         )
+    rows = config.num_envs if config.policy_has_memory else batch
+    rows = -(-rows // (config.fisher_stride or 1))
+    if config.preconditioner_groups > rows:
+        raise UsageError(
+            f"preconditioner_groups={config.preconditioner_groups} is above the {rows} "
+            "transitions (sequences, with a memory) of the Fisher information; write "
+            "fewer."
+        )
     for name, has_memory in (
         ("fisher_stride", config.policy_has_memory),
         ("critic_stride", config.critic_has_memory),

@@ -105,7 +105,7 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
 
 
 def _init_program(config: TRPOConfig) -> jax.stages.Wrapped:
-    """Return key ↦ the initial state; traced once, here and in the check of `step`."""
+    """Return key ↦ the initial state, of which `train` and `step` share one trace."""
     return jit_with_options(_init, config, env_steps=0, inline=True)
 
 
@@ -192,6 +192,9 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
 def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     """Name arrays that do not fit environment, optimiser or networks of the config."""
     wanted = jax.eval_shape(_init_program(config), state.key)
+    # They may have been replaced by Python numbers, whole ones among them.
+    floats = jax.tree.map(jnp.float32, state.hyperparameters)
+    state = state._replace(hyperparameters=floats)
     found, wanted = jax.tree.map(_in_single_precision, (state, wanted))
     return differences(found, wanted) or [
         # The same arrays in other containers, as of another optimiser.

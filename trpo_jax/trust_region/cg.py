@@ -33,9 +33,11 @@ class CGStatus(enum.IntEnum):
     MAX_ITERATIONS = 1
     """The iterations ran out first; x is still the best in its Krylov space."""
     NON_POSITIVE_CURVATURE = 2
-    """pᵀAp ≤ 0 along a direction p: A is not positive definite. x stops before it."""
+    """pᵀAp ≤ 0 along a direction p, or rᵀP⁻¹r < 0: A or the preconditioner is not
+    positive definite. x stops before it."""
     NON_FINITE = 3
-    """b, a product, or the square of a norm is not finite. x stops before it."""
+    """b, a product, rᵀP⁻¹r or the square of a norm is not finite: x stops before it. Or
+    x itself is not: x = 0."""
 
 
 class CGResult(NamedTuple):
@@ -204,10 +206,12 @@ def _iterate(
 
 def _power_of_two(magnitude: Float[Array, ""]) -> Float[Array, ""]:
     """Return a power of two near a magnitude; 1 for 0."""
+    info = jnp.finfo(magnitude.dtype)
     # Without a mantissa, a number is rounded to a power of two; half of it, because the
     # largest would be rounded to infinity.
-    exponent_bits = jnp.finfo(magnitude.dtype).nexp
-    power = jax.lax.reduce_precision(magnitude / 2, exponent_bits, 0)
+    power = 2 * jax.lax.reduce_precision(magnitude / 2, info.nexp, 0)
+    # XLA multiplies by the reciprocal, which is flushed to 0 if it is subnormal.
+    power = jnp.minimum(power, 1 / info.tiny)
     return jnp.where(power > 0, power, 1)
 
 

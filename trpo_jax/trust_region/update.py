@@ -76,8 +76,8 @@ def trust_region_update(
         entropy_coefficient: c ≥ 0, the weight of the entropy bonus in L.
         cg_iterations: The largest number of Fisher-vector products.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
-        preconditioner_groups: Gradients that a preconditioner of the solve is made of,
-            see `score_preconditioner`; 0 for none.
+        preconditioner_groups: Number of gradients that precondition the solve, see
+            `score_preconditioner`; 0 for none.
         max_backtracks: The largest number of fractions that the line search tries.
         backtrack_factor: Ratio of each fraction to the one before.
         interpolate: Whether the line search uses the KL of a candidate to land near δ.
@@ -86,8 +86,8 @@ def trust_region_update(
             row of the batch; gradient, KL and line search use all rows. Choose a stride
             that does not follow a pattern in the batch. See `Problem.fisher`.
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
-            process at a time, None for all. It bounds the memory, and changes the
-            result to rounding only.
+            process at a time, None for all. It bounds their memory, not that of the
+            preconditioner, and changes the result to rounding only.
         operator_fn: (policy_fn, params, states) ↦ (v ↦ F v), v and F v pytrees like
             params: `gauss_newton_vector_product`, or `fisher_vector_product`.
         step_size_curvature_fn: (g, x, damping) ↦ the quadratic form in the step size:
