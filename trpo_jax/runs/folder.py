@@ -138,7 +138,11 @@ class RunFolder:
         return config
 
     def read_values(self) -> dict[str, Any]:
-        """Return the fields of the run's config; UsageError if there is no run."""
+        """Return the fields of the run's config.
+
+        Raises:
+            UsageError: If there is no run.
+        """
         if not self.config.is_file():
             raise UsageError(self._no_run())
         return read_config_values(self.config)
