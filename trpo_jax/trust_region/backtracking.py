@@ -65,10 +65,10 @@ def line_search(
     boundary is, and the next fraction is f · √(0.9 δ / KL): smaller after a candidate
     outside of the trust region; larger, at most by 1/c, after an acceptable one with
     KL < 0.8 δ. A larger one is kept only if it is acceptable and has a larger L. The
-    search ends when an acceptable candidate has KL ≥ 0.8 δ, when a larger fraction is no
-    better, or when the next one would reach the smallest refused one. A candidate inside
-    of the trust region that is refused for its L, or one that is not finite, is followed
-    by f · c.
+    search ends when an acceptable candidate has KL ≥ 0.8 δ, when a larger fraction is
+    no better, or when the next one would reach the smallest refused one. A candidate
+    inside of the trust region that is refused for its L, or one that is not finite, is
+    followed by f · c.
 
     Without interpolation, the first acceptable one of 1, c, c², …
 
