@@ -134,7 +134,7 @@ def standardized(statistics, samples):
 
 
 def flat(leaf):
-    return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+    return np.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
 
 def policy_of(state):
@@ -187,24 +187,22 @@ def test_statistics_absorb_every_rollout_once(steps):
 
 def advantages_by_hand(state, trajectory, *, discount=0.9, gae_lambda=0.8):
     """By the NumPy reference, for each environment alone."""
-    shape = trajectory.reward.shape
-    values = values_of(state, flat(trajectory.observation)).reshape(shape)
-    following = values_of(state, flat(trajectory.final_observation)).reshape(shape)
-    columns = (
-        np.asarray(leaf).T
-        for leaf in (
-            trajectory.reward,
-            values,
-            following,
-            trajectory.terminated,
-            trajectory.truncated,
-        )
+    values = values_of(state, flat(trajectory.observation))
+    rows = (
+        flat(trajectory.reward),
+        values,
+        values_of(state, flat(trajectory.final_observation)),
+        flat(trajectory.terminated),
+        flat(trajectory.truncated),
     )
+    num_envs = trajectory.reward.shape[1]
     advantages = [
-        reference.generalized_advantages(*column, discount, gae_lambda)
-        for column in zip(*columns, strict=True)
+        reference.generalized_advantages(*of_environment, discount, gae_lambda)
+        for of_environment in zip(
+            *(leaf.reshape(num_envs, -1) for leaf in rows), strict=True
+        )
     ]
-    return np.transpose(advantages).reshape(-1), values.reshape(-1)
+    return np.reshape(advantages, -1), values
 
 
 def test_advantages_bootstrap_from_the_final_observation(steps):
@@ -300,7 +298,7 @@ def learnt(state):
 
 
 BAD = {
-    "NaN reward": CHAIN.replace(reward=CHAIN.reward.at[2, 0].set(jnp.nan)),
+    "NaN reward": CHAIN.replace(reward=CHAIN.reward.at[2:, 0].set(jnp.nan)),
     "infinite reward": CHAIN.replace(reward=CHAIN.reward.at[:, 1].set(jnp.inf)),
     "negative infinite reward": CHAIN.replace(reward=CHAIN.reward.at[:].set(-jnp.inf)),
     "NaN observation": CHAIN.replace(features=CHAIN.features.at[1].set(jnp.nan)),
