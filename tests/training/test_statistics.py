@@ -84,9 +84,30 @@ def test_a_constant_dimension_is_centred_and_not_blown_up(constant):
 def test_the_count_stops_where_float32_does_and_the_moments_stay():
     """Far beyond 2²⁴, where single samples no longer change a float32."""
     many, std = jnp.float32(2**40), 3.0
-    statistics = RunningStatistics(many, jnp.float32(1.0), many * std**2)
+    statistics = RunningStatistics(many, jnp.float32(1.0), jnp.float32(std**2))
     samples = 1.0 + std * jnp.array([-1.0, 1.0])
     for _ in range(8):
         statistics = update_statistics(statistics, samples)
     assert statistics.num_samples == many
     np.testing.assert_allclose((statistics.mean, statistics.std), (1, std), rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [1e10, 2.0**34])
+def test_a_million_batches_beyond_a_large_count_are_absorbed_as_in_float64(num_samples):
+    def absorb(dtype):
+        base = jnp.linspace(-1, 1, 1024, dtype=dtype)
+
+        def body(i, statistics):
+            wave = jnp.sin(i.astype(dtype))
+            return update_statistics(statistics, 2 + wave / 4 + base * (3 + wave))
+
+        moments = (num_samples, 2.0, 3.0)
+        start = RunningStatistics(*(jnp.asarray(m, dtype) for m in moments))
+        return jax.jit(lambda start: jax.lax.fori_loop(0, 2**20, body, start))(start)
+
+    single = absorb(jnp.float32)
+    with jax.enable_x64(True):
+        double = absorb(jnp.float64)
+    assert double.num_samples == num_samples + 2**30
+    np.testing.assert_allclose(single.mean, double.mean, rtol=1e-3)
+    np.testing.assert_allclose(single.std, double.std, rtol=1e-3)
