@@ -240,7 +240,7 @@ def test_env_steps_are_exact(steps):
 def test_env_steps_are_exact_beyond_32_bits(start, made):
     after, metrics, _ = play(CHAIN, start._replace(updates=jnp.int32(made)))
     assert after.updates == made + 1
-    expected = (made + 1) * CONFIG.batch_size
+    expected = (made + 1) * make_config().batch_size
     assert metrics.env_steps == expected > 2**31
     assert f"{metrics.env_steps:,}" == f"{expected:,}"
 
@@ -255,13 +255,14 @@ def test_env_steps_are_refused_where_they_are_traced(steps):
 
 def test_lengths_of_long_episodes_are_summed_beyond_an_int32(start):
     """Each is as long as an int32 counts, and they end in the same rollout."""
-    longest = jnp.full(CONFIG.num_envs, 2**31 - 1, jnp.int32)
+    config = make_config()
+    longest = jnp.full(config.num_envs, 2**31 - 1, jnp.int32)
     ends = CHAIN.replace(terminal=jnp.ones_like(CHAIN.terminal))
     rollout = start.rollout._replace(episode_length=longest)
     _, metrics, _ = play(ends, start._replace(rollout=rollout))
-    total = CONFIG.num_envs * (2.0**31 + CONFIG.rollout_length - 2)
-    assert metrics.episode_count == CONFIG.batch_size
-    assert metrics.episode_length == pytest.approx(total / CONFIG.batch_size, rel=1e-6)
+    mean = (2**31 - 1 + config.rollout_length - 1) / config.rollout_length
+    assert metrics.episode_count == config.batch_size
+    assert metrics.episode_length == pytest.approx(mean, rel=1e-6)
 
 
 def test_metrics_are_scalars_of_fixed_types(steps):

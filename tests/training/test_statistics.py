@@ -93,21 +93,24 @@ def test_the_count_stops_where_float32_does_and_the_moments_stay():
 
 
 @pytest.mark.parametrize("num_samples", [1e10, 2.0**34])
-def test_a_million_batches_beyond_a_large_count_are_absorbed_as_in_float64(num_samples):
+def test_small_batches_beyond_a_large_count_are_absorbed_as_in_float64(num_samples):
+    """Every hundredth batch varies a hundred times as much: rounding must not let it in
+    and leave the others out."""
+
     def absorb(dtype):
-        base = jnp.linspace(-1, 1, 1024, dtype=dtype)
+        base = jnp.linspace(-1, 1, 8, dtype=dtype)
 
         def body(i, statistics):
-            wave = jnp.sin(i.astype(dtype))
-            return update_statistics(statistics, 2 + wave / 4 + base * (3 + wave))
+            scale = jnp.where(i % 100 == 0, 10, 1).astype(dtype)
+            return update_statistics(statistics, 2 + scale * (base + 0.1))
 
-        moments = (num_samples, 2.0, 3.0)
-        start = RunningStatistics(*(jnp.asarray(m, dtype) for m in moments))
-        return jax.jit(lambda start: jax.lax.fori_loop(0, 2**20, body, start))(start)
+        start = RunningStatistics(*(jnp.asarray(m, dtype) for m in (num_samples, 2, 1)))
+        absorbed = jax.jit(lambda start: jax.lax.fori_loop(0, 2**18, body, start))
+        return jax.device_get(absorbed(start))
 
     single = absorb(jnp.float32)
     with jax.enable_x64(True):
         double = absorb(jnp.float64)
-    assert double.num_samples == num_samples + 2**30
-    np.testing.assert_allclose(single.mean, double.mean, rtol=1e-3)
-    np.testing.assert_allclose(single.std, double.std, rtol=1e-3)
+    assert double.num_samples == num_samples + 8 * 2**18
+    np.testing.assert_allclose(single.mean, double.mean, rtol=1e-2)
+    np.testing.assert_allclose(single.std, double.std, rtol=1e-2)

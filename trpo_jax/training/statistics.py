@@ -10,13 +10,17 @@ from jaxtyping import Array, Float
 # root of the 1e-8 that VecNormalize in Stable-Baselines3 adds to the variance.
 _SMALLEST_STD = 1e-4
 
+# In float32, moments would take in only the largest changes of batches that weigh less,
+# and drift. Only a run of more than 2¹⁸ updates forgets its first samples by it.
+_SMALLEST_WEIGHT = 2.0**-18
+
 
 class RunningStatistics(NamedTuple):
-    """Moments of all samples so far.
+    """Moments of all samples so far; after 2¹⁸ batches, the oldest fade.
 
     Attributes:
         num_samples: Their number, float32 scalar. It stops growing where a batch is
-            below its precision, from about 10⁷ batches on.
+            below its precision, about 2²⁴ batches.
         mean: Their mean, float32[…].
         variance: Their variance, mean of (x − mean)², float32[…].
     """
@@ -58,10 +62,9 @@ def update_statistics(
     mean = jnp.mean(samples, axis=0)
     variance = jnp.mean((samples - mean) ** 2, axis=0)
     count = statistics.num_samples + added
-    # Moments move towards those of the batch by its weight. A sum Σ (x − mean)², as in
-    # the source, is rounded unlike the count: beyond 10¹⁰ samples their quotient drifts
-    # by tens of per cent.
-    weight = added / count
+    # The source adds up Σ (x − mean)². Beyond 10¹⁰ samples this sum is rounded unlike
+    # the count, and their quotient drifts by tens of per cent; a variance does not.
+    weight = jnp.maximum(added / count, _SMALLEST_WEIGHT)
     shift = mean - statistics.mean
     excess = variance - statistics.variance + shift**2 * (1 - weight)
     merged = RunningStatistics(
