@@ -98,19 +98,29 @@ def test_small_batches_beyond_a_large_count_are_absorbed_as_in_float64(num_sampl
     and leave the others out."""
 
     def absorb(dtype):
-        base = jnp.linspace(-1, 1, 8, dtype=dtype)
+        base = jnp.linspace(-1, 1, 1024, dtype=dtype)
 
         def body(i, statistics):
             scale = jnp.where(i % 100 == 0, 10, 1).astype(dtype)
             return update_statistics(statistics, 2 + scale * (base + 0.1))
 
-        start = RunningStatistics(*(jnp.asarray(m, dtype) for m in (num_samples, 2, 1)))
-        absorbed = jax.jit(lambda start: jax.lax.fori_loop(0, 2**18, body, start))
+        start = RunningStatistics(*(jnp.asarray(m, dtype) for m in (num_samples, 2, 9)))
+        absorbed = jax.jit(lambda start: jax.lax.fori_loop(0, 2**16, body, start))
         return jax.device_get(absorbed(start))
 
     single = absorb(jnp.float32)
     with jax.enable_x64(True):
         double = absorb(jnp.float64)
-    assert double.num_samples == num_samples + 8 * 2**18
-    np.testing.assert_allclose(single.mean, double.mean, rtol=1e-2)
-    np.testing.assert_allclose(single.std, double.std, rtol=1e-2)
+    assert double.num_samples == num_samples + 2**26
+    np.testing.assert_allclose(single.mean, double.mean, rtol=1e-4)
+    np.testing.assert_allclose(single.variance, double.variance, rtol=3e-3)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_batch_moves_the_moments_whatever_the_count(factor):
+    """If float32 lost small moves and kept large ones, moments would drift."""
+    statistics = RunningStatistics(*map(jnp.float32, (2**40, 1.0, 9.0)))
+    samples = 1 + np.sqrt(9 * factor) * jnp.array([-1.0, 1.0])
+    moved = update_statistics(statistics, samples)
+    change = moved.variance - statistics.variance
+    np.testing.assert_allclose(change, 9 * (factor - 1) * 2.0**-18, rtol=0.2)
