@@ -128,7 +128,7 @@ def steps(start):
 
 def standardized(statistics, samples):
     """Samples by the statistics' moments, in NumPy."""
-    std = np.sqrt(statistics.sum_sq / max(statistics.num_samples, 1))
+    std = np.sqrt(statistics.variance)
     std = np.where(statistics.num_samples > 0, np.maximum(std, 1e-4), 1)
     return (np.asarray(samples) - statistics.mean) / std
 
@@ -231,12 +231,41 @@ def test_every_step_draws_anew(steps):
 def test_env_steps_are_exact(steps):
     counts = [metrics.env_steps for _, _, metrics, _ in steps]
     assert [int(count) for count in counts] == [32, 64, 96, 128]
-    assert counts[0].dtype == jnp.int32
+    assert counts[0].dtype == np.int64
+
+
+@pytest.mark.parametrize("made", [2**26, 2**31 - 3])
+def test_env_steps_are_exact_beyond_32_bits(start, made):
+    after, metrics, _ = play(CHAIN, start._replace(updates=jnp.int32(made)))
+    assert after.updates == made + 1
+    expected = (made + 1) * make_config().batch_size
+    assert metrics.env_steps == expected > 2**31
+    assert f"{metrics.env_steps:,}" == f"{expected:,}"
+
+
+def test_env_steps_are_refused_where_they_are_traced(steps):
+    metrics = steps[-1][2]
+    with pytest.raises(ValueError, match=r"read it outside, or write metrics\.updates"):
+        jax.jit(lambda metrics: metrics.env_steps)(metrics)
+    assert jax.jit(lambda metrics: metrics)(metrics).env_steps == 128
+    assert jax.jit(lambda metrics: metrics.updates)(metrics) == 4
+
+
+def test_lengths_of_long_episodes_are_summed_beyond_an_int32(start):
+    """Each is as long as an int32 counts, and they end in the same rollout."""
+    config = make_config()
+    longest = jnp.full(config.num_envs, 2**31 - 1, jnp.int32)
+    ends = CHAIN.replace(terminal=jnp.ones_like(CHAIN.terminal))
+    rollout = start.rollout._replace(episode_length=longest)
+    _, metrics, _ = play(ends, start._replace(rollout=rollout))
+    mean = (2**31 - 1 + config.rollout_length - 1) / config.rollout_length
+    assert metrics.episode_count == config.batch_size
+    assert metrics.episode_length == pytest.approx(mean, rel=1e-6)
 
 
 def test_metrics_are_scalars_of_fixed_types(steps):
-    integers = {"env_steps", "episode_count", "status", "evaluations"}
-    integers |= {"episode_length_sum", "cg_status", "cg_iterations"}
+    integers = {"updates", "batch_size", "episode_count", "status", "evaluations"}
+    integers |= {"cg_status", "cg_iterations"}
     for path, leaf in jax.tree.leaves_with_path(steps[0][2]):
         assert leaf.shape == (), path
         assert leaf.dtype == (jnp.int32 if path[-1].name in integers else jnp.float32)
