@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 from trpo_jax.environments import Environment
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
+from trpo_jax.training.packing import Packed, pack
 
 
 class RolloutState(NamedTuple):
@@ -133,7 +134,7 @@ def rollout(
 
     def advance(
         state: RolloutState, keys: tuple[Key[Array, ""], Key[Array, " B"]]
-    ) -> tuple[RolloutState, Trajectory]:
+    ) -> tuple[RolloutState, Packed[Trajectory]]:
         action_key, env_keys = keys
         starts = state.episode_length == 0
         memory, action, log_prob = act_fn(
@@ -168,7 +169,7 @@ def rollout(
             episode_return=jnp.where(taken.done, 0, taken.episode_return),
             episode_length=jnp.where(taken.done, 0, taken.episode_length),
         )
-        return following, taken
+        return following, pack(taken)
 
     # All keys before the scan, inside which each split would be a kernel of its own.
     # Those of the environments are an array of their own, split over devices like them.
@@ -177,7 +178,8 @@ def rollout(
     steps = jnp.arange(num_steps)
     action_keys = jax.random.split(action_key, num_steps)
     action_keys = action_keys[steps // noise_period * noise_period]
-    return jax.lax.scan(advance, state, (action_keys, env_keys))
+    state, packed = jax.lax.scan(advance, state, (action_keys, env_keys))
+    return state, packed.unpack()
 
 
 def as_taken(action: Num[Array, "B ..."]) -> Num[Array, "B ..."]:
