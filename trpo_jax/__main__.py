@@ -179,7 +179,7 @@ def evaluate(
         folder: Folder of the run.
         num_episodes: Episodes to play with each of the run's seeds.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed: Random seed of the episodes.
     """
     config, state = runs.load_state(folder, checkpoint=checkpoint)
@@ -216,7 +216,7 @@ def render(
         folder: Folder of the run.
         output: File to write; by default `pictures/episode` in the run's folder.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed_index: Which of the run's seeds to use, from 0.
         seed: Random seed of the episode.
     """
@@ -246,7 +246,7 @@ def export(
         folder: Folder of the run.
         output: File to write; by default `policy.jaxexport` in the run's folder.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed_index: Which of the run's seeds to use, from 0.
     """
     policy = runs.load_policy(

@@ -146,7 +146,13 @@ def test_every_destination_gets_the_same_numbers(tmp_path, monkeypatch, num_seed
     wandb = types.SimpleNamespace(init=lambda **options: stub)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config = dataclasses.replace(CONFIG, num_seeds=num_seeds, total_timesteps=16 * 4)
-    settings = dataclasses.replace(SETTINGS, tensorboard=True, wandb="test")
+    settings = dataclasses.replace(
+        SETTINGS,
+        tensorboard=True,
+        wandb="test",
+        evaluation_updates=2,
+        interim_episodes=1,
+    )
     run(tmp_path / "run", config, settings, loggers=[recorder])
     # The file has the speed, which no repetition has again, in timing.jsonl.
     rows = [scalars(row) for row in lines(tmp_path / "run" / "metrics.jsonl")]
@@ -156,6 +162,11 @@ def test_every_destination_gets_the_same_numbers(tmp_path, monkeypatch, num_seed
         logged = by_steps[row["env_steps"]]
         assert logged == row | {"steps_per_second": logged["steps_per_second"]}
     assert told == by_steps
+    names = {"evaluation_return"}
+    if num_seeds > 1:
+        names |= {f"evaluation_return/seed_{seed}" for seed in range(num_seeds)}
+    for steps, logged in by_steps.items():
+        assert (names <= logged.keys()) == (steps in (32, 64))
     written = tensorboard_scalars(tmp_path / "run" / "tensorboard")
     assert written == {
         (name, steps): pytest.approx(value)

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import json
 import os
 import pickle
@@ -28,7 +29,8 @@ from tiny import (
 import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
-from trpo_jax.runs import records
+from trpo_jax.runs import checkpoints, records
+from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.seeds import state_type
 
@@ -125,6 +127,52 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path):
     assert report.kills == 20
     assert report.kills_while_saving > 0
     assert report.resumed_after[-1] > 0
+
+
+EVALUATING = dataclasses.replace(
+    SETTINGS, evaluation_updates=5, interim_episodes=3, keep_last=9
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    run(folder, settings=EVALUATING)
+    return folder
+
+
+def test_evaluations_in_training_are_those_of_the_checkpoints(evaluated, finished):
+    rows = {row["update"]: row for row in lines(evaluated / "metrics.jsonl")}
+    found = {n: row.pop("evaluation_return", None) for n, row in rows.items()}
+    assert [n for n in found if found[n] is not None] == [*range(5, 41, 5)]
+    assert len(set(found.values())) > 4
+    # They change nothing of the training.
+    assert [*rows.values()] == lines(finished[0] / "metrics.jsonl")
+    for path in checkpoints.complete(evaluated / "checkpoints"):
+        like = functools.partial(state_type, CONFIG)
+        state, manifest = checkpoints.restore(path, like, config_to_dict(CONFIG))
+        key = jax.random.fold_in(jax.random.key(CONFIG.seed), 2)
+        key = jax.random.fold_in(key, manifest.updates)
+        returns = trpo_jax.evaluate(CONFIG, state, key, 3)
+        assert manifest.score == np.asarray(returns, np.float64).mean()
+        assert found[manifest.updates] == float(str(np.float32(manifest.score)))
+
+
+def test_the_best_checkpoint_is_that_with_the_best_evaluation(evaluated):
+    rows = {row["update"]: row for row in lines(evaluated / "metrics.jsonl")}
+    returns = {n: rows[n]["evaluation_return"] for n in (10, 20, 30, 40)}
+    best = trpo_jax.load_state(evaluated, checkpoint="best")[1]
+    assert returns[int(best.updates)] == max(returns.values())
+
+
+@pytest.mark.parametrize("updates", [7, 35])
+def test_evaluations_of_a_resumed_run_are_the_same(
+    evaluated, tmp_path, monkeypatch, updates
+):
+    folder = tmp_path / "run"
+    run_until_killed(folder, updates, monkeypatch, settings=EVALUATING)
+    resume(folder)
+    assert differences(evaluated, folder) == []
 
 
 @pytest.mark.parametrize("updates", [3, 15, 30])

@@ -58,8 +58,9 @@ class Manifest(NamedTuple):
 
     Attributes:
         updates: Updates made.
-        score: Mean return in training since the checkpoint before, by which the best
-            ones are kept; None if no episode ended.
+        score: Mean return since the checkpoint before, by which the best ones are kept:
+            of the latest evaluation if the run has any, else in training. None if no
+            episode ended.
         config: `config_to_dict` of the run.
         jax_settings: `jax_settings` of the process.
         leaves: Shape and dtype of each leaf by its path, as "float32[4,64]"; filled in

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
+    Played,
     compiling_evaluation,
     evaluate,
     format_evaluation,
+    play,
     summarize_returns,
 )
 from trpo_jax.runs import checkpoints
@@ -200,7 +201,7 @@ class _Run:
         if first > 0:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
         with compiling_evaluation(config, self.settings.evaluation_episodes):
-            programs = compile_programs(config)
+            programs = compile_programs(config, interim_episodes=self._interim_episodes)
             state = restored[0] if restored else programs.init(run_keys(config))
             return self._train(programs, state, first, signals)
 
@@ -233,6 +234,8 @@ class _Run:
                 last=last,
                 wants_state_fn=saver.due,
                 boundary_every=self.settings.checkpoint_updates,
+                evaluate_fn=self._start_evaluation,
+                evaluate_every=self.settings.evaluation_updates,
                 stop_fn=lambda: bool(signals),
             ):
                 metrics = by_update(chunk)
@@ -249,7 +252,7 @@ class _Run:
                     self._warn(nonfinite.describe(updates))
                 if self.folder is None:
                     continue
-                saver.add_returns(np.asarray(chunk.metrics.episode_return))
+                saver.add_returns(chunk)
                 # A state that meets NaN is not worth a checkpoint, but the last one is
                 # what the run ends with.
                 finite = not nonfinite.consecutive_in_all_seeds or updates == last
@@ -265,6 +268,18 @@ class _Run:
             self._warn(nonfinite.describe(updates))
         assert chunk.state is not None  # the last one brings it
         return chunk.state
+
+    @property
+    def _interim_episodes(self) -> int | None:
+        """Episodes of an evaluation in training; None if there is none."""
+        evaluates = self.settings.evaluation_updates is not None
+        return self.settings.interim_episodes if evaluates else None
+
+    def _start_evaluation(self, state: TrainState, updates: int) -> Played:
+        """Start an evaluation in training; a resumed run plays the same episodes."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
+        key = jax.random.fold_in(key, updates)
+        return play(self.config, state, key, self.settings.interim_episodes)
 
     def _own_loggers(self, first: int) -> list[Logger]:
         """Return the loggers that the settings ask for, which need a folder."""

@@ -32,6 +32,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._saving: Future[Any] | None = None
         self._returns: list[float] = []
+        self._evaluated = settings.evaluation_updates is not None
         self._last_due = time.monotonic()
 
     def due(self, updates: int) -> bool:
@@ -47,10 +48,15 @@ class Saver:
         self._last_due = now
         return True
 
-    def add_returns(self, episode_returns: np.ndarray) -> None:
-        """Add the returns of some updates to the next checkpoint's score."""
-        finite = episode_returns[np.isfinite(episode_returns)]
-        self._returns.extend(finite.ravel().tolist())
+    def add_returns(self, chunk: Chunk) -> None:
+        """Add the returns of a chunk to the next checkpoint's score."""
+        if not self._evaluated:
+            returns = np.asarray(chunk.metrics.episode_return)
+        elif chunk.evaluation is not None:
+            returns, self._returns = chunk.evaluation, []
+        else:
+            return
+        self._returns.extend(returns[np.isfinite(returns)].tolist())
 
     def save(self, chunk: Chunk) -> None:
         """Start saving a chunk's state, once the one before is saved.
