@@ -155,13 +155,17 @@ def train(
         print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-def resume(folder: _Folder, /) -> None:
-    """Resume a run that was interrupted or killed; the result is bit-identical.
+def resume(folder: _Folder, /, *, total_timesteps: int | None = None) -> None:
+    """Resume a run that was interrupted or killed, or train it for longer.
+
+    The result is bit-identical to that of an uninterrupted run.
 
     Args:
         folder: Folder of the run.
+        total_timesteps: Environment steps to train for in all, if the run is to be
+            longer than first asked. Schedules extend over the new length.
     """
-    runs.resume(folder)
+    runs.resume(folder, total_timesteps=total_timesteps)
 
 
 def evaluate(

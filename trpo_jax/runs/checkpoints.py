@@ -343,9 +343,11 @@ def _check_same(
     wanted: dict[str, Any],
     config: dict[str, Any],
 ) -> None:
+    # No state depends on how long the run is to be, and `resume` may change it.
+    length = {"total_timesteps": None}
     differences = differing(
-        {"trpo_jax": manifest.version, **manifest.config},
-        {"trpo_jax": __version__, **config},
+        {"trpo_jax": manifest.version, **manifest.config, **length},
+        {"trpo_jax": __version__, **config, **length},
     )
     if not differences:  # else these are the reason for other shapes
         differences = differing(manifest.leaves, _types(wanted))

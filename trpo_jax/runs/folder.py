@@ -78,11 +78,12 @@ class RunFolder:
         """Raise UsageError as `create` does, without touching anything."""
         with _readable_errors(self.path):
             if self.config.exists():
-                self._check_same(config, "name another folder")
+                stored = self._check_same(config, "name another folder")
+                longer = config.total_timesteps > stored["total_timesteps"]
+                command = self.how_to_resume(config, longer=longer)
                 raise UsageError(
                     f"{self.path} holds this run already. Go on with it by "
-                    f"trpo_jax.resume, as `{self.how_to_resume(config)}`, or name "
-                    "another folder."
+                    f"trpo_jax.resume, as `{command}`, or name another folder."
                 )
             if not self._is_free():
                 raise UsageError(
@@ -98,30 +99,46 @@ class RunFolder:
         there = self.path.iterdir() if self.path.exists() else ()
         return all(path.name in left for path in there)
 
-    def _check_same(self, config: TRPOConfig, advice: str) -> None:
-        """Raise UsageError with advice if the folder holds another config."""
-        stored = read_config_values(self.config)
-        differences = differing(stored, config_to_dict(config))
+    def _check_same(self, config: TRPOConfig, advice: str) -> dict[str, Any]:
+        """Return the fields of the run's config, of which `total_timesteps` may differ.
+
+        Raises:
+            UsageError: With advice, if another field differs.
+        """
+        stored = {"total_timesteps": config.total_timesteps}
+        stored |= read_config_values(self.config)
+        length = {"total_timesteps": stored["total_timesteps"]}
+        differences = differing(stored, config_to_dict(config) | length)
         if differences:
             raise UsageError(
                 f"{self.path} holds a run with another config. What differs (there, "
                 f"here): {'; '.join(differences)}; {advice}."
             )
+        return stored
 
-    def how_to_resume(self, config: TRPOConfig) -> str:
+    def how_to_resume(self, config: TRPOConfig, *, longer: bool = False) -> str:
         """Return the command that resumes the run, or the call if it needs one.
 
         A config with Python objects has to be passed again, which only a call can do.
+
+        Args:
+            config: The config of the run.
+            longer: Whether to train longer, for `config.total_timesteps`.
         """
+        steps = config.total_timesteps
         if from_python(config_to_dict(config)):
-            return f"trpo_jax.resume({str(self.path)!r}, config)"
-        return f"python -m trpo_jax resume {shlex.quote(str(self.path))}"
+            more = f", total_timesteps={steps}" if longer else ""
+            return f"trpo_jax.resume({str(self.path)!r}, config{more})"
+        more = f" --total-timesteps {steps}" if longer else ""
+        return f"python -m trpo_jax resume {shlex.quote(str(self.path))}{more}"
 
     def read_config(self, config: TRPOConfig | None = None) -> TRPOConfig:
         """Return the config of the run that the folder holds.
 
         Args:
-            config: The same, if it has Python objects, which no file can hold.
+            config: The same, if it has Python objects, which no file can hold. Its
+                `total_timesteps` is replaced by the folder's, which `resume` may have
+                changed.
 
         Raises:
             UsageError: If there is no run, or `config` is another; the message names
@@ -134,8 +151,34 @@ class RunFolder:
         advice = "leave out the argument config"
         if from_python(stored):
             advice = "pass the config that the run was started with"
-        self._check_same(config, advice)
-        return config
+        stored = self._check_same(config, advice)
+        return dataclasses.replace(config, total_timesteps=stored["total_timesteps"])
+
+    def with_length(self, config: TRPOConfig, total_timesteps: int) -> TRPOConfig:
+        """Return the config of the run with another number of steps.
+
+        Raises:
+            UsageError: If it is not more than what is done.
+            UsageTypeError: If it is not a whole number.
+        """
+        changed = dataclasses.replace(config, total_timesteps=total_timesteps)
+        saved = checkpoints.complete(self.checkpoints)
+        done = int(saved[-1].name) if saved else 0
+        if changed.num_updates <= done:
+            raise UsageError(
+                f"total_timesteps={total_timesteps} is not more than the "
+                f"{done * config.batch_size} steps that the run in {self.path} has "
+                "made; write more, or leave it out."
+            )
+        return changed
+
+    def keep_length(self, config: TRPOConfig) -> None:
+        """Write the config of the run, if its number of steps is another."""
+        if self.read_values().get("total_timesteps") == config.total_timesteps:
+            return
+        # First: that of a state which will not be the last must not remain.
+        self.evaluation.unlink(missing_ok=True)
+        write_json(self.config, config_to_dict(config))
 
     def read_values(self) -> dict[str, Any]:
         """Return the fields of the run's config.

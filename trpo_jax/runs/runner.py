@@ -120,6 +120,7 @@ def resume(
     folder: str | pathlib.Path,
     config: TRPOConfig | None = None,
     *,
+    total_timesteps: int | None = None,
     loggers: Sequence[Logger] = (),
     progress: bool = True,
 ) -> RunResult:
@@ -129,10 +130,17 @@ def resume(
     after it is cut off, and made again. If every checkpoint is damaged, nothing is
     touched. A finished run is evaluated if it was not yet, and returned.
 
+    With more `total_timesteps` than first asked, the run goes on as one of that length
+    would from there: bit-identical to it with constant schedules and the same
+    `compiler_options`. Other schedules extend over the new length, so that a factor may
+    jump: a linear one that has come down to 0 goes on at ½ in a run twice as long.
+
     Args:
         folder: The folder that `run` was given.
         config: The config that `run` was given, if it has Python objects (a network, a
             schedule): a folder holds no code, only their descriptions.
+        total_timesteps: Steps to train for in all, in place of those that the run has
+            in its folder, which keeps the new number; rounded up to whole rollouts.
         loggers: As `run`.
         progress: As `run`.
 
@@ -142,16 +150,29 @@ def resume(
     Raises:
         UsageError: If there is no run; it is of another config, version or shape, or
             was trained under other settings of JAX (the message names what differs);
-            every checkpoint is damaged; or another process runs there.
+            every checkpoint is damaged; another process runs there; or
+            `total_timesteps` is not more than what is done.
         RunError: As `run`.
         Interrupted: As `run`.
     """
     run_folder = RunFolder(folder)
-    config = run_folder.read_config(config)
+    given, config = config, run_folder.read_config(config)
+    if (
+        total_timesteps is None
+        and given
+        and given.total_timesteps > config.total_timesteps
+    ):
+        command = run_folder.how_to_resume(given, longer=True)
+        raise UsageError(
+            f"config has total_timesteps={given.total_timesteps}, but the run in "
+            f"{run_folder.path} {config.total_timesteps}; to train longer: {command}"
+        )
     settings = run_folder.read_settings()
     _check(config, settings, loggers)
-    watcher = Watcher(config, progress=progress)
     with run_folder.lock():
+        if total_timesteps is not None:
+            config = run_folder.with_length(config, total_timesteps)
+        watcher = Watcher(config, progress=progress)
         return _Run(config, settings, loggers, watcher, run_folder).finish()
 
 
@@ -188,8 +209,8 @@ class _Run:
         restored = self._restore()
         first = restored[1] if restored else 0
         last = self.config.num_updates
-        if restored is not None and first == last:
-            self.watcher.notify(f"all {last:,} updates are done")
+        if restored is not None and first >= last:
+            self.watcher.notify(f"all {first:,} updates are done")
             return restored[0]
         config = self.config
         seeds = f", {config.num_seeds} seeds" if config.num_seeds > 1 else ""
@@ -213,7 +234,9 @@ class _Run:
         restored = self.folder.restore(self.config, self._warn, resuming=True)
         event = "resumed" if self.folder.events.exists() else "started"
         updates = restored[1] if restored else 0
-        self._log_event(event, updates=updates, **system_info())
+        self.folder.keep_length(self.config)
+        steps = self.config.total_timesteps
+        self._log_event(event, updates=updates, total_timesteps=steps, **system_info())
         return restored
 
     def _train(
