@@ -66,12 +66,14 @@ def kill_after(updates, patch):
     patch.setattr(records.Records, "write", write_until)
 
 
-def run_until_killed(folder, updates, monkeypatch, config=CONFIG, settings=SETTINGS):
+def run_until_killed(
+    folder, updates, monkeypatch, config=CONFIG, settings=SETTINGS, **options
+):
     """Run until so many updates are recorded, and no further."""
     with monkeypatch.context() as patch:
         kill_after(updates, patch)
         try:
-            run(folder, config, settings)
+            run(folder, config, settings, **options)
         except Killed:
             return
     raise AssertionError("the run ended before it was killed")

@@ -128,6 +128,7 @@ def train(
     *,
     folder: _Path = None,
     config: _Path = None,
+    warm_start: _Path = None,
     run: conf.OmitArgPrefixes[_Options],
     records: conf.OmitArgPrefixes[runs.RunSettings] = _RECORDS,
 ) -> None:
@@ -141,11 +142,12 @@ def train(
             nothing is saved.
         config: A .json or .toml file with the run options below, such as a run's
             config.json.
+        warm_start: Folder of a run whose policy, critic and normalisers to start with.
         run: The run.
         records: What is recorded, and how often.
     """
     _check_environment(run.env)
-    runs.run(TRPOConfig(**vars(run)), folder, records)
+    runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
     if folder is None:
         print("nothing was saved; to save a run, write --folder NAME")
         return

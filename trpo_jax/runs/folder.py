@@ -41,6 +41,7 @@ class RunFolder:
     timing.jsonl      when the updates were made, and how fast
     checkpoints/      whole states
     evaluation.json   evaluation of the last state
+    warm_start/       the checkpoint of another run that this one started from
     pictures/         drawn from these
     """
 
@@ -59,10 +60,21 @@ class RunFolder:
         self.timing = self.path / "timing.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
+        self.warm_start = self.path / "warm_start"
         self._writing = threading.Lock()
 
-    def create(self, config: TRPOConfig, settings: RunSettings) -> None:
+    def create(
+        self,
+        config: TRPOConfig,
+        settings: RunSettings,
+        warm_start: pathlib.Path | None = None,
+    ) -> None:
         """Write the first files of a run into a folder that is locked (`lock`).
+
+        Args:
+            config: The run.
+            settings: Its settings.
+            warm_start: The checkpoint that it starts from, which is copied.
 
         Raises:
             UsageError: If the folder holds a run, or anything else, or cannot be
@@ -71,6 +83,8 @@ class RunFolder:
         self.check_new(config)
         with _readable_errors(self.path):
             write_json(self.settings, dataclasses.asdict(settings))
+            if warm_start is not None:
+                checkpoints.copy(warm_start, self.warm_start)
             # Last: a folder with this file holds a run.
             write_json(self.config, config_to_dict(config))
 
@@ -92,7 +106,7 @@ class RunFolder:
 
     def _is_free(self) -> bool:
         """Return whether there is nothing, or only what a killed `create` left."""
-        left = {".lock", "settings.partial", "config.partial"}
+        left = {".lock", "settings.partial", "config.partial", ".warm_start.partial"}
         with contextlib.suppress(UsageError):  # no settings, or those of something else
             self.read_settings()
             left.add(self.settings.name)
@@ -212,15 +226,29 @@ class RunFolder:
         best: bool = False,
         resuming: bool = False,
     ) -> tuple[TrainState, int] | None:
-        """Return the newest or best state, and its updates, as `restore_last` does."""
+        """Return the newest or best state that is whole, and its updates.
+
+        None if there is no checkpoint. Errors are those of `checkpoints.restore`.
+
+        Args:
+            config: The config of the run.
+            warn_fn: Called with a message for each damaged checkpoint.
+            best: Whether to prefer the best state.
+            resuming: As `checkpoints.restore`; damaged checkpoints are renamed.
+        """
         paths = checkpoints.by_score if best else checkpoints.complete
-        return checkpoints.restore_last(
+        found = checkpoints.read_last(
             paths(self.checkpoints),
-            functools.partial(state_type, config),
-            config_to_dict(config),
+            functools.partial(
+                checkpoints.restore,
+                like_fn=functools.partial(state_type, config),
+                config=config_to_dict(config),
+                resuming=resuming,
+            ),
             warn_fn,
-            resuming=resuming,
+            rename=resuming,
         )
+        return None if found is None else (found[0], found[1].updates)
 
     def read_settings(self) -> RunSettings:
         """Return the settings of the run; UsageError if the file is not usable."""

@@ -28,6 +28,7 @@ from trpo_jax.runs.records import Records, summarize_seeds
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
+from trpo_jax.runs.warm_start import find_start, read_learnt
 from trpo_jax.tracing import is_tracing
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import run_keys, state_type
@@ -72,6 +73,7 @@ def run(
     folder: str | pathlib.Path | None = None,
     settings: RunSettings | None = None,
     *,
+    warm_start: str | pathlib.Path | None = None,
     loggers: Sequence[Logger] = (),
     progress: bool = True,
 ) -> RunResult:
@@ -88,6 +90,9 @@ def run(
         folder: A folder that does not exist yet, or is empty; None to write nothing.
         settings: What to record. Without a folder, only the fields about evaluation and
             stopping may be set.
+        warm_start: The folder of a run, to start with the policy, critic and
+            normalisers of its newest checkpoint in place of fresh ones. Updates and
+            schedules start anew. It is copied, so that `resume` does not need it.
         loggers: Further destinations for the metrics of each update. A logger that
             raises is dropped with a warning, and updates that a slow one cannot take in
             time are dropped; the run goes on.
@@ -99,7 +104,8 @@ def run(
     Raises:
         UsageError: Before anything compiles: if the folder holds a run already or
             cannot be written, the config does not make a run, a setting asks for files
-            without a folder, or a logger's package is not installed.
+            without a folder, the networks of the warm start do not fit (the message
+            names what differs), or a logger's package is not installed.
         RunError: During the run: if the disk is full, or no update is finite any more.
         Interrupted: A KeyboardInterrupt, if a signal came to a run with a folder.
     """
@@ -108,12 +114,14 @@ def run(
     watcher = Watcher(config, progress=progress)
     if folder is None:
         settings.check_without_folder()
-        return _Run(config, settings, loggers, watcher, None).finish()
+        start = None if warm_start is None else find_start(warm_start, config)
+        return _Run(config, settings, loggers, watcher, None, start).finish()
     run_folder = RunFolder(folder)
     run_folder.check_new(config)
+    start = None if warm_start is None else find_start(warm_start, config)
     with run_folder.lock(make=True):
-        run_folder.create(config, settings)
-        return _Run(config, settings, loggers, watcher, run_folder).finish()
+        run_folder.create(config, settings, start)
+        return _Run(config, settings, loggers, watcher, run_folder, start).finish()
 
 
 def resume(
@@ -173,18 +181,24 @@ def resume(
         if total_timesteps is not None:
             config = run_folder.with_length(config, total_timesteps)
         watcher = Watcher(config, progress=progress)
-        return _Run(config, settings, loggers, watcher, run_folder).finish()
+        start = run_folder.warm_start if run_folder.warm_start.exists() else None
+        return _Run(config, settings, loggers, watcher, run_folder, start).finish()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """A run in this process, whose folder, if it has one, is locked."""
+    """A run in this process, whose folder, if it has one, is locked.
+
+    Attributes:
+        warm_start: The checkpoint of another run that it starts from, if any.
+    """
 
     config: TRPOConfig
     settings: RunSettings
     loggers: Sequence[Logger]
     watcher: Watcher
     folder: RunFolder | None
+    warm_start: pathlib.Path | None
 
     def finish(self) -> RunResult:
         """Restore the newest checkpoint, train the rest, and evaluate."""
@@ -223,8 +237,17 @@ class _Run:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
         with compiling_evaluation(config, self.settings.evaluation_episodes):
             programs = compile_programs(config, interim_episodes=self._interim_episodes)
-            state = restored[0] if restored else programs.init(run_keys(config))
+            state = restored[0] if restored else self._first_state(programs)
             return self._train(programs, state, first, signals)
+
+    def _first_state(self, programs: Programs) -> TrainState:
+        """Return the state before the first update."""
+        state = programs.init(run_keys(self.config))
+        if self.warm_start is None:
+            return state
+        self._log_event("warm start", checkpoint=str(self.warm_start))
+        self.watcher.notify(f"starting with what {self.warm_start} has learnt")
+        return state._replace(**read_learnt(self.warm_start, self.config))
 
     def _restore(self) -> tuple[TrainState, int] | None:
         """Return the state of the newest checkpoint, and its updates."""

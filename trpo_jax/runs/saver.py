@@ -11,6 +11,7 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.settings import RunSettings
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
 
 
@@ -26,6 +27,7 @@ class Saver:
         """
         self._folder = folder
         self._config = config_to_dict(config)
+        self._action_space = str(make_components(config).environment.action_space)
         # Read here: a `with jax.enable_x64(…)` block does not reach other threads.
         self._jax_settings = checkpoints.jax_settings()
         self._settings = settings
@@ -68,7 +70,7 @@ class Saver:
         score = float(np.mean(self._returns)) if self._returns else None
         self._returns = []
         manifest = checkpoints.Manifest(
-            chunk.updates, score, self._config, self._jax_settings
+            chunk.updates, score, self._config, self._jax_settings, self._action_space
         )
         self._saving = self._pool.submit(self._save, chunk.state, manifest)
 
