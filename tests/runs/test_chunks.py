@@ -8,6 +8,7 @@ import pytest
 from compiling import compilations
 from tiny import CONFIG
 
+from trpo_jax.policies.evaluation import start_evaluation
 from trpo_jax.runs import chunks
 from trpo_jax.runs.chunks import CAPACITY, Programs, by_update, run_chunks
 from trpo_jax.training import Metrics, train
@@ -100,6 +101,8 @@ def test_the_state_of_a_boundary_is_evaluated_and_only_brought_if_wanted(device)
             self.returns = np.array([float(state), updates])
 
         def fetch(self):
+            updates = self.returns[1]
+            assert sum(device.handed_out) > updates or updates == 60
             return self.returns
 
     found = list(
@@ -167,6 +170,14 @@ def test_seeds_side_by_side_are_those_of_train():
         expected.metrics.update.entropy[:, -1],
         rtol=1e-3,
     )
+
+
+def test_an_evaluation_in_training_is_compiled_before_it():
+    programs = chunks.compile_programs(CONFIG, interim_episodes=5)
+    state, key = programs.init(run_keys(CONFIG)), jax.random.key(1)
+    with compilations() as seconds:
+        start_evaluation(CONFIG, programs.copy(state), key, 5).fetch()
+    assert seconds == []
 
 
 def test_programs_are_compiled_once():

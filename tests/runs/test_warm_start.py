@@ -78,7 +78,7 @@ def test_a_warm_run_is_resumed_without_the_folder_that_it_started_from(
     shutil.rmtree(source)
     resume(folder)
     assert differences(warm, folder) == []
-    (event, again) = events(folder, "warm start")
+    (event, again) = events(folder, "warm_start")
     assert event["checkpoint"] == str(source / "checkpoints" / "00000040")
     assert again["checkpoint"] == str(folder / "warm_start")
     assert checkpoints.verify(folder / "warm_start").updates == 40

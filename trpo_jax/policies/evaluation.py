@@ -62,14 +62,14 @@ def evaluate(
     max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     check_trained(config, state)
-    played = play(config, state, key, num_episodes, actions, max_steps)
-    if isinstance(played.returns, jax.core.Tracer):
-        return jnp.where(played.ended, played.returns, jnp.nan)
-    return jax.device_put(played.fetch())
+    pending = start_evaluation(config, state, key, num_episodes, actions, max_steps)
+    if isinstance(pending.returns, jax.core.Tracer):
+        return jnp.where(pending.ended, pending.returns, jnp.nan)
+    return jax.device_put(pending.fetch())
 
 
-class Played(NamedTuple):
-    """Episodes that are being played on the device.
+class PendingReturns(NamedTuple):
+    """Returns of episodes that are being played on the device.
 
     Attributes:
         returns: Undiscounted returns, float[num_episodes], or float[num_seeds,
@@ -87,16 +87,18 @@ class Played(NamedTuple):
         return np.where(self.ended, self.returns, np.nan)
 
 
-def play(
+def start_evaluation(
     config: TRPOConfig,
     state: TrainState,
     key: KeyLike,
     num_episodes: int,
     actions: Actions = "mode",
     max_steps: int = _MAX_STEPS,
-) -> Played:
-    """Start the episodes of `evaluate` without waiting for them, nor any checks."""
-    return Played(*_program(config)(state, key, num_episodes, actions, max_steps))
+) -> PendingReturns:
+    """Start the episodes of `evaluate`, without its checks and without waiting."""
+    return PendingReturns(
+        *_program(config)(state, key, num_episodes, actions, max_steps)
+    )
 
 
 def lower_evaluation(config: TRPOConfig, num_episodes: int) -> jax.stages.Lowered:

@@ -12,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from trpo_jax.policies.evaluation import Played, lower_evaluation, mean_over_ended
+from trpo_jax.policies.evaluation import (
+    PendingReturns,
+    lower_evaluation,
+    mean_over_ended,
+)
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
@@ -108,7 +112,7 @@ def run_chunks(
     last: int,
     wants_state_fn: Callable[[int], bool] = lambda updates: False,
     boundary_every: int | None = None,
-    evaluate_fn: Callable[[TrainState, int], Played] | None = None,
+    evaluate_fn: Callable[[TrainState, int], PendingReturns] | None = None,
     evaluate_every: int | None = None,
     stop_fn: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chunk]:
@@ -131,7 +135,7 @@ def run_chunks(
             evaluation of their last state.
         stop_fn: Asked before each chunk; once true, the chunks in flight are finished.
     """
-    in_flight: deque[tuple[int, int, Metrics, TrainState | None, Played | None]]
+    in_flight: deque[tuple[int, int, Metrics, TrainState | None, PendingReturns | None]]
     in_flight = deque()
     boundaries = [every for every in (boundary_every, evaluate_every) if every]
     size, clock, updates = 1, time.perf_counter(), first
@@ -139,9 +143,9 @@ def run_chunks(
     def fetch() -> Chunk:
         """Wait for the metrics of the first chunk in flight."""
         nonlocal size, clock
-        ends, count, metrics, kept, played = in_flight.popleft()
+        ends, count, metrics, kept, pending = in_flight.popleft()
         filled = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(metrics))
-        evaluation = played.fetch() if played else None
+        evaluation = pending.fetch() if pending else None
         before, clock = clock, time.perf_counter()
         fitting = int(count * _CHUNK_SECONDS / max(clock - before, 1e-9))
         # At most twice as many: one short chunk may be an accident.
@@ -159,8 +163,8 @@ def run_chunks(
         # evaluation.
         copied = updates < last and (wanted or evaluated)
         kept = programs.copy(state) if copied else state
-        played = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
-        in_flight.append((updates, count, metrics, kept if wanted else None, played))
+        pending = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
+        in_flight.append((updates, count, metrics, kept if wanted else None, pending))
         if len(in_flight) > 1:
             yield fetch()
     while in_flight:

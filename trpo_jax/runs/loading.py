@@ -13,8 +13,10 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.state import TrainState
 
 CheckpointChoice = Literal["last", "best"]
-"""The newest checkpoint, or the one with the best return: in its latest evaluation if
-the run has any in training, else in training."""
+"""The newest checkpoint, or the one with the best return.
+
+That of the latest evaluation if the run evaluates in training, else in training itself.
+"""
 
 
 def load_state(

@@ -11,11 +11,11 @@ import jax
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
-    Played,
+    PendingReturns,
     compiling_evaluation,
     evaluate,
     format_evaluation,
-    play,
+    start_evaluation,
     summarize_returns,
 )
 from trpo_jax.runs import checkpoints
@@ -245,7 +245,7 @@ class _Run:
         state = programs.init(run_keys(self.config))
         if self.warm_start is None:
             return state
-        self._log_event("warm start", checkpoint=str(self.warm_start))
+        self._log_event("warm_start", checkpoint=str(self.warm_start))
         self.watcher.notify(f"starting with what {self.warm_start} has learnt")
         return state._replace(**read_learnt(self.warm_start, self.config))
 
@@ -321,11 +321,11 @@ class _Run:
         evaluates = self.settings.evaluation_updates is not None
         return self.settings.interim_episodes if evaluates else None
 
-    def _start_evaluation(self, state: TrainState, updates: int) -> Played:
+    def _start_evaluation(self, state: TrainState, updates: int) -> PendingReturns:
         """Start an evaluation in training; a resumed run plays the same episodes."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
         key = jax.random.fold_in(key, updates)
-        return play(self.config, state, key, self.settings.interim_episodes)
+        return start_evaluation(self.config, state, key, self.settings.interim_episodes)
 
     def _own_loggers(self, first: int) -> list[Logger]:
         """Return the loggers that the settings ask for, which need a folder."""

@@ -19,15 +19,15 @@ class RunSettings:
     keep_last: int = 3
     """Newest checkpoints to keep."""
     keep_best: int = 1
-    """Older checkpoints to keep for their return: that of the latest evaluation if
-    there are evaluations in training, else the mean in training."""
+    """Older checkpoints to keep for their return: in the latest evaluation if the run
+    evaluates in training, else in training itself."""
     evaluation_episodes: int = 128
     """Episodes that evaluate the last policy when the run is done."""
     evaluation_updates: int | None = None
     """Updates between two evaluations in training, by greedy actions; None for none."""
     interim_episodes: int = 8
-    """Episodes of each evaluation in training: few, because on a CPU they take their
-    time from the updates."""
+    """Episodes of each evaluation in training: few, since on a CPU they take time from
+    the updates."""
     tensorboard: bool = False
     """Also write TensorBoard's event files."""
     wandb: str | None = None
