@@ -164,25 +164,26 @@ def resume(
         Interrupted: As `run`.
     """
     run_folder = RunFolder(folder)
-    given, config = config, run_folder.read_config(config)
+    stored = run_folder.read_config(config)
+    steps = stored.total_timesteps
     if (
-        total_timesteps is None
-        and given
-        and given.total_timesteps > config.total_timesteps
+        config is not None
+        and total_timesteps is None
+        and config.total_timesteps > steps
     ):
-        command = run_folder.how_to_resume(given, longer=True)
         raise UsageError(
-            f"config has total_timesteps={given.total_timesteps}, but the run in "
-            f"{run_folder.path} {config.total_timesteps}; to train longer: {command}"
+            f"config has total_timesteps={config.total_timesteps}, but the run in "
+            f"{run_folder.path} {steps}; to train longer: "
+            f"{run_folder.how_to_resume(config, longer=True)}"
         )
     settings = run_folder.read_settings()
-    _check(config, settings, loggers)
+    _check(stored, settings, loggers)
     with run_folder.lock():
         if total_timesteps is not None:
-            config = run_folder.with_length(config, total_timesteps)
-        watcher = Watcher(config, progress=progress)
+            stored = run_folder.with_length(stored, total_timesteps)
+        watcher = Watcher(stored, progress=progress)
         start = run_folder.warm_start if run_folder.warm_start.exists() else None
-        return _Run(config, settings, loggers, watcher, run_folder, start).finish()
+        return _Run(stored, settings, loggers, watcher, run_folder, start).finish()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +248,9 @@ class _Run:
             return state
         self._log_event("warm_start", checkpoint=str(self.warm_start))
         self.watcher.notify(f"starting with what {self.warm_start} has learnt")
-        return state._replace(**read_learnt(self.warm_start, self.config))
+        # The other run, if it goes on, may delete its checkpoint at any time.
+        path = self.folder.warm_start if self.folder else self.warm_start
+        return state._replace(**read_learnt(path, self.config))
 
     def _restore(self) -> tuple[TrainState, int] | None:
         """Return the state of the newest checkpoint, and its updates."""
