@@ -34,7 +34,7 @@ TWO = Line(Discrete(2))
 
 # Rollouts long enough for episodes to end in the first one.
 WARM = dataclasses.replace(
-    CONFIG, num_envs=4, rollout_length=64, total_timesteps=512, seed=1
+    CONFIG, num_envs=8, rollout_length=128, total_timesteps=2048, seed=1
 )
 
 

@@ -57,8 +57,8 @@ def read_learnt(path: pathlib.Path, config: TRPOConfig) -> dict[str, PyTree]:
     def take(location: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         # Orbax does not write empty arrays.
         array = arrays.get(checkpoints.name_of(location), np.zeros(leaf.shape))
-        array = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
-        return jax.device_put(array, leaf.sharding)
+        placed = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
+        return jax.device_put(placed, leaf.sharding)
 
     learnt = {name: getattr(like, name) for name in LEARNT}
     return jax.tree_util.tree_map_with_path(take, learnt)
