@@ -204,7 +204,7 @@ def test_a_run_is_recorded_resumed_evaluated_drawn_and_exported(tmp_path, capsys
 def test_render_is_advised_where_there_is_something_to_draw(
     env, drawn, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(runs, "run", lambda *args: None)
+    monkeypatch.setattr(runs, "run", lambda *args, **options: None)
     assert main(["--env", env, "--folder", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
     assert "trpo_jax plot" in text
@@ -353,6 +353,21 @@ def test_a_refused_run_is_not_announced(folder, capsys):
 @pytest.fixture
 def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copied")
+
+
+def test_a_run_goes_on_for_longer_and_starts_another(copied, capsys):
+    assert main(["resume", str(copied), "--total-timesteps=96"]) == 2
+    assert "is not more than the 96 steps" in capsys.readouterr().err
+    assert main(["resume", str(copied), "--total-timesteps=1e2"]) == 0
+    assert "resuming after update 3 of 4" in capsys.readouterr().out
+    start = ["--warm-start", str(copied)]
+    assert main([*TINY, *start, "--evaluation-updates=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"starting with what {copied}/checkpoints/00000004 has learnt" in lines
+    shown = [" evaluation " in line for line in lines if " steps  " in line]
+    assert shown == [False, True, True]
+    assert main([*TINY, *start, "--hidden-sizes", "9"]) == 2
+    assert "hidden_sizes: [8] and [9]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "render", "export"])

@@ -130,6 +130,7 @@ def train(
     *,
     folder: _Path = None,
     config: _Path = None,
+    warm_start: _Path = None,
     run: conf.OmitArgPrefixes[_Options],
     records: conf.OmitArgPrefixes[runs.RunSettings] = _RECORDS,
 ) -> None:
@@ -143,11 +144,12 @@ def train(
             nothing is saved.
         config: A .json or .toml file with the run options below, such as a run's
             config.json.
+        warm_start: Folder of a run whose policy, critic and normalisers to start with.
         run: The run.
         records: What is recorded, and how often.
     """
     _check_environment(run.env)
-    runs.run(TRPOConfig(**vars(run)), folder, records)
+    runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
     if folder is None:
         print("nothing was saved; to save a run, write --folder NAME")
         return
@@ -157,13 +159,17 @@ def train(
         print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-def resume(folder: _Folder, /) -> None:
-    """Resume a run that was interrupted or killed; the result is bit-identical.
+def resume(folder: _Folder, /, *, total_timesteps: int | None = None) -> None:
+    """Resume a run that was interrupted or killed, or train it for longer.
+
+    The result is bit-identical to that of an uninterrupted run.
 
     Args:
         folder: Folder of the run.
+        total_timesteps: Environment steps to train for in all, if the run is to be
+            longer than first asked. Schedules extend over the new length.
     """
-    runs.resume(folder)
+    runs.resume(folder, total_timesteps=total_timesteps)
 
 
 def evaluate(
@@ -181,7 +187,7 @@ def evaluate(
         folder: Folder of the run.
         num_episodes: Episodes to play with each of the run's seeds.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed: Random seed of the episodes.
     """
     config, state = runs.load_state(folder, checkpoint=checkpoint)
@@ -218,7 +224,7 @@ def render(
         folder: Folder of the run.
         output: File to write; by default `pictures/episode` in the run's folder.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed_index: Which of the run's seeds to use, from 0.
         seed: Random seed of the episode.
     """
@@ -248,7 +254,7 @@ def export(
         folder: Folder of the run.
         output: File to write; by default `policy.jaxexport` in the run's folder.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed_index: Which of the run's seeds to use, from 0.
     """
     policy = runs.load_policy(

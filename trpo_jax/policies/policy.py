@@ -24,7 +24,7 @@ from trpo_jax.policies.acting import (
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.state import TrainState
+from trpo_jax.training.state import TrainState, observation_type
 
 # NumPy arrays as well: after training, observations need not come from JAX.
 Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
@@ -55,10 +55,7 @@ class LoadedPolicy:
         self._state = state
         self._actions = actions
         self._environment = make_components(config).environment
-        self._observation_type = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            state.rollout.observation,
-        )
+        self._observation_type = observation_type(state)
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
         )

@@ -84,6 +84,49 @@ class TrainState(NamedTuple):
             origin=self.origin.with_floats_of(Origin.of(config)),
         )
 
+    def with_networks_of(self, trained: "TrainState") -> "TrainState":
+        """Return this state with policy, critic and normalisers of a trained one.
+
+        A warm start is `init(config, key).with_networks_of(trained)`. Environments,
+        hyperparameters, key and number of updates remain those of this state, so that
+        schedules start anew; so does the optimiser of a first-order fit.
+
+        Raises:
+            UsageTypeError: If `trained` is not a `TrainState`.
+            UsageError: If its seeds, observations, networks or normalisers are not
+                those of this state; the message names both.
+        """
+        check_state(trained)
+        different = trained.origin.network_differences(self.origin) or differences(
+            learnt_types(trained), learnt_types(self), lambda leaf: str(leaf.shape)
+        )
+        if different:
+            raise UsageError(
+                "the networks of the trained state do not fit this one. What differs "
+                f"(trained, this): {'; '.join(different)}. Make this one by init, with "
+                "a config that has the values of the trained one."
+            )
+        return self._replace(**{name: getattr(trained, name) for name in LEARNT})
+
+
+LEARNT = ("params", "critic_params", "observation_statistics", "return_statistics")
+"""Fields of a `TrainState` that a warm start takes from another."""
+
+
+def learnt_types(state: TrainState) -> dict[str, PyTree]:
+    """Return the types of what a warm start takes, and of one observation."""
+    learnt = {name: getattr(state, name) for name in LEARNT}
+    return {"observation": observation_type(state), **learnt}
+
+
+def observation_type(state: TrainState) -> PyTree:
+    """Return shape and dtype of the observation of one environment."""
+    axes = len(state.updates.shape) + 1  # of seeds, if there are several
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype),
+        state.rollout.observation,
+    )
+
 
 def init(config: TRPOConfig, key: KeyLike) -> TrainState:
     """Return the initial state; consumes `key`.
@@ -186,7 +229,7 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     if not isinstance(updates, jax.core.Tracer) and np.asarray(updates) >= MAX_COUNT:
         raise UsageError(
             f"the state has made {updates} updates, the most that are counted: start a "
-            "new run from its parameters."
+            "new run by init(config, key).with_networks_of(state)."
         )
 
 
