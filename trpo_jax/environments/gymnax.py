@@ -21,15 +21,17 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.errors import UsageError
+from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached, holds_tracers
 
 
 class GymnaxEnvironment:
     """An environment of gymnax 1.x with its parameters.
 
-    Observations become float32, those from a Discrete space one-hot; rewards become
-    float32; actions are clipped to the Box before the dynamics see them; `truncated`
-    is false where the episode also terminated. All is computed in 32 bits, also under
+    Observations become float32, those from a Discrete space one-hot; bytes (uint8), and
+    integers in a Dict or a Tuple space, stay as they are. Rewards become float32;
+    actions are clipped to the Box before the dynamics see them; `truncated` is false
+    where the episode also terminated. All is computed in 32 bits, also under
     `jax_enable_x64`.
     """
 
@@ -60,7 +62,7 @@ class GymnaxEnvironment:
         self._check_step()
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
-        self.observation_shape: tuple[int, ...] = observation.shape
+        self.observation_shape: PyTree = suites.shape_of(observation)
 
     def __repr__(self) -> str:
         return f"GymnaxEnvironment({self.name})"
@@ -71,7 +73,7 @@ class GymnaxEnvironment:
         return ".gif" if self.name in DRAWN_BY_GYMNAX else None
 
     @suites.single_precision
-    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         observation, state = self._raw_reset(key, self._params)
         return jax.tree.map(suites.strong, state), self._observe(observation)
@@ -116,10 +118,10 @@ class GymnaxEnvironment:
                 "Environment."
             )
 
-    def _observe(self, observation: Any) -> Float[Array, "..."]:
+    def _observe(self, observation: Any) -> Observation:
         if self._num_categories is not None:
             return jax.nn.one_hot(observation, self._num_categories, dtype=jnp.float32)
-        return jnp.asarray(observation, jnp.float32)
+        return suites.observed(observation)
 
     def _act(self, action: Num[Array, "..."]) -> Any:
         action = suites.narrowed(action)  # drawn outside of `single_precision`
@@ -241,17 +243,17 @@ def _action_space(space: Any, name: str) -> ActionSpace:
 
 
 def _num_categories(env: Any, env_params: Any, name: str) -> int | None:
-    """Return the size of a Discrete observation space, None for arrays."""
+    """Return the size of a Discrete observation space, None for other spaces."""
     from gymnax.environments import spaces
 
     space = env.observation_space(env_params)
     if isinstance(space, spaces.Discrete):
         return int(space.n)
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box | spaces.Dict | spaces.Tuple):
         return None
     raise UsageError(
         f"{name} has the observation space {space!r}, which is not supported. Wrap the "
-        "environment so that it returns one array (a Box), or a Discrete observation."
+        "environment so that it is a Box, a Discrete, a Dict or a Tuple space."
     )
 
 

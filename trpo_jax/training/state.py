@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
-from trpo_jax.observations import MaskedObservation, Observation, values_of
+from trpo_jax.observations import Observation, values_of, with_values
 from trpo_jax.training.batching import BoundNetwork, init_params
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
@@ -51,7 +51,9 @@ class TrainState(NamedTuple):
         critic_memory: The critic's memory of the episodes so far, [num_envs, …],
             computed with the parameters of the time; () if it has none. The policy's
             memory is in `rollout`.
-        observation_statistics: Running moments of observations, None if not normalised.
+        observation_statistics: Running moments of the values of observations, a
+            `RunningStatistics` in place of each leaf; None for a leaf that is not
+            normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: States of the environments, leaves [num_envs, …].
         hyperparameters: The traced floats, scalars.
@@ -64,7 +66,7 @@ class TrainState(NamedTuple):
     critic_params: PyTree
     critic_optimizer_state: PyTree
     critic_memory: PyTree
-    observation_statistics: RunningStatistics | None
+    observation_statistics: PyTree
     return_statistics: RunningStatistics | None
     rollout: RolloutState
     hyperparameters: Hyperparameters
@@ -126,14 +128,13 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     critic_memory = critic.initial_memory(config.num_envs)
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
-    observation_statistics = init_statistics(environment.observation_shape)
     return TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
         critic_memory=critic_memory,
-        observation_statistics=(
-            observation_statistics if config.normalize_observations else None
+        observation_statistics=_init_observation_statistics(
+            config, rollout_state.observation
         ),
         return_statistics=init_statistics(()) if config.normalize_returns else None,
         rollout=rollout_state,
@@ -142,6 +143,19 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         key=key,
         origin=Origin.of(config),
     )
+
+
+def _init_observation_statistics(
+    config: TRPOConfig, observations: Observation
+) -> PyTree:
+    """Return statistics of no samples for each floating leaf, None for the others."""
+
+    def init_leaf(leaf: Array) -> RunningStatistics | None:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        normalized = config.normalize_observations and floating
+        return init_statistics(leaf.shape[1:]) if normalized else None
+
+    return jax.tree.map(init_leaf, values_of(observations))
 
 
 def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
@@ -213,14 +227,15 @@ def _in_single_precision(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def observe(state: TrainState, observations: Observation) -> Observation:
     """Return observations as the networks see them, normalised or not."""
-    if state.observation_statistics is None:
-        return observations
-    values = normalize(
-        state.observation_statistics, values_of(observations), clip=_OBSERVATION_CLIP
-    )
-    if isinstance(observations, MaskedObservation):
-        return observations._replace(values=values)
-    return values
+
+    def see(leaf: Array, statistics: RunningStatistics | None) -> Array:
+        if statistics is None:
+            return leaf
+        return normalize(statistics, leaf, clip=_OBSERVATION_CLIP)
+
+    values = values_of(observations)
+    seen = jax.tree.map(see, values, state.observation_statistics)
+    return with_values(observations, seen)
 
 
 def make_act_fn(components: Components, state: TrainState) -> ActFn:
