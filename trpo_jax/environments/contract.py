@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from trpo_jax.environments.protocol import (
     ActionSpace,
@@ -16,7 +17,7 @@ from trpo_jax.environments.protocol import (
     TimeStep,
 )
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
-from trpo_jax.observations import MaskedObservation, Observation, values_of
+from trpo_jax.observations import MaskedObservation, values_of
 from trpo_jax.tracing import cached
 
 
@@ -124,7 +125,7 @@ def action_type(environment: Environment) -> jax.ShapeDtypeStruct:
 
 
 @cached
-def observation_type(environment: Environment) -> Observation:
+def observation_type(environment: Environment) -> PyTree:
     """Return the shapes and dtypes of one observation."""
     _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
     return observation

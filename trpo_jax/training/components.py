@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jaxtyping import PyTree
 
 from trpo_jax import networks
 from trpo_jax.environments import (
@@ -16,7 +17,7 @@ from trpo_jax.environments import (
 )
 from trpo_jax.environments.contract import observation_type
 from trpo_jax.errors import UsageError
-from trpo_jax.observations import Observation, part_of, values_of
+from trpo_jax.observations import part_of, values_of
 from trpo_jax.training.batching import BatchedNetwork, batched
 from trpo_jax.training.config import TRPOConfig
 
@@ -98,7 +99,7 @@ def _torsos(config: TRPOConfig, environment: Environment) -> list[nn.Module]:
     return [cnn if one or not any(convolves) else mlp for one in convolves]
 
 
-def _has_image(observation: Observation) -> bool:
+def _has_image(observation: PyTree) -> bool:
     leaves = jax.tree.leaves(values_of(observation))
     return any(len(leaf.shape) in (2, 3) for leaf in leaves)
 

@@ -128,14 +128,15 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     critic_memory = critic.initial_memory(config.num_envs)
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
+    observation_statistics = _init_observation_statistics(
+        config, rollout_state.observation
+    )
     return TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
         critic_memory=critic_memory,
-        observation_statistics=_init_observation_statistics(
-            config, rollout_state.observation
-        ),
+        observation_statistics=observation_statistics,
         return_statistics=init_statistics(()) if config.normalize_returns else None,
         rollout=rollout_state,
         hyperparameters=hyperparameters,
