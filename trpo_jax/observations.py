@@ -19,8 +19,8 @@ class MaskedObservation(NamedTuple):
     action_mask: Bool[Array, "..."]
 
 
-Observation: TypeAlias = PyTree[Shaped[Array, "..."]]
-"""Any pytree of arrays; a `MaskedObservation` of one if actions are masked."""
+Observation: TypeAlias = PyTree[Shaped[Array, "..."]] | MaskedObservation
+"""An array, or any pytree of arrays; with an action mask where actions are masked."""
 
 Part = str | tuple[str, ...] | None
 """Names of top-level entries of an observation: one, several, or None for all."""

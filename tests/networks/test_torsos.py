@@ -118,19 +118,17 @@ def test_mlp_takes_all_leaves_side_by_side():
         "a": jnp.arange(4, dtype=jnp.int32).reshape(2, 2),
         "c": jnp.array([250, 3], jnp.uint8),
     }
-    flat = np.concatenate(
+    flat = jnp.concatenate(
         [
-            [[0, 1], [2, 3]],
+            jnp.array([[0.0, 1.0], [2.0, 3.0]]),
             IMAGES.reshape(2, -1),
-            [[1], [0]],
-            [[250], [3]],
+            jnp.array([[1.0], [0.0]]),
+            jnp.array([[250.0], [3.0]]),
         ],
         axis=1,
-    ).astype(np.float32)
-    params, features = make(MLP((3,)), observations)
-    np.testing.assert_allclose(
-        MLP((3,)).apply(params, jnp.asarray(flat)), features, rtol=1e-6
     )
+    params, features = make(MLP((3,)), observations)
+    np.testing.assert_allclose(MLP((3,)).apply(params, flat), features, rtol=1e-6)
 
 
 def test_cnn_convolves_each_image_and_appends_what_is_flat():

@@ -13,6 +13,7 @@ from trpo_jax.errors import UsageError, array_types
 from trpo_jax.networks.initializers import orthogonal
 from trpo_jax.observations import Observation
 
+_NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
@@ -110,7 +111,8 @@ def _named_leaves(observations: Observation) -> dict[str, Shaped[Array, "N ..."]
         for path, leaf in jax.tree.leaves_with_path(observations)
     }
     for name, leaf in leaves.items():
-        if not jnp.isdtype(leaf.dtype, ("bool", "integral", "real floating")):
+        # Not by `isdtype`, which refuses the types of keys.
+        if not any(jnp.issubdtype(leaf.dtype, kind) for kind in _NUMBERS):
             raise UsageError(
                 f"{_described(name, leaf)} does not hold numbers, which the default "
                 "networks take; convert it in the environment, or write a policy and "
