@@ -1,5 +1,7 @@
 """Observations that are pytrees, all the way through training and use."""
 
+import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -12,10 +14,11 @@ from compiling import fast_jit
 
 import trpo_jax
 from trpo_jax import networks
-from trpo_jax.environments import Box, Discrete, MaskedObservation, TimeStep
+from trpo_jax.environments import _SUITES, Box, Discrete, MaskedObservation, TimeStep
 from trpo_jax.observations import entries_of, part_of
 from trpo_jax.pictures import render_episode
 from trpo_jax.policies.policy import LoadedPolicy, export_policy
+from trpo_jax.runs.config_file import config_from_dict, config_to_dict
 from trpo_jax.training import init_rollout, rollout
 from trpo_jax.training.components import make_networks
 from trpo_jax.training.seeds import state_type
@@ -355,8 +358,16 @@ def test_an_array_has_no_entries(env):
 
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_list_of_names_is_a_tuple():
-    names = ["place", "goal"]
-    assert config(critic_observation=names) == config(critic_observation=tuple(names))
+    listed = dataclasses.replace(CONFIG, policy_observation=["pixels/0", "place"])
+    assert listed == CONFIG
+
+
+def test_names_are_read_back_from_a_file(monkeypatch):
+    values = config_to_dict(CONFIG)
+    monkeypatch.setitem(_SUITES, "gymnax", lambda name: CONFIG.env)
+    values = json.loads(json.dumps(values | {"env": "gymnax/rooms"}))
+    assert values["policy_observation"] == ["pixels/0", "place"]
+    assert config_from_dict(values).policy_observation == CONFIG.policy_observation
 
 
 def test_a_state_of_another_part_is_refused():
