@@ -20,6 +20,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError
 from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached, holds_tracers
@@ -135,7 +136,9 @@ class GymnaxEnvironment:
                 return action
 
 
-def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
+def make_gymnax(
+    env: str | tuple[Any, Any] | Any,
+) -> GymnaxEnvironment | VariedEnvironment:
     """Return a gymnax environment by its id, from a pair, or from an object.
 
     The same argument gives the same object, so that nothing compiles twice.
@@ -143,11 +146,13 @@ def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
     Args:
         env: An id, built in or registered with `gymnax.register`, such as
             "CartPole-v1"; the two values that `gymnax.make` returns; or the first of
-            them, whose default parameters are then used.
+            them, whose default parameters are then used. Parameters that have a leading
+            axis [num_envs], all or some, make a `VariedEnvironment`.
 
     Raises:
-        UsageError: If no environment has that id (the message names the nearest), or
-            its data or its spaces are not supported.
+        UsageError: If no environment has that id (the message names the nearest), its
+            data or its spaces are not supported, or parameters do not have the same
+            number of rows.
     """
     if isinstance(env, str):
         return _make_by_id(env)
@@ -221,8 +226,31 @@ class _Pair(NamedTuple):
 
 
 @cached
-def _make_from_pair(pair: _Pair) -> GymnaxEnvironment:
-    return GymnaxEnvironment(pair.env, pair.params)
+def _make_from_pair(pair: _Pair) -> GymnaxEnvironment | VariedEnvironment:
+    env, params = pair
+    if params is None or not (varied := _varied(env, params)):
+        return GymnaxEnvironment(env, params)
+    leaves, structure = jax.tree.flatten(suites.narrowed(params))
+
+    def make(rows: dict[int, Array]) -> GymnaxEnvironment:
+        chosen = [rows.get(index, leaf) for index, leaf in enumerate(leaves)]
+        return GymnaxEnvironment(env, jax.tree.unflatten(structure, chosen))
+
+    return VariedEnvironment(make, {index: leaves[index] for index in varied})
+
+
+def _varied(env: Any, params: Any) -> list[int]:
+    """Return which leaves of parameters have one axis more than the default ones."""
+    default = getattr(env, "default_params", None)
+    structure: Any = jax.tree.structure(default)
+    if structure != jax.tree.structure(params):
+        return []
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(default), strict=True)
+    return [
+        index
+        for index, (leaf, one) in enumerate(pairs)
+        if jnp.ndim(leaf) == jnp.ndim(one) + 1
+    ]
 
 
 def _action_space(space: Any, name: str) -> ActionSpace:

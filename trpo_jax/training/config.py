@@ -21,6 +21,7 @@ from trpo_jax.training.config_checks import (
     check_parts,
     check_static,
     check_types,
+    check_variants,
     plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -178,6 +179,7 @@ class TRPOConfig:
         check_counts(self)
         check_fractions(self)
         check_functions(self)
+        check_variants(self)
         check_parts(self)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):

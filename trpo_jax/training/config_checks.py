@@ -144,6 +144,17 @@ def check_counts(config: Any) -> None:
             )
 
 
+def check_variants(config: Any) -> None:
+    """Check that there are as many environments as parameters of a varied one."""
+    variants = getattr(config.env, "num_variants", config.num_envs)
+    if variants != config.num_envs:
+        raise UsageError(
+            f"{config.env} has parameters for {variants} environments, but num_envs="
+            f"{config.num_envs}; write num_envs={variants}, or parameters with a "
+            f"leading axis of {config.num_envs}."
+        )
+
+
 def check_parts(config: Any) -> None:
     """Check that observations have the entries that policy and critic are to see."""
     for name in ("policy_observation", "critic_observation"):
