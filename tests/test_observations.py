@@ -1,6 +1,7 @@
 """Observations that are pytrees, all the way through training and use."""
 
 import dataclasses
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -223,14 +224,15 @@ def test_a_run_goes_on_bit_for_bit(folder, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, resumed.state.params, whole.params)
 
 
-def test_a_named_tuple_with_masks_is_exported_as_tuples(tmp_path):
-    def wrap(observation):
-        pair = Pair(observation["place"], (observation["count"],))
-        if isinstance(pair.left, tuple):  # shapes
-            return pair
-        return MaskedObservation(pair, jnp.array([False, True]))
+def masked_pair(observation):
+    pair = Pair(observation["place"], (observation["count"],))
+    if isinstance(pair.left, tuple):  # shapes
+        return pair
+    return MaskedObservation(pair, jnp.array([False, True]))
 
-    config, state = tiny.make_state(Rooms(wrap))
+
+def test_a_named_tuple_with_masks_is_exported_as_tuples(tmp_path):
+    config, state = tiny.make_state(Rooms(masked_pair))
     policy = LoadedPolicy(config, state, "mode")
     observation = MaskedObservation(Pair([1.0, 2.0], (3,)), [False, True])
     assert policy(observation, jax.random.key(0)) == 1
@@ -240,6 +242,31 @@ def test_a_named_tuple_with_masks_is_exported_as_tuples(tmp_path):
     masks = np.array([[True, False], [False, True]])
     actions = exported.call((values, masks), np.uint32(0))
     assert actions.tolist() == [0, 1]
+
+
+def test_a_mask_stays_with_what_a_policy_sees():
+    fields = {"policy_observation": "left", "normalize_observations": True}
+    policy = LoadedPolicy(*tiny.make_state(Rooms(masked_pair), **fields), "mode")
+    key, masks = jax.random.key(0), np.array([[True, False], [False, True]])
+    for action, mask in enumerate(masks):
+        assert policy(MaskedObservation({"left": np.ones(2)}, mask), key) == action
+        whole = Pair(np.ones(2), (np.int32(1),))
+        assert policy(MaskedObservation(whole, mask), key) == action
+
+
+@pytest.mark.parametrize("memory_size", [0, 3])
+@pytest.mark.parametrize("critic_fit", ["trust_region", "first_order"])
+def test_parts_go_through_every_kind_of_step(memory_size, critic_fit):
+    one = config(
+        policy_observation="goal",
+        critic_observation=("count", "place"),
+        memory_size=memory_size,
+        critic_fit=critic_fit,
+        normalize_observations=True,
+    )
+    state = state_type(one)
+    following, _ = jax.eval_shape(functools.partial(trpo_jax.step, one), state)
+    assert jax.tree.structure(following) == jax.tree.structure(state)
 
 
 def test_flat_entries_train_as_their_concatenation():
