@@ -377,6 +377,13 @@ def test_an_entry_that_does_not_exist_is_refused_by_the_config(name, part, messa
         config(**{name: part})
 
 
+def test_nothing_to_normalize_is_refused():
+    env = Rooms(lambda observation: observation["pixels/0"])
+    with pytest.raises(ValueError, match=r"observes uint8\[4, 4, 1\]; write False"):
+        state_type(config(env=env, normalize_observations=True))
+    state_type(config(env=env))
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", tiny.Line(Box(1), masked=False)])
 def test_an_array_has_no_entries(env):
     with pytest.raises(ValueError, match=r"observes float32\[.\], which has no ent"):

@@ -102,6 +102,8 @@ def test_actions_may_be_squashed():
 class Heavy(Line):
     """Pays its weight."""
 
+    picture_suffix = ".txt"
+
     def __init__(self, weight):
         super().__init__(Discrete(2))
         self._weight = weight
@@ -110,6 +112,9 @@ class Heavy(Line):
         state, step = super().step(key, state, action)
         return state, step._replace(reward=self._weight)
 
+    def draw(self, states, returns, path):
+        path.write_text(f"weight {self._weight}, {len(states)} steps")
+
 
 def test_a_family_of_ones_own_is_varied():
     environment = VariedEnvironment(Heavy, jnp.array([1.0, 2.0, 4.0]))
@@ -117,6 +122,15 @@ def test_a_family_of_ones_own_is_varied():
     config = trpo_jax.TRPOConfig(env=environment, **SMALL)
     metrics = trpo_jax.train(config).metrics
     np.testing.assert_allclose(metrics.episode_return, 7 / 3, rtol=1e-6)
+
+
+def test_the_environment_of_the_row_draws(tmp_path):
+    environment = VariedEnvironment(Heavy, jnp.array([1.0, 2.0]))
+    assert environment.picture_suffix == ".txt"
+    state, _ = reset_batch(environment, jax.random.split(jax.random.key(0)))
+    steps = jax.tree.map(lambda leaf: np.asarray(leaf)[[1, 1, 1]], state)
+    environment.draw(steps, np.zeros(3, np.float32), tmp_path / "heavy.txt")
+    assert (tmp_path / "heavy.txt").read_text() == "weight 2.0, 3 steps"
 
 
 @pytest.mark.parametrize("num_envs", [2, 6])

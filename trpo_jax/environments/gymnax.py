@@ -101,6 +101,8 @@ class GymnaxEnvironment:
         self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path
     ) -> None:
         """Draw one episode of T steps, by the renderer of gymnax."""
+        while hasattr(states, "env_state"):  # of a wrapper
+            states = states.env_state
         draw_gymnax(self._env, self._params, states, returns, path)
 
     def _check_step(self) -> None:

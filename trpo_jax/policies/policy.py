@@ -124,7 +124,11 @@ class LoadedPolicy:
         if isinstance(observation, MaskedObservation) != masked:
             raise UsageError(
                 f"{self.config.env} has {'' if masked else 'no '}action masks; write "
-                + ("MaskedObservation(values, mask)." if masked else "an array.")
+                + (
+                    "MaskedObservation(values, mask)."
+                    if masked
+                    else "the values alone."
+                )
             )
         try:
             part = part_of(observation, self._names)

@@ -158,7 +158,15 @@ def _init_observation_statistics(
         normalized = config.normalize_observations and floating
         return init_statistics(leaf.shape[1:]) if normalized else None
 
-    return jax.tree.map(init_leaf, values_of(observations))
+    values = values_of(observations)
+    statistics = jax.tree.map(init_leaf, values)
+    if config.normalize_observations and not jax.tree.leaves(statistics):
+        one = jax.tree.map(lambda leaf: leaf[0], values)
+        raise UsageError(
+            "normalize_observations=True is for floats, but the environment observes "
+            f"{array_types(one)}; write False, or convert them in the environment."
+        )
+    return statistics
 
 
 def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
