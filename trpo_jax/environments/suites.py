@@ -131,10 +131,10 @@ def strong_as(tree: PyTree, types: PyTree) -> PyTree:
 
 
 def observed(observation: PyTree) -> PyTree:
-    """Return an observation in the types of the protocol: 32 bits, floats or bytes.
+    """Return an observation with floats as float32, and bytes (uint8) as they are.
 
-    An array becomes float32 unless it consists of bytes. In any other pytree, integers
-    stay as well: a network of one's own may want them as indices.
+    Other integers become float32 in an observation of one array, which is normalised
+    as a whole. In a pytree they stay: a network may take them as indices.
     """
 
     def convert(leaf: Any) -> Array:

@@ -38,8 +38,8 @@ class MLP(nn.Module):
         Raises:
             UsageError: If a leaf does not hold numbers.
         """
-        leaves = _named_leaves(observations).values()
-        flat = [_as_float(leaf).reshape(leaf.shape[0], -1) for leaf in leaves]
+        leaves = [_as_float(leaf) for _, leaf in _named_leaves(observations)]
+        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
         x = jnp.concatenate(flat, axis=-1)
         for size in self.hidden_sizes:
             x = self.activation(nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))(x))
@@ -79,7 +79,7 @@ class CNN(nn.Module):
                 leaf is neither an image nor flat.
         """
         maps, flat = [], []
-        for name, leaf in _named_leaves(observations).items():
+        for name, leaf in _named_leaves(observations):
             if leaf.ndim < 3 and name:
                 flat.append(leaf)
                 continue
@@ -104,13 +104,15 @@ class CNN(nn.Module):
         return MLP(self.hidden_sizes, self.activation)([*maps, *flat])
 
 
-def _named_leaves(observations: Observation) -> dict[str, Shaped[Array, "N ..."]]:
-    """Return the leaves by their paths, such as "camera.left"; "" is an array alone."""
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+def _named_leaves(
+    observations: Observation,
+) -> list[tuple[str, Shaped[Array, "N ..."]]]:
+    """Return the leaves with their paths, as "camera.left"; "" for an array alone."""
+    leaves = [
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
         for path, leaf in jax.tree.leaves_with_path(observations)
-    }
-    for name, leaf in leaves.items():
+    ]
+    for name, leaf in leaves:
         # Not by `isdtype`, which refuses the types of keys.
         if not any(jnp.issubdtype(leaf.dtype, kind) for kind in _NUMBERS):
             raise UsageError(

@@ -122,13 +122,10 @@ class LoadedPolicy:
         """Return what the policy sees of an observation, as arrays."""
         masked = isinstance(self._observation_type, MaskedObservation)
         if isinstance(observation, MaskedObservation) != masked:
+            wanted = "MaskedObservation(values, mask)" if masked else "values alone"
             raise UsageError(
                 f"{self.config.env} has {'' if masked else 'no '}action masks; write "
-                + (
-                    "MaskedObservation(values, mask)."
-                    if masked
-                    else "the values alone."
-                )
+                f"{wanted}."
             )
         try:
             part = part_of(observation, self._names)
