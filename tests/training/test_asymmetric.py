@@ -11,7 +11,7 @@ from trpo_jax.training.components import make_networks
 
 
 class Fortune:
-    """Episodes of one step: the right action pays 1, fortune ±5 whatever is done.
+    """Episodes of one step: the right action pays 1, fortune ±10 whatever is done.
 
     A critic that does not see fortune mistakes it for the merit of actions.
     """
@@ -31,7 +31,7 @@ class Fortune:
 
     def step(self, key, state, action):
         fortune, right = state
-        reward = jnp.where(action == right, 1, 0) + 5 * fortune
+        reward = jnp.where(action == right, 1, 0) + 10 * fortune
         following, observation = self.reset(key)
         ended, cut = jnp.array(True), jnp.array(False)
         final = self._observe(state)
@@ -40,7 +40,10 @@ class Fortune:
 
 @pytest.mark.slow
 def test_a_critic_that_sees_more_teaches_faster():
-    """Probability of the right action after 20 updates, over 16 seeds."""
+    """Probability of the right action after 20 updates, over 16 seeds.
+
+    0.995 and 0.848, 8 standard errors apart.
+    """
 
     def right(critic_observation):
         config = TRPOConfig(
@@ -61,5 +64,4 @@ def test_a_critic_that_sees_more_teaches_faster():
 
     asymmetric, symmetric = right(None), right("seen")
     error = np.sqrt((asymmetric.var(ddof=1) + symmetric.var(ddof=1)) / 16)
-    print(asymmetric.mean(), symmetric.mean(), error)
     assert asymmetric.mean() - symmetric.mean() > 3 * error
