@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import Environment
+from trpo_jax.environments.varied import reset_batch
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
 from trpo_jax.training.packing import Packed, pack
@@ -91,7 +92,7 @@ def init_rollout(
         The state of B environments at the start of an episode.
     """
     keys = jax.random.split(key, num_envs)
-    env_state, observation = jax.vmap(environment.reset)(keys)
+    env_state, observation = reset_batch(environment, keys)
     return RolloutState(
         env_state,
         observation,
