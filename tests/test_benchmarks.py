@@ -302,6 +302,7 @@ def test_commands_are_written():
         ("MemoryChain-bsuite", {"max_kl": 0.5}, "mode", ", GRU, max_kl=0.5"),
         ("MemoryChain-bsuite", {"memory_size": 8}, "mode", ", GRU, memory_size=8"),
         ("MemoryChain-bsuite", {"memory_size": 0}, "sample", ", sampled actions"),
+        ("MemoryChain-bsuite", {"memory": "lru"}, "mode", ", LRU"),
         ("CartPole-v1", {"hidden_sizes": (8,)}, "mode", ", hidden_sizes=[8]"),
     ],
 )

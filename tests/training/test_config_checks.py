@@ -221,6 +221,8 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
         ),
         ({"cg_iterations": 0}, "write at least 1", [1]),
         ({"memory_size": -1}, "write at least 0", [0]),
+        ({"memory": "lstm"}, "write one of gru, lru", ["gru"]),
+        ({"memory": "lru"}, "or leave memory at 'gru'", ["gru"]),
         ({"backtrack_factor": 1.0}, "write 0.5", [0.5]),
         ({"cg_tolerance": 2.0}, "write 1e-5", [1e-5]),
         ({"initial_log_std": float("inf")}, "write 0.0", [0.0]),

@@ -1,7 +1,7 @@
-"""Linear recurrent unit: a memory that a parallel scan computes for all steps at once."""
+"""Linear recurrent unit: a memory that a parallel scan computes for all steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,9 @@ _LARGEST_PHASE = math.pi / 10
 
 
 class LRU(nn.Module):
-    """hₜ = λ ⊙ hₜ₋₁ + γ ⊙ B xₜ,  yₜ = tanh(Re(C hₜ) + D xₜ + d)
+    """Linear recurrent unit, its state complex, with a nonlinear output.
+
+    hₜ = λ ⊙ hₜ₋₁ + γ ⊙ B xₜ,  yₜ = tanh(Re(C hₜ) + D xₜ + d)
 
     with λ = exp(−exp ν + i exp θ), so that |λ| < 1 for all parameters, and h = 0 before
     the first step of an episode. γ starts at √(1 − |λ|²), which gives hₜ the scale of
@@ -104,7 +106,7 @@ def _complex(parts: Float[Array, "*N M"]) -> Complex[Array, "*N H"]:
 
 
 def _log_decay(
-    key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float
+    key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, " H"]:
     """Return ν with λ uniformly distributed over a ring."""
     low, high = (radius**2 for radius in _RADII)
@@ -113,7 +115,7 @@ def _log_decay(
 
 
 def _log_phase(
-    key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float
+    key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, " H"]:
     """Return θ with uniformly distributed phases."""
     # `uniform` has 0, whose logarithm is infinite, but not 1.
