@@ -43,7 +43,7 @@ def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
     Steps and seeds are not part of the name: a new row replaces the one before it.
     """
     usual, fields = map(config_to_dict, (configure(config.env), config))
-    usual["memory"] = config.memory  # shown by "GRU" or "LRU", or where neither is
+    usual["memory"] = config.memory  # shown as "GRU" or "LRU", or by neither
     if not config.memory_size:
         usual["memory_size"] = 0
     others = [

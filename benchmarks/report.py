@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.cases import cases_of
 from benchmarks.harness import RESULTS, read_rows
+from benchmarks.learning import name_of
 from benchmarks.pictures import (
     draw_curves,
     draw_locomotion,
@@ -275,16 +276,12 @@ def is_current(row: dict) -> bool:
 
 
 def of_presets(rows: list[dict]) -> list[dict]:
-    """Return the rows of unchanged presets: with the memory if the preset has one, and
-    with the actions of the first case.
-    """
-    rows = [row for row in rows if "=" not in row["name"]]
-    remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
+    """Return the rows of unchanged presets, with the actions of the first case."""
     return [
         row
         for row in rows
-        if (", GRU" in row["name"] or row["env"] not in remembered)
-        and row["actions"] == cases_of(row["env"])[0].actions
+        if row["actions"] == cases_of(row["env"])[0].actions
+        and row["name"] == name_of(configure(row["env"]), row["actions"])
     ]
 
 

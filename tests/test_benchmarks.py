@@ -468,6 +468,7 @@ def test_rows_of_presets_are_told_from_others():
         named("CartPole-v1", ", GRU, memory_size=8"),
         named("CartPole-v1", ", sampled actions", "sample"),
         named("MemoryChain-bsuite", ", GRU"),
+        named("MemoryChain-bsuite", ", LRU, sampled actions", "sample"),
         named("MemoryChain-bsuite", ", sampled actions", "sample"),
     ]
     assert report.of_presets(others + of_presets) == of_presets

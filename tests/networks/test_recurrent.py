@@ -198,6 +198,12 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     assert np.all(np.diag(dense)[through_time] > 0)
 
 
+def test_an_unknown_memory_is_refused(no_shape_checks):
+    network = RecurrentPolicy(MLP((3,)), CategoricalHead(2), UNITS, "lstm")
+    with pytest.raises(ValueError, match="memory='lstm'; write 'gru' or 'lru'"):
+        init(network)
+
+
 def test_networks_are_told_apart():
     functions = RecurrentNetworkFns(POLICY.initial_memory, POLICY.init, POLICY.apply)
     for network in (POLICY, VALUE, LRU_POLICY, functions):

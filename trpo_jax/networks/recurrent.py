@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks.initializers import orthogonal
 from trpo_jax.networks.lru import LRU
 from trpo_jax.observations import Observation, masks_of, values_of
@@ -47,7 +48,11 @@ class RecurrentPolicy(nn.Module):
         observations: Observation,
         starts: Bool[Array, "B T"],
     ) -> tuple[Float[Array, "B T M"], Distribution]:
-        """Map B sequences of T observations to memories and distributions [B, T]."""
+        """Map B sequences of T observations to memories and distributions [B, T].
+
+        Raises:
+            UsageError: If there is no such `memory`.
+        """
         remember = _Memory(self.torso, self.memory_size, self.memory)
         memories, features = remember(memory, values_of(observations), starts)
         return memories, self.head(features, *masks_of(observations))
@@ -77,7 +82,11 @@ class RecurrentValue(nn.Module):
         observations: Observation,
         starts: Bool[Array, "B T"],
     ) -> tuple[Float[Array, "B T M"], Float[Array, "B T"]]:
-        """Map B sequences of T observations to memories and values [B, T]."""
+        """Map B sequences of T observations to memories and values [B, T].
+
+        Raises:
+            UsageError: As `RecurrentPolicy`.
+        """
         remember = _Memory(self.torso, self.memory_size, self.memory)
         memories, features = remember(memory, values_of(observations), starts)
         return memories, nn.Dense(1, kernel_init=orthogonal())(features)[..., 0]
@@ -86,7 +95,7 @@ class RecurrentValue(nn.Module):
 def _initial_memory(
     memory: Memory, size: int, num_sequences: int
 ) -> Float[Array, "B M"]:
-    numbers = 2 if memory == "lru" else 1
+    numbers = 2 if memory == "lru" else 1  # of each unit: an LRU's are complex
     return jnp.zeros((num_sequences, numbers * size))
 
 
@@ -110,6 +119,8 @@ class _Memory(nn.Module):
         features = self.torso(steps).reshape(*starts.shape, -1)
         if self.memory == "lru":
             return LRU(self.size)(memory, features, starts)
+        if self.memory != "gru":
+            raise UsageError(f"memory={self.memory!r}; write 'gru' or 'lru'.")
         along_time = nn.scan(
             _ForgetfulGRU,
             variable_broadcast="params",

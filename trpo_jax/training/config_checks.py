@@ -247,8 +247,8 @@ def check_memory(config: Any) -> None:
     """Check that no kind of memory is set where there is none."""
     if config.memory != "gru" and not config.memory_size:
         raise UsageError(
-            f"memory={config.memory!r} has no units; write memory_size=64 as well, or "
-            "leave memory at 'gru'."
+            f"memory={config.memory!r} has no units, memory_size=0; write "
+            "memory_size=64, or memory='gru'."
         )
 
 
