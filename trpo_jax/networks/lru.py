@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -65,6 +66,7 @@ class LRU(nn.Module):
         return memories, nn.tanh(read(jnp.concatenate([memories, features], axis=-1)))
 
 
+@jax.custom_jvp
 def linear_recurrence(
     decay: Complex[Array, " H"],
     memory: Complex[Array, "B H"],
@@ -94,6 +96,21 @@ def linear_recurrence(
 
     _, states = jax.lax.associative_scan(combine, (factors, inputs), axis=1)
     return states
+
+
+# The derivative is the recurrence again, driven by dλ hₜ₋₁ + duₜ. That of the scan
+# would carry the derivatives of products of λ as well: ten Gauss–Newton products took
+# 1.15 (100 steps) to 1.9 times (800 steps) as long.
+@linear_recurrence.defjvp
+def _linear_recurrence_jvp(
+    primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Complex[Array, "B T H"], Complex[Array, "B T H"]]:
+    decay, memory, _, starts = primals
+    decay_change, memory_change, inputs_change, _ = tangents
+    states = linear_recurrence(*primals)
+    before = jnp.concatenate([memory[:, None], states[:, :-1]], axis=1)
+    driven = jnp.where(starts[..., None], 0, decay_change * before) + inputs_change
+    return states, linear_recurrence(decay, memory_change, driven, starts)
 
 
 def _scaled(factor: Array, state: Array) -> Array:
