@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -125,14 +125,46 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     return path
 
 
-def restore(
+class Stored(NamedTuple):
+    """A state as it is stored, which one process can send to another.
+
+    Attributes:
+        arrays: The leaves by their paths, keys as their raw data.
+        manifest: Its description.
+    """
+
+    arrays: dict[str, np.ndarray]
+    manifest: Manifest
+
+    def as_state(self, like_fn: Callable[[], PyTree]) -> PyTree:
+        """Return the state on the default device, as it was written.
+
+        But for types that JAX does not have without x64.
+
+        Args:
+            like_fn: Returns the shapes and dtypes of the state.
+        """
+        impl = self.manifest.jax_settings["jax_default_prng_impl"]
+
+        def device(location: Any, leaf: Any) -> jax.Array:
+            array = jnp.asarray(self.arrays[name_of(location)])
+            if not _is_key(leaf):
+                return array
+            return jax.random.wrap_key_data(array, impl=impl)
+
+        with _settings_of(self.manifest):
+            like = like_fn()
+        return jax.tree_util.tree_map_with_path(device, like)
+
+
+def read(
     path: pathlib.Path,
     like_fn: Callable[[], PyTree],
     config: dict[str, Any],
     *,
     resuming: bool = False,
-) -> tuple[PyTree, Manifest]:
-    """Return the state of a checkpoint, if it is whole and of this run.
+) -> Stored:
+    """Return what a checkpoint holds, if it is whole and of this run.
 
     Args:
         path: The checkpoint's folder.
@@ -140,8 +172,7 @@ def restore(
             Called under the settings of JAX that the checkpoint was written with.
         config: `config_to_dict` of the run.
         resuming: Whether the run is to go on from the state; then those settings have
-            to be the same now. Otherwise the state is restored as it was written, but
-            for types that JAX does not have without x64.
+            to be the same now.
 
     Raises:
         DamagedCheckpointError: If a file is not what was written.
@@ -151,30 +182,29 @@ def restore(
     manifest = verify(path)
     if resuming:
         _check_settings(path, manifest)
+    with _settings_of(manifest):
+        wanted = jax.eval_shape(_leaves, like_fn())
+    _check_same(path, manifest, wanted, config)
+    # Orbax does not write empty arrays.
+    empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
+    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
+    arrays |= read_arrays(path)
+    if _types(arrays) != _types(wanted):
+        raise DamagedCheckpointError(
+            f"{path}: Orbax returned other leaves than were written."
+        )
+    return Stored(arrays, manifest)
+
+
+@contextlib.contextmanager
+def _settings_of(manifest: Manifest) -> Iterator[None]:
+    """Set JAX as it was when a checkpoint was written."""
     stored = manifest.jax_settings
     with (
         jax.enable_x64(stored["jax_enable_x64"]),
         jax.default_prng_impl(stored["jax_default_prng_impl"]),
     ):
-        like = like_fn()
-        wanted = jax.eval_shape(_leaves, like)
-    _check_same(path, manifest, wanted, config)
-    # Orbax does not write empty arrays.
-    empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
-    host = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
-    host |= read_arrays(path)
-    if _types(host) != _types(wanted):
-        raise DamagedCheckpointError(
-            f"{path}: Orbax returned other leaves than were written."
-        )
-
-    def device(location: Any, leaf: Any) -> jax.Array:
-        array = jnp.asarray(host[name_of(location)])
-        if not _is_key(leaf):
-            return array
-        return jax.random.wrap_key_data(array, impl=stored["jax_default_prng_impl"])
-
-    return jax.tree_util.tree_map_with_path(device, like), manifest
+        yield
 
 
 def read_last(
@@ -189,7 +219,7 @@ def read_last(
     Args:
         paths: Checkpoints in one folder, the preferred one last, as `complete` or
             `by_score` return them.
-        read_fn: Reads one, as `restore` or `verify`.
+        read_fn: Reads one, as `read` or `verify`.
         warn_fn: Called with a message for each damaged checkpoint that is later.
         rename: Rename damaged checkpoints to `<updates>.damaged`, so that the run can
             write them again.
@@ -258,9 +288,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     By their paths in the state, as "params.params.hidden_0.kernel"; without empty ones.
     """
-    from orbax.checkpoint import PyTreeCheckpointer
-
-    with PyTreeCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         restored = checkpointer.restore((path / _ARRAYS).absolute())
     return {name: np.asarray(leaf) for name, leaf in restored.items()}
 
@@ -412,10 +440,8 @@ def _sync(path: pathlib.Path) -> None:
 
 def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays by Orbax; OSError where TensorStore reports that it cannot."""
-    from orbax.checkpoint import PyTreeCheckpointer
-
     try:
-        with PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path.absolute(), arrays)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -423,3 +449,19 @@ def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
             raise
         number = int(code[1]) if code else errno.ENOSPC
         raise OSError(number, os.strerror(number)) from error
+
+
+def _checkpointer() -> Any:
+    """Return what writes and reads arrays by Orbax, in this process alone."""
+    from orbax.checkpoint import Checkpointer, PyTreeCheckpointHandler
+    from orbax.checkpoint.options import MultiprocessingOptions
+
+    # By default it waits for all processes of a run, of which one calls it.
+    process = jax.process_index()
+    alone = MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix="trpo_jax",
+    )
+    handler = PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return Checkpointer(handler, multiprocessing_options=alone)

@@ -17,6 +17,7 @@ from trpo_jax.policies.evaluation import (
     lower_evaluation,
     mean_over_ended,
 )
+from trpo_jax.runs.processes import in_order, on_writer
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
@@ -62,11 +63,13 @@ class Programs(NamedTuple):
         run_updates: (state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled);
             the state is donated.
         copy: state ↦ a copy in memory of its own.
+        gather: state ↦ the same, whole in every process.
     """
 
     init: jax.stages.Wrapped
     run_updates: jax.stages.Wrapped
     copy: jax.stages.Wrapped
+    gather: Callable[[TrainState], TrainState]
 
 
 def compile_programs(
@@ -86,12 +89,13 @@ def compile_programs(
             _run_updates, config, env_steps=config.all_env_steps, donate_argnums=(0,)
         ),
         copy=jit_with_options(_copy, config, env_steps=0),
+        gather=functools.partial(gather, config),
     )
     keys = jax.eval_shape(lambda: run_keys(config))
     arguments = ((keys,), (like, jax.ShapeDtypeStruct((), jnp.int32)), (like,))
 
     def lowered() -> Iterator[jax.stages.Lowered]:
-        for program, inputs in zip(programs, arguments, strict=True):
+        for program, inputs in zip(programs[:3], arguments, strict=True):
             yield program.lower(*inputs)
         if interim_episodes is not None:
             yield lower_evaluation(config, interim_episodes)
@@ -120,7 +124,8 @@ def run_chunks(
     """Yield the updates `first` + 1 … `last` in chunks, as they are made.
 
     The device already works on the next chunk while the host handles one. How updates
-    are cut into chunks follows the clock, and does not change a bit of their results.
+    are cut into chunks follows the clock, of the writer where there are several
+    processes, and does not change a bit of their results.
 
     Args:
         programs: The functions of the run.
@@ -128,13 +133,14 @@ def run_chunks(
         first: Updates made already.
         last: Updates to stop after.
         wants_state_fn: Whether the chunk that ends after so many updates is to bring
-            the state. The last one always does.
+            the state; asked in the writer. The last one always does.
         boundary_every: Chunks end at the multiples of this number.
         evaluate_fn: (state, its updates) ↦ the episodes that evaluate it, started but
             not waited for.
         evaluate_every: Chunks also end at the multiples of this number, and bring the
             evaluation of their last state.
-        stop_fn: Asked before each chunk; once true, the chunks in flight are finished.
+        stop_fn: Asked before each chunk, in the writer; once true, the chunks in flight
+            are finished.
     """
     in_flight: deque[tuple[int, int, Metrics, TrainState | None, PendingReturns | None]]
     in_flight = deque()
@@ -153,24 +159,41 @@ def run_chunks(
         size = max(1, min(fitting, 2 * count, CAPACITY))
         return Chunk(ends, filled, kept, clock - before, evaluation)
 
-    while updates < last and not stop_fn():
+    def next_chunk() -> tuple[int, bool] | None:
+        """Return where it ends and whether it brings the state; None to stop."""
+        if updates == last or stop_fn():
+            return None
         ends = ((updates // every + 1) * every for every in boundaries)
         end = min(updates + size, last, *ends)
+        return end, end < last and wants_state_fn(end)
+
+    while (chunk := on_writer(next_chunk)) is not None:
+        end, wanted = chunk
         count, updates = end - updates, end
         state, metrics = programs.run_updates(state, jnp.int32(count))
-        wanted = updates < last and wants_state_fn(updates)
         evaluated = evaluate_every is not None and updates % evaluate_every == 0
         # A copy, because the next updates overwrite the state, perhaps beside the
         # evaluation.
         copied = updates < last and (wanted or evaluated)
         kept = programs.copy(state) if copied else state
-        pending = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
-        in_flight.append((updates, count, metrics, kept if wanted else None, pending))
+        pending = None
+        if evaluate_fn and evaluated:
+            pending = in_order(evaluate_fn(kept, updates))
+        saved = programs.gather(kept) if wanted else None
+        in_flight.append((updates, count, metrics, saved, pending))
         if len(in_flight) > 1:
             yield fetch()
     while in_flight:
-        chunk = fetch()
-        yield chunk if in_flight else chunk._replace(state=state)
+        fetched = fetch()
+        yield fetched if in_flight else fetched._replace(state=state)
+
+
+def gather(config: TRPOConfig, state: TrainState) -> TrainState:
+    """Return a state with all environments, in this process alone."""
+    if jax.process_count() == 1 or jax.tree.leaves(state)[0].is_fully_addressable:
+        return state
+    whole = in_order(jit_with_options(replicate, config, env_steps=0)(state))
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
 
 def _copy(config: TRPOConfig, state: TrainState) -> TrainState:

@@ -48,14 +48,20 @@ def make_mesh(config: TRPOConfig) -> Mesh | None:
             )
     shape = mesh_shape(config, devices.size)
     devices = devices.ravel()[: math.prod(shape)]
-    if devices.tolist() == jax.devices()[:1]:
-        return None
     if len({device.process_index for device in devices}) < jax.process_count():
+        advice = "write devices=None, for all"
+        if config.devices is None:
+            advice = (
+                f"write num_envs (now {config.num_envs}) as a multiple of "
+                f"{jax.device_count()}"
+            )
         raise UsageError(
             f"the run would use {devices.size} of {jax.device_count()} devices, and "
-            f"some of the {jax.process_count()} processes none of theirs; write "
-            f"num_envs (now {config.num_envs}) as a multiple of {jax.device_count()}."
+            f"some of the {jax.process_count()} processes none of theirs; {advice}, or "
+            "start fewer processes."
         )
+    if devices.tolist() == jax.devices()[:1]:
+        return None
     return Mesh(devices.reshape(shape), (AGENTS, ENVIRONMENTS), (AxisType.Auto,) * 2)
 
 
@@ -97,6 +103,22 @@ def replicate(config: TRPOConfig, tree: T) -> T:
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put(tree: T, shardings: Any) -> T:
+    """Return arrays that each process has whole, with a sharding for each; None: as is.
+
+    Not by `device_put`, with which processes compare the arrays of each.
+    """
+    if shardings is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf, sharding: jax.make_array_from_callback(
+            leaf.shape, sharding, lambda index: leaf[index]
+        ),
+        tree,
+        shardings,
+    )
 
 
 def split_episodes(config: TRPOConfig, episodes: T, num_episodes: int) -> T:
