@@ -26,6 +26,7 @@ from trpo_jax import pictures, policies, runs
 from trpo_jax.completion import completion_script
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.observations import Part
 from trpo_jax.policies import Actions, format_evaluation, summarize_returns
 from trpo_jax.runs import CheckpointChoice
 from trpo_jax.runs.config_file import (
@@ -92,6 +93,28 @@ def _read_counts(info: Any) -> Any:
         is_instance=lambda value: True,
         str_from_instance=lambda value: (
             [*map(str, value)] or ["none"] if several else [str(value)]
+        ),
+    )
+
+
+@_REGISTRY.primitive_rule
+def _read_part(info: Any) -> Any:
+    """Read the names of entries of an observation, or the word None."""
+    if info.type != Part:
+        return None
+
+    def read(words: list[str]) -> Part:
+        if words == ["None"]:
+            return None
+        return words[0] if len(words) == 1 else tuple(words)
+
+    return constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME ...",
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: (
+            [*value] if isinstance(value, tuple) else [str(value)]
         ),
     )
 

@@ -69,14 +69,14 @@ def test_tensorboard_gets_scalars_by_environment_steps(tmp_path):
     }
 
 
-def test_tensorboard_has_return_and_status_of_each_seed(tmp_path):
+def test_tensorboard_has_curves_of_each_seed(tmp_path):
     pytest.importorskip("tensorboardX")
     config = dataclasses.replace(CONFIG, num_seeds=2)
     run(tmp_path / "run", config, dataclasses.replace(SETTINGS, tensorboard=True))
     found = tensorboard_scalars(tmp_path / "run" / "tensorboard")
     rows = lines(tmp_path / "run" / "metrics.jsonl")
     for row in rows:
-        for name in ("episode_return", "status", "cg_status"):
+        for name in ("episode_return", "kl", "entropy", "status", "cg_status"):
             for seed, value in enumerate(row[f"{name}_by_seed"]):
                 there = found.get((f"{name}/seed_{seed}", row["env_steps"]))
                 assert there == (None if value is None else pytest.approx(value))

@@ -53,8 +53,8 @@ def act(
         state: Its state, of one seed.
         key: A typed key; consumed where actions are sampled.
         memory: The policy's memory, [B, …]; `initial_memory` to begin with.
-        observations: As the environments return them, float32[B, …] or a
-            `MaskedObservation` of such; normalised here if they were in training.
+        observations: As the environments return them, an array [B, …], any pytree of
+            such, or a `MaskedObservation`; normalised here if they were in training.
         starts: Which of them begin an episode, bool[B]; there, the memory is reset.
         actions: The most probable action, or one sampled from the policy.
 

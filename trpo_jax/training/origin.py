@@ -20,6 +20,8 @@ _FIELDS = (
     "channels",
     "convolution_stride",
     "memory_size",
+    "policy_observation",
+    "critic_observation",
     "action_distribution",
     "critic_fit",
     "normalize_observations",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
-from trpo_jax.observations import MaskedObservation, Observation, values_of
+from trpo_jax.observations import Observation, values_of, with_values
 from trpo_jax.training.batching import BoundNetwork, init_params
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
@@ -52,7 +52,9 @@ class TrainState(NamedTuple):
         critic_memory: The critic's memory of the episodes so far, [num_envs, …],
             computed with the parameters of the time; () if it has none. The policy's
             memory is in `rollout`.
-        observation_statistics: Running moments of observations, None if not normalised.
+        observation_statistics: Running moments of the values of observations, a
+            `RunningStatistics` in place of each leaf; None for a leaf that is not
+            normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: States of the environments, leaves [num_envs, …].
         hyperparameters: The traced floats, scalars.
@@ -65,7 +67,7 @@ class TrainState(NamedTuple):
     critic_params: PyTree
     critic_optimizer_state: PyTree
     critic_memory: PyTree
-    observation_statistics: RunningStatistics | None
+    observation_statistics: PyTree
     return_statistics: RunningStatistics | None
     rollout: RolloutState
     hyperparameters: Hyperparameters
@@ -170,15 +172,15 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     critic_memory = critic.initial_memory(config.num_envs)
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
-    observation_statistics = init_statistics(environment.observation_shape)
+    observation_statistics = _init_observation_statistics(
+        config, rollout_state.observation
+    )
     state = TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
         critic_memory=critic_memory,
-        observation_statistics=(
-            observation_statistics if config.normalize_observations else None
-        ),
+        observation_statistics=observation_statistics,
         return_statistics=init_statistics(()) if config.normalize_returns else None,
         rollout=rollout_state,
         hyperparameters=hyperparameters,
@@ -187,6 +189,27 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         origin=Origin.of(config),
     )
     return place(config, state)
+
+
+def _init_observation_statistics(
+    config: TRPOConfig, observations: Observation
+) -> PyTree:
+    """Return statistics of no samples for each floating leaf, None for the others."""
+
+    def init_leaf(leaf: Array) -> RunningStatistics | None:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        normalized = config.normalize_observations and floating
+        return init_statistics(leaf.shape[1:]) if normalized else None
+
+    values = values_of(observations)
+    statistics = jax.tree.map(init_leaf, values)
+    if config.normalize_observations and not jax.tree.leaves(statistics):
+        one = jax.tree.map(lambda leaf: leaf[0], values)
+        raise UsageError(
+            "normalize_observations=True is for floats, but the environment observes "
+            f"{array_types(one)}; write False, or convert them in the environment."
+        )
+    return statistics
 
 
 def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
@@ -257,14 +280,15 @@ def _in_single_precision(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def observe(state: TrainState, observations: Observation) -> Observation:
     """Return observations as the networks see them, normalised or not."""
-    if state.observation_statistics is None:
-        return observations
-    values = normalize(
-        state.observation_statistics, values_of(observations), clip=_OBSERVATION_CLIP
-    )
-    if isinstance(observations, MaskedObservation):
-        return observations._replace(values=values)
-    return values
+
+    def see(leaf: Array, statistics: RunningStatistics | None) -> Array:
+        if statistics is None:
+            return leaf
+        return normalize(statistics, leaf, clip=_OBSERVATION_CLIP)
+
+    values = values_of(observations)
+    seen = jax.tree.map(see, values, state.observation_statistics)
+    return with_values(observations, seen)
 
 
 def make_act_fn(components: Components, state: TrainState) -> ActFn:
