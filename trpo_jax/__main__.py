@@ -28,12 +28,13 @@ from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.observations import Part
 from trpo_jax.policies import Actions, format_evaluation, summarize_returns
-from trpo_jax.runs import CheckpointChoice
+from trpo_jax.runs import CheckpointChoice, connect_processes
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
     read_config_values,
 )
+from trpo_jax.runs.processes import is_writer
 from trpo_jax.training import PRESETS, TRPOConfig, preset
 from trpo_jax.trust_region.checks import whole
 from trpo_jax.version import __version__
@@ -69,6 +70,7 @@ _Folders = Annotated[
     tuple[pathlib.Path, ...],
     conf.arg(metavar="FOLDER...", help_behavior_hint="(required)"),
 ]
+_Address = Annotated[str | None, conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 _Preset = Annotated[str | None, conf.arg(metavar="[ID]", help_behavior_hint="")]
 
 
@@ -154,6 +156,9 @@ def train(
     folder: _Path = None,
     config: _Path = None,
     warm_start: _Path = None,
+    coordinator: _Address = None,
+    num_processes: int | None = None,
+    process: int | None = None,
     run: conf.OmitArgPrefixes[_Options],
     records: conf.OmitArgPrefixes[runs.RunSettings] = _RECORDS,
 ) -> None:
@@ -168,11 +173,18 @@ def train(
         config: A .json or .toml file with the run options below, such as a run's
             config.json.
         warm_start: Folder of a run whose policy, critic and normalisers to start with.
+        coordinator: Train in several processes: the address of the first; or `auto`
+            under Slurm, Kubernetes or on Cloud TPU.
+        num_processes: How many processes there are, unless --coordinator is auto.
+        process: Which of them this is, from 0.
         run: The run.
         records: What is recorded, and how often.
     """
+    _connect(coordinator, num_processes, process)
     _check_environment(run.env)
     runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
+    if not is_writer():
+        return
     if folder is None:
         print("nothing was saved; to save a run, write --folder NAME")
         return
@@ -182,7 +194,16 @@ def train(
         print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-def resume(folder: _Folder, /, *, total_timesteps: int | None = None) -> None:
+def resume(
+    folder: _Folder,
+    /,
+    *,
+    total_timesteps: int | None = None,
+    devices: int | None = None,
+    coordinator: _Address = None,
+    num_processes: int | None = None,
+    process: int | None = None,
+) -> None:
     """Resume a run that was interrupted or killed, or train it for longer.
 
     The result is bit-identical to that of an uninterrupted run.
@@ -191,8 +212,14 @@ def resume(folder: _Folder, /, *, total_timesteps: int | None = None) -> None:
         folder: Folder of the run.
         total_timesteps: Environment steps to train for in all, if the run is to be
             longer than first asked. Schedules extend over the new length.
+        devices: Devices to go on with; by default as many of all as divide seeds and
+            environments.
+        coordinator: Go on in several processes, as `train`.
+        num_processes: As `train`.
+        process: As `train`.
     """
-    runs.resume(folder, total_timesteps=total_timesteps)
+    _connect(coordinator, num_processes, process)
+    runs.resume(folder, total_timesteps=total_timesteps, devices=devices)
 
 
 def evaluate(
@@ -368,6 +395,16 @@ def main(args: Sequence[str] | None = None) -> int:
         errors.print(str(interrupted) or "interrupted")
         return 128 + getattr(interrupted, "signal", signal.SIGINT)
     return 0
+
+
+def _connect(
+    coordinator: str | None, num_processes: int | None, process: int | None
+) -> None:
+    """Connect the processes of a run, if there are several."""
+    if coordinator == "auto" and num_processes is process is None:
+        connect_processes()
+    elif (coordinator, num_processes, process) != (None, None, None):
+        connect_processes(coordinator, num_processes, process)
 
 
 def _random_key(seed: int) -> jax.Array:

@@ -17,7 +17,7 @@ from trpo_jax.policies.evaluation import (
     lower_evaluation,
     mean_over_ended,
 )
-from trpo_jax.runs.processes import in_order, on_writer
+from trpo_jax.runs.processes import on_writer
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
@@ -63,13 +63,13 @@ class Programs(NamedTuple):
         run_updates: (state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled);
             the state is donated.
         copy: state ↦ a copy in memory of its own.
-        gather: state ↦ the same, whole in every process.
+        gather: state ↦ the same, with all environments, in this process alone.
     """
 
     init: jax.stages.Wrapped
     run_updates: jax.stages.Wrapped
     copy: jax.stages.Wrapped
-    gather: Callable[[TrainState], TrainState]
+    gather: Callable[[TrainState], TrainState] = lambda state: state
 
 
 def compile_programs(
@@ -176,9 +176,7 @@ def run_chunks(
         # evaluation.
         copied = updates < last and (wanted or evaluated)
         kept = programs.copy(state) if copied else state
-        pending = None
-        if evaluate_fn and evaluated:
-            pending = in_order(evaluate_fn(kept, updates))
+        pending = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
         saved = programs.gather(kept) if wanted else None
         in_flight.append((updates, count, metrics, saved, pending))
         if len(in_flight) > 1:
@@ -192,7 +190,7 @@ def gather(config: TRPOConfig, state: TrainState) -> TrainState:
     """Return a state with all environments, in this process alone."""
     if jax.process_count() == 1 or jax.tree.leaves(state)[0].is_fully_addressable:
         return state
-    whole = in_order(jit_with_options(replicate, config, env_steps=0)(state))
+    whole = jit_with_options(replicate, config, env_steps=0)(state)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
 

@@ -65,7 +65,8 @@ def connect_processes(
 
     Raises:
         UsageError: If only some arguments are given or one is out of range, there is
-            nothing to find them from, or not all processes start within five minutes.
+            nothing to find them from, JAX has been used already, or not all processes
+            start within five minutes.
     """
     given = (coordinator, num_processes, process)
     if any(value is None for value in given) and given != (None, None, None):
@@ -87,16 +88,21 @@ def connect_processes(
                 f"process={process} of num_processes={num_processes}; number them "
                 "from 0."
             )
+    late = (
+        f"not all processes started within {START_SECONDS} s; start every process, "
+        "each with its own number, on hosts that reach the first one"
+    )
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process,
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            # Detection would look for what is given.
-            cluster_detection_method=None if coordinator is None else "deactivate",
-        )
+        with _message_at_abort(f"error: {late}.\n"):
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process,
+                initialization_timeout=START_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                # Detection would look for what is given.
+                cluster_detection_method=None if coordinator is None else "deactivate",
+            )
     except ValueError as error:  # nothing was detected
         raise UsageError(
             f"no Slurm, Kubernetes, Open MPI or Cloud TPU was found ({error}); write "
@@ -105,10 +111,11 @@ def connect_processes(
         ) from error
     except jax.errors.JaxRuntimeError as error:
         atexit.register(_leave)
+        raise UsageError(f"{late} ({str(error).splitlines()[0]}).") from error
+    except RuntimeError as error:
         raise UsageError(
-            f"not all processes started at {coordinator} within {START_SECONDS} s; "
-            "start every process, each with its own number, on hosts that reach this "
-            f"address ({str(error).splitlines()[0]})."
+            f"{str(error).splitlines()[0]} Call connect_processes once, before "
+            "anything else uses JAX."
         ) from error
 
 
@@ -249,17 +256,6 @@ def agree(values: dict[str, Any], error: Exception | None) -> None:
                 f"differs (0, {process}): {'; '.join(different)}. Start all processes "
                 "with the same command, settings and versions."
             )
-
-
-def in_order(arrays: T) -> T:
-    """Return arrays, on CPUs of several processes once they are computed.
-
-    There, programs that run side by side mix up their messages: gloo tells them apart
-    by their order alone.
-    """
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        jax.block_until_ready(arrays)
-    return arrays
 
 
 def pass_on_signal(number: int) -> None:

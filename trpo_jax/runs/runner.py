@@ -293,6 +293,8 @@ class _Run:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
         with compiling_evaluation(config, self.settings.evaluation_episodes):
             programs = compile_programs(config, interim_episodes=self._interim_episodes)
+            # Compiling may take some longer, and the first exchange does not wait long.
+            agree({"updates made": first}, None)
             state = restored[0] if restored else self._first_state(programs)
             return self._train(programs, state, first, signals)
 

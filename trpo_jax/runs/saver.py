@@ -70,6 +70,7 @@ class Saver:
         Raises:
             OSError: If the one before could not be saved.
         """
+        assert chunk.state is not None
         state = self._gather_fn(chunk.state)
         if self._folder is None:
             return
