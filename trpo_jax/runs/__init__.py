@@ -1,9 +1,11 @@
-"""Recorded runs: training with progress, records, checkpoints and evaluation."""
+"""Recorded runs and sweeps: progress, records, checkpoints and evaluation."""
 
 from trpo_jax.runs.loading import CheckpointChoice, load_policy, load_state
 from trpo_jax.runs.loggers import Logger
 from trpo_jax.runs.runner import Interrupted, RunError, RunResult, resume, run
 from trpo_jax.runs.settings import RunSettings
+from trpo_jax.runs.sweep_result import SweepResult
+from trpo_jax.runs.sweeps import load_sweep, resume_sweep, sweep
 from trpo_jax.runs.throughput import measure_throughput
 
 __all__ = [
@@ -13,9 +15,13 @@ __all__ = [
     "RunError",
     "RunResult",
     "RunSettings",
+    "SweepResult",
     "load_policy",
     "load_state",
+    "load_sweep",
     "measure_throughput",
     "resume",
+    "resume_sweep",
     "run",
+    "sweep",
 ]

@@ -96,7 +96,7 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Raises:
         OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
-    leaves = _leaves(state)
+    leaves = leaves_by_path(state)
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
     partial = folder / f".{path.name}.partial"
@@ -113,9 +113,9 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
         (partial / _CHECKSUMS).write_text(_checksums(partial))
         for written in (*partial.rglob("*"), partial):
-            _sync(written)
+            sync(written)
         partial.rename(path)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -156,7 +156,7 @@ def restore(
         jax.default_prng_impl(stored["jax_default_prng_impl"]),
     ):
         like = like_fn()
-        wanted = jax.eval_shape(_leaves, like)
+        wanted = jax.eval_shape(leaves_by_path, like)
     _check_same(path, manifest, wanted, config)
     with PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore((path / _ARRAYS).absolute())
@@ -169,13 +169,7 @@ def restore(
             f"{path}: Orbax returned other leaves than were written."
         )
 
-    def device(location: Any, leaf: Any) -> jax.Array:
-        array = jnp.asarray(host[_name(location)])
-        if not _is_key(leaf):
-            return array
-        return jax.random.wrap_key_data(array, impl=stored["jax_default_prng_impl"])
-
-    return jax.tree_util.tree_map_with_path(device, like), manifest
+    return with_leaves(like, host, stored["jax_default_prng_impl"]), manifest
 
 
 def restore_last(
@@ -298,13 +292,34 @@ def _score(path: pathlib.Path) -> float:
     return -math.inf
 
 
-def _leaves(state: PyTree) -> dict[str, jax.Array]:
+def leaves_by_path(state: PyTree) -> dict[str, jax.Array]:
     """Return the leaves by their paths, keys as their raw data."""
     named, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
         _name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in named
     }
+
+
+def with_leaves(
+    like: PyTree, leaves: dict[str, Any], prng_impl: str | None = None
+) -> PyTree:
+    """Return a state with the leaves that `leaves_by_path` returned.
+
+    Args:
+        like: Shapes and dtypes of the state, as `jax.eval_shape` returns them.
+        leaves: Arrays of the host. Of a type that NumPy does not have (bfloat16) a file
+            gives back the bytes alone.
+        prng_impl: The implementation of its keys; JAX's own by default.
+    """
+
+    def device(location: Any, leaf: Any) -> jax.Array:
+        array = leaves[_name(location)]
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=prng_impl)
+        return jnp.asarray(array.view(leaf.dtype) if array.dtype.kind == "V" else array)
+
+    return jax.tree_util.tree_map_with_path(device, like)
 
 
 def _name(path: Any) -> str:
@@ -382,7 +397,8 @@ def _first_difference(path: pathlib.Path, stored: str, actual: str) -> str:
     return f"{path / _CHECKSUMS} is damaged: it does not list the files beside it."
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

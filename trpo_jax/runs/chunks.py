@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,18 @@ class Programs(NamedTuple):
     copy: jax.stages.Wrapped
 
 
+class RunsUpdates(Protocol):
+    """What `run_chunks` needs of `Programs`, or of the programs of a sweep's cells."""
+
+    @property
+    def run_updates(self) -> Callable[..., Any]:
+        """(state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled)."""
+
+    @property
+    def copy(self) -> Callable[..., Any]:
+        """State ↦ a copy in memory of its own."""
+
+
 def compile_programs(config: TRPOConfig) -> Programs:
     """Compile the functions of a run, one while the next is traced."""
     like = state_type(config)
@@ -86,7 +98,7 @@ def compile_programs(config: TRPOConfig) -> Programs:
 
 
 def run_chunks(
-    programs: Programs,
+    programs: RunsUpdates,
     state: TrainState,
     *,
     first: int,
@@ -147,9 +159,28 @@ def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
 def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
-    """Make `count` updates; traced, so that chunks of all sizes are one program."""
+    return repeat_step(
+        over_seeds(config, functools.partial(step, config)), state, count
+    )
+
+
+def repeat_step(
+    step_fn: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+    count: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """Make `count` steps; traced, so that chunks of all sizes are one program.
+
+    Args:
+        step_fn: state ↦ (state, metrics).
+        state: The state, of one run or of several.
+        count: At most `CAPACITY`.
+
+    Returns:
+        The last state, and metrics [CAPACITY, …] of which `count` are filled.
+    """
     # Under `jit` for its cache, so that `eval_shape` and the loop trace it once.
-    one_step = jax.jit(over_seeds(config, functools.partial(step, config)), inline=True)
+    one_step = jax.jit(step_fn, inline=True)
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry

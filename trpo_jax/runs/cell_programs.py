@@ -1,0 +1,282 @@
+"""Compiled programs of the cells of a sweep, over all devices, within a memory budget.
+
+Each device trains its share of the cells by a program of its own (`shard_map`). Left to
+XLA, a loop that runs until every cell is done, as conjugate gradient's, would ask the
+other devices in each iteration.
+"""
+
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from trpo_jax.errors import UsageError
+from trpo_jax.policies.evaluation import evaluate
+from trpo_jax.runs.cell_groups import group_size
+from trpo_jax.runs.chunks import repeat_step
+from trpo_jax.training.cells import Cells, init_cells, step_cells
+from trpo_jax.training.compilation import jit_with_options
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.iteration import Metrics
+from trpo_jax.training.state import TrainState
+
+_CELLS = PartitionSpec("cells")
+
+# Shares of the memory that is free now. On a CPU the operating system and XLA's own
+# compiler take from the same memory; on an accelerator it is fragmented at most.
+_SHARE_OF_HOST, _SHARE_OF_DEVICE = 0.7, 0.9
+
+
+class CellPrograms(NamedTuple):
+    """The compiled functions of a number of cells; `run_chunks` takes the first three.
+
+    Attributes:
+        init: cells ↦ state.
+        run_updates: (state, n) ↦ (state, metrics [CAPACITY, cells, …] of which n are
+            filled); the state is donated.
+        copy: state ↦ a copy in memory of its own.
+        evaluate: (state, keys) ↦ (mean return of the episodes that ended, number of
+            those that did not), each [cells].
+        num_cells: Number of cells, a multiple of the number of devices.
+        state_type: Shapes and dtypes of the state.
+        bytes_per_device: Memory that a device needs at once, from the compiled
+            programs.
+    """
+
+    init: jax.stages.Compiled
+    run_updates: jax.stages.Compiled
+    copy: jax.stages.Compiled
+    evaluate: jax.stages.Compiled
+    num_cells: int
+    state_type: PyTree
+    bytes_per_device: int
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Return a pytree with leaves [cells, …], split over the devices."""
+        return jax.device_put(tree, _sharding(_mesh(), _CELLS))
+
+
+def compile_cells(
+    program: TRPOConfig, num_cells: int, num_episodes: int
+) -> CellPrograms:
+    """Compile the functions of `num_cells` cells, and read what memory they need.
+
+    Args:
+        program: `program_of` of their settings.
+        num_cells: Number of cells, a multiple of the number of devices.
+        num_episodes: Episodes of each evaluation.
+    """
+    mesh = _mesh()
+    made_for = (program, mesh)
+    steps = num_cells * program.total_timesteps
+    # `init` and `copy` run seldom: compiling fast matters more than running fast.
+    init = jit_with_options(_init, made_for, env_steps=0)
+    run_updates = jit_with_options(
+        _run_updates, made_for, env_steps=steps, donate_argnums=(0,)
+    )
+    copy = jit_with_options(_copy, made_for, env_steps=0)
+    play = jit_with_options(_evaluate, (*made_for, num_episodes), env_steps=1)
+
+    placed = functools.partial(_types, sharding=_sharding(mesh, _CELLS))
+    cells = jax.eval_shape(lambda: _some_cells(program, num_cells))
+    state = jax.eval_shape(init, cells)
+    count = _types(jnp.int32(0), _sharding(mesh, PartitionSpec()))
+    inputs: tuple[tuple[Any, tuple], ...] = (
+        (init, (placed(cells),)),
+        (run_updates, (placed(state), count)),
+        (copy, (placed(state),)),
+        (play, (placed(state), placed(cells.evaluation_keys))),
+    )
+    lowered = (jitted.lower(*arguments) for jitted, arguments in inputs)
+    with ThreadPoolExecutor() as pool:
+        compiled = list(pool.map(jax.stages.Lowered.compile, lowered))
+    _, training, _, playing = (_memory(one) for one in compiled)
+    state_bytes = bytes_of(state) // mesh.size
+    compiled_init, compiled_updates, compiled_copy, compiled_play = compiled
+    return CellPrograms(
+        compiled_init,
+        compiled_updates,
+        compiled_copy,
+        compiled_play,
+        num_cells,
+        state,
+        # While the host handles one chunk of updates the device makes the next: two
+        # records of metrics, and the copy of a state that is being saved.
+        max(training.total + training.records + state_bytes, playing.total),
+    )
+
+
+def fit_cells(
+    program: TRPOConfig, total: int, num_episodes: int, budget: int
+) -> CellPrograms:
+    """Compile the program that trains the most cells at once within a budget.
+
+    The memory comes from XLA's own account of the compiled program. It grows linearly
+    with the cells, so a second program, rarely a third, fits where the first does not.
+
+    Args:
+        program: `program_of` of their settings.
+        total: All cells that are to be trained, in equal groups.
+        num_episodes: Episodes of each evaluation.
+        budget: Bytes that a device may use.
+
+    Raises:
+        UsageError: If one cell on each device does not fit.
+    """
+    devices = jax.device_count()
+    one = jax.eval_shape(lambda: init_cells(program, _some_cells(program, 1)))
+    # Not even the states of more would fit.
+    fitting = max(1, budget // bytes_of(one)) * devices
+    while True:
+        num_cells = group_size(total, fitting, devices)
+        programs = compile_cells(program, num_cells, num_episodes)
+        needed = programs.bytes_per_device
+        if needed <= budget:
+            return programs
+        if num_cells == devices:
+            raise UsageError(
+                f"one run of {program.env} with {program.num_envs} × "
+                f"{program.rollout_length} steps per update needs {_gib(needed)} GiB "
+                f"on a device, and the budget is {_gib(budget)} GiB; write memory_gib="
+                f"{_gib(1.01 * needed * devices)} or more, or reduce num_envs, "
+                "rollout_length, micro_batch_size or num_episodes."
+            )
+        fitting = min(int(num_cells * budget / needed), num_cells - devices)
+
+
+def memory_budget(memory_gib: float | None = None) -> int:
+    """Return the bytes that a sweep may use on each device.
+
+    Args:
+        memory_gib: Memory of all devices together; by default most of what is free now
+            on the devices, or on a CPU in the machine or the process's cgroup.
+    """
+    devices = jax.devices()
+    if memory_gib is not None:
+        return int(memory_gib * 2**30) // len(devices)
+    stats = [device.memory_stats() for device in devices]
+    if all(one and "bytes_limit" in one for one in stats):
+        free = min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)
+        return int(_SHARE_OF_DEVICE * free)
+    return int(_SHARE_OF_HOST * _free_host_memory()) // len(devices)
+
+
+def bytes_of(tree: PyTree) -> int:
+    """Return the bytes of all leaves, which may be mere shapes and dtypes."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.3g}"
+
+
+class _Memory(NamedTuple):
+    total: int
+    records: int
+
+
+def _memory(compiled: jax.stages.Compiled) -> _Memory:
+    """Return the bytes a program needs on a device, and those of its new output."""
+    stats: Any = compiled.memory_analysis()
+    new = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    total = stats.argument_size_in_bytes + stats.temp_size_in_bytes + new
+    return _Memory(int(total), int(new))
+
+
+def _free_host_memory() -> int:
+    """Return the bytes that are free in the machine, and in the process's cgroup."""
+    free = []
+    meminfo = pathlib.Path("/proc/meminfo")
+    if meminfo.exists():
+        (line,) = (
+            one for one in meminfo.read_text().splitlines() if "MemAvailable" in one
+        )
+        free.append(int(line.split()[1]) * 1024)
+    cgroup = pathlib.Path("/sys/fs/cgroup")
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        if limit != "max":
+            free.append(int(limit) - int((cgroup / "memory.current").read_text()))
+    except OSError:  # no cgroup, or the root one
+        pass
+    # Where the system does not say: a quarter of 16 GiB.
+    return min(free, default=4 * 2**30)
+
+
+def _mesh() -> Mesh:
+    return jax.make_mesh((jax.device_count(),), ("cells",), axis_types=(AxisType.Auto,))
+
+
+def _sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(mesh, spec)
+
+
+def _types(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+    )
+
+
+def _some_cells(program: TRPOConfig, num_cells: int) -> Cells:
+    keys = jax.random.split(jax.random.key(0), num_cells)
+    floats = jax.tree.map(
+        lambda value: jnp.full(num_cells, value, jnp.float32), program.hyperparameters
+    )
+    return Cells(keys, keys, floats)
+
+
+def _over_devices(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+    """Return `fn` mapped over the devices, each with its own cells."""
+    # Without the check of replication: JAX cannot follow it through every primitive,
+    # and nothing here is replicated but the count of updates.
+    return jax.shard_map(
+        fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+_MadeFor = tuple[TRPOConfig, Mesh]
+
+
+def _init(made_for: _MadeFor, cells: Cells) -> TrainState:
+    program, mesh = made_for
+    fn = functools.partial(init_cells, program)
+    return _over_devices(fn, mesh, _CELLS, _CELLS)(cells)
+
+
+def _copy(made_for: _MadeFor, state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
+
+
+def _run_updates(
+    made_for: _MadeFor, state: TrainState, count: Int[Array, ""]
+) -> tuple[TrainState, Metrics]:
+    program, mesh = made_for
+    fn = functools.partial(repeat_step, functools.partial(step_cells, program))
+    out_specs = (_CELLS, PartitionSpec(None, "cells"))
+    return _over_devices(fn, mesh, (_CELLS, PartitionSpec()), out_specs)(state, count)
+
+
+def _evaluate(
+    made_for: tuple[TRPOConfig, Mesh, int],
+    state: TrainState,
+    keys: Key[Array, " cells"],
+) -> tuple[Float[Array, " cells"], Int[Array, " cells"]]:
+    program, mesh, num_episodes = made_for
+
+    def play(state: TrainState, key: Key[Array, ""]) -> tuple[Array, Array]:
+        returns = evaluate(program, state, key, num_episodes)
+        ended = jnp.isfinite(returns)
+        count = jnp.sum(ended)
+        mean = jnp.sum(returns, where=ended) / count  # NaN if none ended
+        return mean, num_episodes - count
+
+    return _over_devices(jax.vmap(play), mesh, _CELLS, _CELLS)(state, keys)
