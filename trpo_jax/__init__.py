@@ -15,7 +15,7 @@ from trpo_jax.errors import (
     UsageError,
     UsageTypeError,
 )
-from trpo_jax.pictures import plot_runs, render_episode
+from trpo_jax.pictures import plot_runs, plot_sweep, render_episode
 from trpo_jax.policies import evaluate, export_policy
 from trpo_jax.runs import (
     Interrupted,
@@ -77,6 +77,7 @@ __all__ = [
     "log_uniform",
     "measure_throughput",
     "plot_runs",
+    "plot_sweep",
     "preset",
     "render_episode",
     "resume",

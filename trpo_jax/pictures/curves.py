@@ -12,8 +12,8 @@ from trpo_jax.errors import UsageError
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.intervals import mean_interval, quantile_of_mean
 
-# A point of a curve is a mean over one 25th of the run's updates.
-_SMOOTHED_PART = 25
+SMOOTHED_PART = 25
+"""Parts of a run's updates, of which a point of a curve is the mean of one."""
 
 
 class Run(NamedTuple):
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     @property
     def window(self) -> int:
         """Updates that a point of a curve is a mean of: 4 %, rounded up."""
-        return -(-len(self.updates) // _SMOOTHED_PART)
+        return -(-len(self.updates) // SMOOTHED_PART)
 
     def metric(self, name: str) -> Float[np.ndarray, " U"]:
         """Return a metric after each update; NaN where it is null or missing."""

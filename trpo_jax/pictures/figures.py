@@ -22,8 +22,8 @@ from trpo_jax.pictures.curves import Curve, Run, metric_curve, return_curve
 
 _DPI = 120
 # Distinguishable for the colour-blind: Okabe and Ito 2008, without the pale yellow.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", "--", "-.", ":")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
 _COLUMNS = 3
 
 
@@ -70,7 +70,7 @@ def styles_of(runs: Sequence[Run]) -> list[Style]:
         names = envs
     elif len({*names}) < len(runs):
         names = [str(run.folder) for run in runs]
-    looks = itertools.cycle(itertools.product(_LINES, _COLORS))
+    looks = itertools.cycle(itertools.product(LINES, COLORS))
     return [
         Style(name, color, line)
         for name, (line, color) in zip(names, looks, strict=False)
@@ -84,9 +84,9 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
     rows = -(-len(envs) // columns)
     size = (6.4, 4.2) if len(envs) == 1 else (4.2 * columns, 3.2 * rows + 0.7)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    axes = dict(zip(envs, _panels(figure, rows, columns, len(envs)), strict=True))
+    axes = dict(zip(envs, make_panels(figure, rows, columns, len(envs)), strict=True))
     for run, style in zip(runs, styles_of(runs), strict=True):
-        _draw(axes[run.env], return_curve(run), style)
+        draw_curve(axes[run.env], return_curve(run), style)
     for env, axis in axes.items():
         axis.set_title(env, fontsize=11)
         if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
@@ -104,7 +104,7 @@ def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
     """Draw policy update and critic fit, a panel for each of six metrics."""
     rows = -(-len(_PANELS) // _COLUMNS)
     figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=_DPI, layout="constrained")
-    axes = _panels(figure, rows, _COLUMNS, len(_PANELS))
+    axes = make_panels(figure, rows, _COLUMNS, len(_PANELS))
     for axis, panel in zip(axes, _PANELS, strict=True):
         _draw_panel(axis, panel, runs)
     _finish(figure, axes[0], runs, path, legend=len(runs) > 1)
@@ -113,7 +113,7 @@ def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
 def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     for run, style in zip(runs, styles_of(runs), strict=True):
         curve = metric_curve(run, panel.metric)
-        _draw(axis, curve, style, logarithmic=panel.logarithmic)
+        draw_curve(axis, curve, style, logarithmic=panel.logarithmic)
         if panel.limit is not None:
             limit = metric_curve(run, panel.limit)
             axis.plot(limit.steps, limit.mean, ":", color=style.color)
@@ -135,7 +135,7 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     axis.set_ylabel(panel.unit, fontsize=9)
 
 
-def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
+def make_panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
     """Return the first `count` panels of a grid, and remove the others."""
     grid = figure.subplots(rows, columns, squeeze=False)
     for axis in grid.flat[count:]:
@@ -151,7 +151,9 @@ def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
     return axes
 
 
-def _draw(axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False) -> None:
+def draw_curve(
+    axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False
+) -> None:
     """Draw a mean and its interval, without updates that measured nothing."""
     seen = np.isfinite(curve.mean)
     if logarithmic:  # 0 has no logarithm
@@ -192,7 +194,12 @@ def _finish(
             frameon=False,
             fontsize=9,
         )
-    FigureCanvasAgg(figure).print_figure(path)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file."""
+    FigureCanvasAgg(figure).print_figure(path, dpi=_DPI)
 
 
 def _note(runs: Sequence[Run]) -> str:

@@ -1,5 +1,6 @@
 """Recorded runs and sweeps: progress, records, checkpoints and evaluation."""
 
+from trpo_jax.runs.ask_tell import ask_and_tell
 from trpo_jax.runs.loading import CheckpointChoice, load_policy, load_state
 from trpo_jax.runs.loggers import Logger
 from trpo_jax.runs.runner import Interrupted, RunError, RunResult, resume, run
@@ -16,6 +17,7 @@ __all__ = [
     "RunResult",
     "RunSettings",
     "SweepResult",
+    "ask_and_tell",
     "load_policy",
     "load_state",
     "load_sweep",

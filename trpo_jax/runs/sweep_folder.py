@@ -132,6 +132,11 @@ class SweepFolder:
         return f"python -m trpo_jax resume {shlex.quote(str(self.path))}"
 
 
+def holds_sweep(path: str | pathlib.Path) -> bool:
+    """Return whether the folder is that of a sweep."""
+    return SweepFolder(path).description.exists()
+
+
 def python_objects(description: dict[str, Any]) -> list[str]:
     """Return the fields of a description that are Python objects, or have such values.
 

@@ -113,7 +113,7 @@ class SweepResult:
             header.insert(len(self.swept), "updates")
         lines = [header, ["---"] * len(header)]
         for row in self.ranking()[:rows]:
-            cells = [_text(row[name]) for name in self.swept]
+            cells = [text_of(row[name]) for name in self.swept]
             if halved:
                 cells.append(f"{row['updates']:,}")
             cells.append(f"{_short(row['mean'])} ± {_short(row['interval'])}")
@@ -127,7 +127,7 @@ class SweepResult:
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow(row | {name: _text(row[name]) for name in self.swept})
+            writer.writerow(row | {name: text_of(row[name]) for name in self.swept})
         return text.getvalue()
 
     @property
@@ -155,7 +155,7 @@ class SweepResult:
         for name in self.swept:
             values = [getattr(setting, name) for setting in self.settings]
             plain = all(type(value) in (int, float) for value in values)
-            swept[name] = ("setting", values if plain else [*map(_text, values)])
+            swept[name] = ("setting", values if plain else [*map(text_of, values)])
         common = config_to_dict(self.settings[0])
         common = {name: v for name, v in common.items() if name not in self.swept}
         return xarray.Dataset(
@@ -179,7 +179,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Return a swept value as text: 0.01, 64×64, a function's name."""
     if isinstance(value, float):
         return f"{value:.6g}"

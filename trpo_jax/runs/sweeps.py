@@ -256,10 +256,11 @@ class _Sweep:
         why = f" ({', '.join(varied)})" if varied else ""
         rungs = self.search.num_rungs
         halving = f", {rungs} rungs of halving" if rungs > 1 else ""
+        smaller = ", and smaller ones for later rungs" if rungs > 1 else ""
         self.console.notify(
             f"sweep of {config.env}: {count:,} settings × {self.num_seeds:,} seeds = "
             f"{count * self.num_seeds:,} runs{halving}; {len(self.programs)} "
-            f"program(s) to compile{why}"
+            f"program(s) to compile{why}{smaller}"
         )
         event = "resumed" if self.files.events.exists() else "started"
         self._log(event, **system_info())
@@ -310,7 +311,7 @@ class _Sweep:
         self.files.write_cells_at_once(index, fitted.num_cells)
         self.console.notify(
             f"program {index + 1} of {len(self.programs)}: {fitted.num_cells:,} runs "
-            f"at once, in {fitted.bytes_per_device / 2**30:.2f} GiB on each of "
+            f"at once, in {fitted.bytes_per_device / 2**30:.3g} GiB on each of "
             f"{jax.device_count()} device(s)"
         )
         return fitted.num_cells
