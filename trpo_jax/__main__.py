@@ -226,7 +226,7 @@ def sweep(
         for name, words in vars(fields).items()
         if words
     }
-    swept = {
+    swept: dict[str, Any] = {
         name: found[0] if isinstance(found[0], Range) else found
         for name, found in values.items()
         if len(found) > 1 or isinstance(found[0], Range)
@@ -274,7 +274,8 @@ def _read_value(name: str, word: str) -> Any:
     found = parse_range(word)
     if found is not None:
         return found
-    kind = {field.name: field.type for field in dataclasses.fields(TRPOConfig)}[name]
+    kinds = {field.name: field.type for field in dataclasses.fields(TRPOConfig)}
+    kind: Any = kinds[name]
     try:
         if kind == tuple[int, ...]:
             words = () if word == "none" else word.split(",")

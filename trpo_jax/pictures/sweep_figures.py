@@ -61,19 +61,19 @@ def draw_fields(result: SweepResult, path: Path) -> None:
 
 def _positions(axis: Axes, values: list[Any]) -> np.ndarray:
     """Return where the settings are on the axis, which gets scale and labels."""
-    numbers = all(type(value) in (int, float) for value in values)
-    if not numbers:
-        kinds = list(dict.fromkeys(map(text_of, values)))
+    if not all(type(value) in (int, float) for value in values):
+        texts = list(map(text_of, values))
+        kinds = list(dict.fromkeys(texts))
         axis.set_xticks(range(len(kinds)), kinds)
         axis.set_xlim(-0.5, len(kinds) - 0.5)
-        return np.array([kinds.index(text_of(value)) for value in values], float)
+        return np.array([kinds.index(text) for text in texts], float)
     array = np.array(values, float)
     if array.min() > 0 and array.max() / array.min() >= 10:
         axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
-    kinds = np.unique(array)
-    if len(kinds) <= _MAX_TICKS:
-        axis.set_xticks(kinds)
+    ticks = np.unique(array)
+    if len(ticks) <= _MAX_TICKS:
+        axis.set_xticks(ticks)
         axis.xaxis.set_minor_locator(NullLocator())
     return array
 

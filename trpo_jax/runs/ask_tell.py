@@ -12,12 +12,12 @@ from trpo_jax.extras import import_extra
 from trpo_jax.runs.cell_groups import Group, cut
 from trpo_jax.runs.cell_programs import fit_cells, memory_budget
 from trpo_jax.runs.chunks import run_chunks
-from trpo_jax.runs.sweep_search import as_list
 from trpo_jax.training.cells import make_cells
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.search import (
     TRACED_FIELDS,
     Range,
+    as_list,
     make_settings,
     program_of,
 )
@@ -31,7 +31,7 @@ def ask_and_tell(
     num_batches: int,
     batch_size: int,
     num_episodes: int = 128,
-    memory_gib: float | None = None,
+    memory_gib: float | int | None = None,
     **fields: Any,
 ) -> None:
     """Search with an Optuna study, whose trials are trained in batches, side by side.
@@ -98,10 +98,11 @@ def ask_and_tell(
         every = np.arange(len(returns))
         group = Group(0, 0, 0, every, programs.num_cells, 0, program.num_updates)
         for one in cut(group):
-            placed = programs.place(cells[one.padded])
-            state = programs.init(placed)
+            placed = programs.place(cells.take(one.padded))
+            state = programs.training.init(placed)
             # Only the last chunk brings the state.
-            *_, last = run_chunks(programs, state, first=0, last=one.last)
+            *_, last = run_chunks(programs.training, state, first=0, last=one.last)
+            assert last.state is not None
             means, _ = programs.evaluate(last.state, placed.evaluation_keys)
             returns[one.cells] = jax.device_get(means)[: len(one.cells)]
         for trial, value in zip(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.policies.evaluation import evaluate
 from trpo_jax.runs.cell_groups import group_size
-from trpo_jax.runs.chunks import repeat_step
+from trpo_jax.runs.chunks import Programs, repeat_step
 from trpo_jax.training.cells import Cells, init_cells, step_cells
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
@@ -35,13 +35,10 @@ _SHARE_OF_HOST, _SHARE_OF_DEVICE = 0.7, 0.9
 
 
 class CellPrograms(NamedTuple):
-    """The compiled functions of a number of cells; `run_chunks` takes the first three.
+    """The compiled functions of a number of cells.
 
     Attributes:
-        init: cells ↦ state.
-        run_updates: (state, n) ↦ (state, metrics [CAPACITY, cells, …] of which n are
-            filled); the state is donated.
-        copy: state ↦ a copy in memory of its own.
+        training: Those that `run_chunks` takes.
         evaluate: (state, keys) ↦ (mean return of the episodes that ended, number of
             those that did not), each [cells].
         num_cells: Number of cells, a multiple of the number of devices.
@@ -50,10 +47,8 @@ class CellPrograms(NamedTuple):
             programs.
     """
 
-    init: jax.stages.Compiled
-    run_updates: jax.stages.Compiled
-    copy: jax.stages.Compiled
-    evaluate: jax.stages.Compiled
+    training: Programs
+    evaluate: Callable[[TrainState, Array], tuple[Array, Array]]
     num_cells: int
     state_type: PyTree
     bytes_per_device: int
@@ -99,12 +94,9 @@ def compile_cells(
         compiled = list(pool.map(jax.stages.Lowered.compile, lowered))
     _, training, _, playing = (_memory(one) for one in compiled)
     state_bytes = bytes_of(state) // mesh.size
-    compiled_init, compiled_updates, compiled_copy, compiled_play = compiled
     return CellPrograms(
-        compiled_init,
-        compiled_updates,
-        compiled_copy,
-        compiled_play,
+        Programs(*compiled[:3]),
+        compiled[3],
         num_cells,
         state,
         # While the host handles one chunk of updates the device makes the next: two
@@ -134,6 +126,7 @@ def fit_cells(
     one = jax.eval_shape(lambda: init_cells(program, _some_cells(program, 1)))
     # Not even the states of more would fit.
     fitting = max(1, budget // bytes_of(one)) * devices
+    before: tuple[int, int] | None = None
     while True:
         num_cells = group_size(total, fitting, devices)
         programs = compile_cells(program, num_cells, num_episodes)
@@ -148,10 +141,15 @@ def fit_cells(
                 f"{_gib(1.01 * needed * devices)} or more, or reduce num_envs, "
                 "rollout_length, micro_batch_size or num_episodes."
             )
-        fitting = min(int(num_cells * budget / needed), num_cells - devices)
+        # A line through the last two programs; through zero, if there is but one.
+        size, at_size = before or (0, 0)
+        per_cell = (needed - at_size) / (num_cells - size)
+        fixed = needed - per_cell * num_cells
+        before = num_cells, needed
+        fitting = min(int((budget - fixed) / per_cell), num_cells - devices)
 
 
-def memory_budget(memory_gib: float | None = None) -> int:
+def memory_budget(memory_gib: float | int | None = None) -> int:
     """Return the bytes that a sweep may use on each device.
 
     Args:
@@ -174,7 +172,7 @@ def bytes_of(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _gib(count: float) -> str:
+def _gib(count: float | int) -> str:
     return f"{count / 2**30:.3g}"
 
 

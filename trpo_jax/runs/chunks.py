@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,39 +48,27 @@ class Programs(NamedTuple):
     """The compiled functions of a run.
 
     Attributes:
-        init: keys ↦ state.
+        init: keys ↦ state; for the cells of a sweep, cells ↦ state.
         run_updates: (state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled);
             the state is donated.
         copy: state ↦ a copy in memory of its own.
     """
 
-    init: jax.stages.Wrapped
-    run_updates: jax.stages.Wrapped
-    copy: jax.stages.Wrapped
-
-
-class RunsUpdates(Protocol):
-    """What `run_chunks` needs of `Programs`, or of the programs of a sweep's cells."""
-
-    @property
-    def run_updates(self) -> Callable[..., Any]:
-        """(state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled)."""
-
-    @property
-    def copy(self) -> Callable[..., Any]:
-        """State ↦ a copy in memory of its own."""
+    init: Callable[[Any], TrainState]
+    run_updates: Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+    copy: Callable[[TrainState], TrainState]
 
 
 def compile_programs(config: TRPOConfig) -> Programs:
     """Compile the functions of a run, one while the next is traced."""
     like = state_type(config)
     # `init` and `copy` run seldom: compiling fast matters more than running fast.
-    programs = Programs(
-        init=jit_with_options(init_seeds, config, env_steps=0),
-        run_updates=jit_with_options(
+    programs = (
+        jit_with_options(init_seeds, config, env_steps=0),
+        jit_with_options(
             _run_updates, config, env_steps=config.all_env_steps, donate_argnums=(0,)
         ),
-        copy=jit_with_options(_copy, config, env_steps=0),
+        jit_with_options(_copy, config, env_steps=0),
     )
     keys = jax.eval_shape(lambda: run_keys(config))
     arguments = ((keys,), (like, jax.ShapeDtypeStruct((), jnp.int32)), (like,))
@@ -94,11 +82,11 @@ def compile_programs(config: TRPOConfig) -> Programs:
         )
         with ThreadPoolExecutor() as pool:
             list(pool.map(jax.stages.Lowered.compile, lowered))
-    return programs
+    return Programs(*programs)
 
 
 def run_chunks(
-    programs: RunsUpdates,
+    programs: Programs,
     state: TrainState,
     *,
     first: int,

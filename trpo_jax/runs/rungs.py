@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 
-def check_halving(halving: Sequence[float], eta: float) -> None:
+def check_halving(halving: Sequence[float], eta: float | int) -> None:
     """Raise UsageError unless fractions increase in (0, 1), and η is above 1."""
     if isinstance(halving, str) or not isinstance(halving, Sequence):
         raise UsageTypeError(
@@ -56,7 +56,7 @@ def rung_ends(num_updates: int, halving: Sequence[float]) -> list[int]:
 def survivors(
     returns: Float[np.ndarray, "settings seeds"],
     active: Bool[np.ndarray, " settings"],
-    eta: float,
+    eta: float | int,
 ) -> Bool[np.ndarray, " settings"]:
     """Return which of the active settings are the best 1/η, rounded up.
 

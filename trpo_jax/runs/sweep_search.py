@@ -3,17 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from trpo_jax.errors import UsageError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import as_plain, config_from_dict, config_to_dict
 from trpo_jax.runs.rungs import check_halving, rung_ends
 from trpo_jax.runs.sweep_folder import SweepFolder, python_objects
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.config_checks import plain
-from trpo_jax.training.search import Range, make_settings, parse_range, program_of
+from trpo_jax.training.search import (
+    Range,
+    as_list,
+    make_settings,
+    parse_range,
+    program_of,
+)
 from trpo_jax.training.seeds import state_type
 from trpo_jax.version import __version__
 
@@ -36,7 +38,7 @@ class Search(NamedTuple):
     num_settings: int | None
     search_seed: int
     halving: Sequence[float]
-    eta: float
+    eta: float | int
     num_episodes: int
 
     @property
@@ -103,12 +105,3 @@ def read_search(files: SweepFolder) -> Search:
     given = {name: description[name] for name in Search._fields}
     given |= {"config": config_from_dict(description["config"]), "fields": fields}
     return Search(**given)
-
-
-def as_list(values: Any) -> Any:
-    """Return a list or an array as a list of plain values; anything else as it is."""
-    if isinstance(values, jax.Array):
-        values = np.asarray(values)
-    if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str):
-        return [plain(value) for value in values]
-    return values

@@ -42,12 +42,12 @@ from trpo_jax.runs.sweep_folder import (
     write_text,
 )
 from trpo_jax.runs.sweep_result import SweepResult
-from trpo_jax.runs.sweep_search import Search, as_list, read_search
+from trpo_jax.runs.sweep_search import Search, read_search
 from trpo_jax.tracing import is_tracing
 from trpo_jax.training.cells import make_cells
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.iteration import Metrics
-from trpo_jax.training.search import PROGRAM_FIELDS, program_of
+from trpo_jax.training.search import PROGRAM_FIELDS, as_list, program_of
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import TrainState
 from trpo_jax.trust_region.checks import whole
@@ -64,9 +64,9 @@ def sweep(
     num_settings: int | None = None,
     search_seed: int = 0,
     halving: Sequence[float] = (),
-    eta: float = 2.0,
+    eta: float | int = 2,
     num_episodes: int = 128,
-    memory_gib: float | None = None,
+    memory_gib: float | int | None = None,
     progress: bool = True,
     **fields: Any,
 ) -> SweepResult:
@@ -325,7 +325,7 @@ class _Sweep:
         state, updates, parts = self._start(group, programs)
         with self._watcher_of(group) as watcher:
             for chunk in run_chunks(
-                programs,
+                programs.training,
                 state,
                 first=updates,
                 last=group.last,
@@ -387,7 +387,8 @@ class _Sweep:
             state = self._on_device(programs, _under("state", stored))
             return state, int(stored["updates"]), [_under("metrics", stored)]
         if group.rung == 0:
-            return programs.init(programs.place(self.cells[group.padded])), 0, []
+            cells = programs.place(self.cells.take(group.padded))
+            return programs.training.init(cells), 0, []
         before = self._states(group.rung - 1, group.padded)
         return self._on_device(programs, before), group.first, []
 

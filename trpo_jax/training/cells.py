@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
@@ -29,7 +29,7 @@ class Cells(NamedTuple):
     evaluation_keys: Key[Array, " cells"]
     hyperparameters: Hyperparameters
 
-    def __getitem__(self, index: np.ndarray | slice) -> "Cells":  # type: ignore[override]
+    def take(self, index: Int[np.ndarray, " some"]) -> "Cells":
         """Return some of the cells."""
         return jax.tree.map(lambda leaf: leaf[index], self)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import jax
 import numpy as np
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
@@ -60,7 +61,7 @@ class Range:
         return f"{name}({self.low!r}, {self.high!r})"
 
 
-def uniform(low: float, high: float) -> Range:
+def uniform(low: float | int, high: float | int) -> Range:
     """Return an interval that a random search draws from uniformly.
 
     Args:
@@ -74,7 +75,7 @@ def uniform(low: float, high: float) -> Range:
     return Range(*_ends("uniform", low, high), logarithmic=False)
 
 
-def log_uniform(low: float, high: float) -> Range:
+def log_uniform(low: float | int, high: float | int) -> Range:
     """Return an interval that a random search draws from, uniformly in the logarithm.
 
     Args:
@@ -156,6 +157,7 @@ def make_settings(
     """
     check_config(config)
     _check_names(fields)
+    fields = {name: as_list(values) for name, values in fields.items()}
     for name, values in fields.items():
         _check_values(name, values)
     is_random = any(isinstance(values, Range) for values in fields.values())
@@ -187,6 +189,25 @@ def make_settings(
             )
         seen[setting] = values
     return settings
+
+
+def as_list(values: Any) -> Any:
+    """Return a list or an array as a list of Python's values; anything else as it is.
+
+    Lists inside, which a JSON file has, become tuples.
+    """
+    if isinstance(values, jax.Array | np.ndarray):
+        values = np.asarray(values).tolist()
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        return values
+    return [
+        value.item()
+        if isinstance(value, np.generic)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for value in values
+    ]
 
 
 def _draws(fields: Mapping[str, Any], count: int, search_seed: int) -> list[tuple]:
@@ -247,13 +268,13 @@ def _check_values(name: str, values: Any) -> None:
                 "write a list of a few."
             )
         return
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+    if not isinstance(values, list):
         range_advice = " or log_uniform(low, high)" * (name in TRACED_FIELDS)
         raise UsageTypeError(
             f"{name} is {describe_type(values)}; write a list of values, as "
             f"{name}=[...]{range_advice}."
         )
-    if len(values) == 0:
+    if not values:
         raise UsageError(f"{name} has no values; write at least one, or leave it out.")
 
 
