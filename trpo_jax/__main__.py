@@ -46,6 +46,7 @@ from trpo_jax.training import (
 from trpo_jax.trust_region.checks import whole
 from trpo_jax.version import __version__
 
+_ID_OF_FILE = conf.arg(metavar="ID", help_behavior_hint="")
 _ID, _NAME = conf.arg(metavar="ID"), conf.arg(metavar="NAME")
 _Schedule = Literal["constant", "linear", "cosine"]
 
@@ -75,6 +76,7 @@ _Folders = Annotated[
     tuple[pathlib.Path, ...],
     conf.arg(metavar="FOLDER...", help_behavior_hint="(required)"),
 ]
+_Count = Annotated[int | None, conf.arg(metavar="INT", help_behavior_hint="")]
 _Preset = Annotated[str | None, conf.arg(metavar="[ID]", help_behavior_hint="")]
 
 
@@ -177,22 +179,27 @@ _SweptFields: Any = dataclasses.make_dataclass(
         if name not in ("policy", "critic")
     ],
     frozen=True,
+    kw_only=True,
 )
 
 
 def sweep(
     *,
-    env: Annotated[str | None, _ID] = None,
+    env: Annotated[str | None, _ID_OF_FILE] = None,
     folder: _Path = None,
     config: _Path = None,
-    seed: int | None = None,
+    seed: _Count = None,
     num_seeds: int = 8,
-    num_settings: int | None = None,
+    num_settings: _Count = None,
     search_seed: int = 0,
-    halving: tuple[float, ...] = (),
+    halving: Annotated[
+        tuple[float, ...], conf.arg(metavar="FLOAT ...", help_behavior_hint="")
+    ] = (),
     eta: float = 2.0,
     num_episodes: int = 128,
-    memory_gib: float | None = None,
+    memory_gib: Annotated[
+        float | None, conf.arg(metavar="GIB", help_behavior_hint="")
+    ] = None,
     fields: conf.OmitArgPrefixes[_SweptFields] = _SweptFields(),  # noqa: B008
 ) -> None:
     """Train several settings, each with several seeds, side by side, and rank them.

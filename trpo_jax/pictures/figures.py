@@ -20,7 +20,7 @@ from matplotlib.ticker import (
 
 from trpo_jax.pictures.curves import Curve, Run, metric_curve, return_curve
 
-_DPI = 120
+DPI = 120
 # Distinguishable for the colour-blind: Okabe and Ito 2008, without the pale yellow.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -83,7 +83,7 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
     columns = min(_COLUMNS, len(envs))
     rows = -(-len(envs) // columns)
     size = (6.4, 4.2) if len(envs) == 1 else (4.2 * columns, 3.2 * rows + 0.7)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = dict(zip(envs, make_panels(figure, rows, columns, len(envs)), strict=True))
     for run, style in zip(runs, styles_of(runs), strict=True):
         draw_curve(axes[run.env], return_curve(run), style)
@@ -103,7 +103,7 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
 def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
     """Draw policy update and critic fit, a panel for each of six metrics."""
     rows = -(-len(_PANELS) // _COLUMNS)
-    figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=DPI, layout="constrained")
     axes = make_panels(figure, rows, _COLUMNS, len(_PANELS))
     for axis, panel in zip(axes, _PANELS, strict=True):
         _draw_panel(axis, panel, runs)
@@ -199,7 +199,7 @@ def _finish(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure to a file."""
-    FigureCanvasAgg(figure).print_figure(path, dpi=_DPI)
+    FigureCanvasAgg(figure).print_figure(path)
 
 
 def _note(runs: Sequence[Run]) -> str:

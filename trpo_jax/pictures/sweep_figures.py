@@ -12,6 +12,7 @@ from matplotlib.ticker import NullLocator
 from trpo_jax.pictures.curves import SMOOTHED_PART, Curve, trailing_mean
 from trpo_jax.pictures.figures import (
     COLORS,
+    DPI,
     LINES,
     Style,
     draw_curve,
@@ -31,7 +32,9 @@ def draw_fields(result: SweepResult, path: Path) -> None:
     count = len(result.swept)
     columns = min(_COLUMNS, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.5), layout="constrained")
+    figure = Figure(
+        figsize=(4.2 * columns, 3.2 * rows + 0.5), dpi=DPI, layout="constrained"
+    )
     panels = make_panels(figure, rows, columns, count)
     means, half_widths = mean_interval(result.returns.T)
     reached = np.asarray(result.rungs)
@@ -80,12 +83,12 @@ def _positions(axis: Axes, values: list[Any]) -> np.ndarray:
 
 def draw_best(result: SweepResult, path: Path, num_curves: int) -> None:
     """Draw the learning curves of the best settings."""
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), dpi=DPI, layout="constrained")
     (axis,) = make_panels(figure, 1, 1, 1)
     order = best_first(result.returns, result.rungs)
     looks = itertools.cycle(itertools.product(LINES, COLORS))
     for one, (line, color) in zip(order[:num_curves], looks, strict=False):
-        setting, updates = result.settings[one], result.updates[one]
+        setting, updates = result.settings[one], int(result.updates[one])
         if updates == 0:
             continue
         names = (f"{n}={text_of(getattr(setting, n))}" for n in result.swept)
