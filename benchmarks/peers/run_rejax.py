@@ -3,9 +3,11 @@
 python run_rejax.py steps NUM_ENVS NUM_STEPS   # 4 epochs of 4 minibatches, 64 × 64
 python run_rejax.py compile                    # tracing and compiling `train`
 python run_rejax.py solve SEEDS                # seconds to a return of 475
+python run_rejax.py sweep SETTINGS SEEDS STEPS # vmapped over learning rate and seed
 """
 
 import json
+import resource
 import sys
 import time
 
@@ -129,11 +131,47 @@ def solve(num_seeds: int) -> dict:
     }
 
 
+def sweep(num_settings: int, num_seeds: int, timesteps: int) -> dict:
+    """Train all runs of a sweep as one program, from tracing to the last state."""
+    batch = 8 * 128
+    algorithm = make(
+        num_envs=8,
+        num_steps=128,
+        num_epochs=4,
+        num_minibatches=4,
+        total_timesteps=timesteps,
+        eval_freq=-(-timesteps // batch) * batch,
+    )
+
+    def train(learning_rate, key):
+        return algorithm.replace(learning_rate=learning_rate).train(key)[0]
+
+    rates = np.geomspace(1e-4, 3e-3, num_settings).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    over_seeds = jax.vmap(train, (None, 0))
+    start = time.perf_counter()
+    program = jax.jit(jax.vmap(over_seeds, (0, None))).lower(rates, keys).compile()
+    compiled = time.perf_counter()
+    jax.block_until_ready(program(rates, keys))
+    seconds = time.perf_counter() - start
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    if peak is None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": seconds,
+        "compile_seconds": compiled - start,
+        "steps_per_second": num_settings * num_seeds * timesteps / seconds,
+        "peak_gib": peak / 2**30,
+    }
+
+
 if __name__ == "__main__":
     measures = {
         "steps": steps,
         "compile": compile_train,
         "compile_short": lambda: compile_train(SHORT),
         "solve": solve,
+        "sweep": sweep,
     }
     print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))
