@@ -64,6 +64,9 @@ def init_cells(program: TRPOConfig, cells: Cells) -> TrainState:
     Args:
         program: `program_of` of their settings.
         cells: The cells; their keys are consumed.
+
+    Returns:
+        The state before any training.
     """
 
     def init_one(key: Key[Array, ""], hyperparameters: Hyperparameters) -> TrainState:
@@ -73,7 +76,15 @@ def init_cells(program: TRPOConfig, cells: Cells) -> TrainState:
 
 
 def step_cells(program: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
-    """Take one training step in each cell; state and metrics have leaves [cells, …]."""
+    """Take one training step in each cell.
+
+    Args:
+        program: `program_of` of their settings.
+        state: The state that `init_cells` or the step before returned.
+
+    Returns:
+        The state after the step, and its metrics, leaves [cells, …].
+    """
     return jax.vmap(lambda one: step(program, one))(state)
 
 
