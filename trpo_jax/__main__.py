@@ -59,6 +59,8 @@ class _Options(TRPOConfig):
     """Id of an environment of gymnax, or of another suite, such as brax/ant."""
     total_timesteps: int = TRPOConfig.total_timesteps
     """Environment steps to train for, rounded up to whole rollouts."""
+    devices: int | None = None
+    """Devices to train on; None for as many of all as divide seeds and environments."""
     policy: conf.Suppress[None] = None
     critic: conf.Suppress[None] = None
     max_kl_schedule: _Schedule = TRPOConfig.max_kl_schedule
@@ -189,6 +191,7 @@ def sweep(
     folder: _Path = None,
     config: _Path = None,
     seed: _Count = None,
+    devices: _Count = None,
     num_seeds: int = 8,
     num_settings: _Count = None,
     search_seed: int = 0,
@@ -216,6 +219,7 @@ def sweep(
             without one, nothing is saved.
         config: A .json or .toml file with fields, such as a run's config.json.
         seed: Seed of all randomness.
+        devices: Devices that the runs are spread over; all by default.
         num_seeds: Runs of each setting.
         num_settings: Settings of a random search.
         search_seed: Seed of its draws.
@@ -251,8 +255,8 @@ def sweep(
         )
     # Set with one value each, in one step: some are only valid together.
     fixed = {name: found[0] for name, found in values.items() if name not in swept}
-    if seed is not None:
-        fixed["seed"] = seed
+    common = {"seed": seed, "devices": devices}
+    fixed |= {name: value for name, value in common.items() if value is not None}
     result = runs.sweep(
         dataclasses.replace(base, **fixed),
         folder,

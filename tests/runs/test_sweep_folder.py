@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,6 @@ from trpo_jax.runs.sweep_folder import (
     python_objects,
     read_arrays,
     write_arrays,
-    write_text,
 )
 from trpo_jax.runs.sweep_search import Search
 
@@ -110,16 +108,18 @@ def test_another_sweep_is_refused_by_what_differs(tmp_path, other, message):
     )
 
 
-def test_cells_at_once_are_decided_once(tmp_path, monkeypatch):
+def test_cells_at_once_and_devices_are_decided_once(tmp_path):
     files = SweepFolder(tmp_path)
-    assert files.read_cells_at_once(0) == 0
-    files.write_cells_at_once(0, 8)
-    files.write_cells_at_once(1, 4)
-    assert [files.read_cells_at_once(i) for i in range(3)] == [8, 4, 0]
-    files.check_devices()
-    write_text(files.plan, json.dumps({"num_devices": 64, "cells_at_once": {}}))
-    with pytest.raises(ValueError, match=r"runs on 64 device\(s\).*go on with 64"):
-        files.check_devices()
+    files.check_devices(3)
+    files.decide(program=0, num_cells=8, num_devices=2)
+    files.decide(program=1, num_cells=4, num_devices=2)
+    assert files.read_plan() == {
+        "num_devices": 2,
+        "cells_at_once": {"0": 8, "1": 4},
+    }
+    files.check_devices(2)
+    with pytest.raises(ValueError, match=r"runs on 2 device\(s\).*with devices=2 in"):
+        files.check_devices(3)
 
 
 def test_python_objects_are_found_in_config_and_values():

@@ -16,10 +16,14 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
 FIRST_ORDER = {"critic_fit": "first_order"}
 
 
+def mesh_with(*axes):
+    return jax.make_mesh((1,) * len(axes), axes)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "error", "advice"),
     [
-        ("total_timesteps", 2**31, ValueError, "write at most 2147483640"),
+        ("total_timesteps", 2**36, ValueError, "write at most 51539607528, or a la"),
         ("total_timesteps", "1M", TypeError, "write a whole number"),
         ("num_envs", 2**31, ValueError, "too many for one update"),
         ("num_seeds", 1.5, TypeError, "write a whole number"),
@@ -47,8 +51,8 @@ FIRST_ORDER = {"critic_fit": "first_order"}
             (stride, value, ValueError, advice)
             for stride in ("fisher_stride", "critic_stride")
             for value, advice in (
-                (25, "at most 24 that shares no divisor with 4, as 23"),
-                (2, "would sample only some of the environments"),
+                (7, "above the 6 steps of each environment"),
+                (24, "write at most 6, or None"),
             )
         ),
         ("backtrack_factor", 0.0, ValueError, "write 0.5"),
@@ -192,22 +196,27 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
 @pytest.mark.parametrize(
     ("fields", "advice", "values"),
     [
-        ({"total_timesteps": 2**31}, "write at most 2147483640", [2147483640]),
-        (
-            {"total_timesteps": 2**31, "num_envs": 1024, "rollout_length": 1024},
-            "write at most 2146435072",
-            [2146435072],
-        ),
+        ({"total_timesteps": 2**36}, "write at most 51539607528", [51539607528]),
+        ({"num_envs": 2**31}, "write at most 2147483647 together", [2147483647 // 6]),
         ({"critic_minibatches": 5, **FIRST_ORDER}, "write 4 or 6", [4, 6]),
         ({"critic_minibatches": 100, **FIRST_ORDER}, "write 24 or 12", [24, 12]),
-        ({"fisher_stride": 6}, "as 5, or None", [5, None]),
-        ({"fisher_stride": 1000}, "as 23, or None", [23, None]),
-        ({"critic_stride": 6}, "as 5, or None", [5, None]),
-        ({"critic_stride": 1000}, "as 23, or None", [23, None]),
+        ({"fisher_stride": 7}, "write at most 6, or None", [6, 4, None]),
+        ({"critic_stride": 1000}, "write at most 6, or None", [6, None]),
         (
             {"critic_stride": 5, "memory_size": 3},
             "critic_stride=5 is above the 4 sequences",
             [4, 2, None],
+        ),
+        ({"devices": 3}, "3 of them do not divide num_envs=4; write", [1]),
+        ({"devices": 8}, "write num_envs=8, or devices=4", [4, None]),
+        ({"devices": 16, "num_seeds": 2}, "num_envs=8, or devices=8", [8, 4]),
+        ({"devices": True}, "write a number of devices, a jax.sharding.Mesh", [1]),
+        ({"devices": "all"}, "or None for all", [None]),
+        ({"devices": 0}, "write at least 1", [1]),
+        (
+            {"devices": mesh_with("data", "model")},
+            "write one with 'environments', as jax.make_mesh((1,), ('environments',))",
+            [mesh_with("environments"), mesh_with("environments", "agents")],
         ),
         ({"cg_iterations": 0}, "write at least 1", [1]),
         ({"memory_size": -1}, "write at least 0", [0]),
@@ -234,10 +243,18 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
 )
 def test_advice_that_is_followed_is_accepted(fields, advice, values, no_shape_checks):
     name = next(iter(fields))
-    with pytest.raises(ValueError, match=re.escape(advice)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(advice)):
         TRPOConfig(**{**SMALL, **fields})
     for value in values:
         TRPOConfig(**{**SMALL, **fields, name: value})
+
+
+def test_a_run_may_have_more_steps_than_32_bits_count(no_shape_checks):
+    config = TRPOConfig(num_envs=100, rollout_length=100, total_timesteps=1e10 + 1)
+    assert config.num_updates == 10**6 + 1
+    assert config.total_timesteps == config.all_env_steps == 10**10 + 10**4
+    # Advised on where there are too many updates.
+    TRPOConfig(**{**SMALL, "total_timesteps": 2**36, "num_envs": 8})
 
 
 @pytest.mark.parametrize("array", [np.array, jnp.array])

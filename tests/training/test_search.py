@@ -53,7 +53,7 @@ def test_draws_are_inside_their_intervals_and_repeatable():
 
 
 def test_every_field_is_traced_or_of_the_program_or_common():
-    common = {"env", "seed", "num_seeds"}
+    common = {"env", "seed", "num_seeds", "devices"}
     names = {field.name for field in dataclasses.fields(TRPOConfig)}
     assert {*TRACED_FIELDS} | {*PROGRAM_FIELDS} | common == names
     assert len(TRACED_FIELDS) + len(PROGRAM_FIELDS) + len(common) == len(names)
@@ -64,7 +64,7 @@ def test_settings_that_differ_in_floats_alone_share_a_program():
     settings = make_settings(dataclasses.replace(CONFIG, num_seeds=3), fields)
     programs = [program_of(setting) for setting in settings]
     assert programs[0] == programs[2] != programs[1] == programs[3]
-    assert programs[0].num_seeds == 1
+    assert programs[0].num_seeds == programs[0].devices == 1
 
 
 @pytest.mark.parametrize("made", [log_uniform(0.001, 1), uniform(-2, 1e7)])
@@ -80,6 +80,7 @@ def test_a_range_is_written_as_it_is_made(made):
         ({}, {}, r"no field to sweep over; .*share one program: max_kl, .*num_envs"),
         ({"max_kl": []}, {}, "max_kl has no values; write at least one"),
         ({"maxkl": [1]}, {}, r"not a field.*Did you mean max_kl\?.*Traced fields"),
+        ({"devices": [1, 2]}, {}, "devices is common to all settings; write it in"),
         ({"seed": [1, 2]}, {}, "seed is common to all settings; write num_seeds=8"),
         ({"env": ["CartPole-v1"]}, {}, "env is common to all settings; write a sweep"),
         ({"num_seeds": [1, 2]}, {}, "num_seeds is common to all settings; write one"),

@@ -10,7 +10,7 @@ import numpy as np
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 from trpo_jax.runs.cell_groups import Group, cut
-from trpo_jax.runs.cell_programs import fit_cells, memory_budget
+from trpo_jax.runs.cell_programs import devices_of, fit_cells, memory_budget
 from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.training.cells import make_cells
 from trpo_jax.training.config import TRPOConfig, check_config
@@ -79,11 +79,13 @@ def ask_and_tell(
     num_batches = whole("num_batches", num_batches)
     batch_size = whole("batch_size", batch_size)
     program = program_of(config)
+    devices = devices_of(config)
     programs = fit_cells(
         program,
         batch_size * config.num_seeds,
         whole("num_episodes", num_episodes),
-        memory_budget(memory_gib),
+        devices,
+        memory_budget(devices, memory_gib),
     )
     for _ in range(num_batches):
         trials = [study.ask() for _ in range(batch_size)]

@@ -125,7 +125,7 @@ class Table:
 # for an update that was not made.
 METRICS: dict[str, np.generic] = {
     "episode_return_sum": np.float32(np.nan),
-    "episode_length_sum": np.int32(0),
+    "episode_length_sum": np.float32(np.nan),
     "episode_count": np.int32(0),
     "status": np.int32(-1),
     **dict.fromkeys(

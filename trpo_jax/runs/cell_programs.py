@@ -8,12 +8,13 @@ other devices in each iteration.
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -45,6 +46,7 @@ class CellPrograms(NamedTuple):
         state_type: Shapes and dtypes of the state.
         bytes_per_device: Memory that a device needs at once, from the compiled
             programs.
+        sharding: The placement of arrays [cells, …].
     """
 
     training: Programs
@@ -52,14 +54,18 @@ class CellPrograms(NamedTuple):
     num_cells: int
     state_type: PyTree
     bytes_per_device: int
+    sharding: NamedSharding
 
     def place(self, tree: PyTree) -> PyTree:
         """Return a pytree with leaves [cells, …], split over the devices."""
-        return jax.device_put(tree, _sharding(_mesh(), _CELLS))
+        return jax.device_put(tree, self.sharding)
 
 
 def compile_cells(
-    program: TRPOConfig, num_cells: int, num_episodes: int
+    program: TRPOConfig,
+    num_cells: int,
+    num_episodes: int,
+    devices: Sequence[jax.Device],
 ) -> CellPrograms:
     """Compile the functions of `num_cells` cells, and read what memory they need.
 
@@ -67,8 +73,9 @@ def compile_cells(
         program: `program_of` of their settings.
         num_cells: Number of cells, a multiple of the number of devices.
         num_episodes: Episodes of each evaluation.
+        devices: The devices, each of which trains its share of the cells.
     """
-    mesh = _mesh()
+    mesh = Mesh(np.asarray(devices), ("cells",), axis_types=(AxisType.Auto,))
     made_for = (program, mesh)
     steps = num_cells * program.total_timesteps
     # `init` and `copy` run seldom: compiling fast matters more than running fast.
@@ -79,10 +86,10 @@ def compile_cells(
     copy = jit_with_options(_copy, made_for, env_steps=0)
     play = jit_with_options(_evaluate, (*made_for, num_episodes), env_steps=1)
 
-    placed = functools.partial(_types, sharding=_sharding(mesh, _CELLS))
+    placed = functools.partial(_types, sharding=NamedSharding(mesh, _CELLS))
     cells = jax.eval_shape(lambda: _some_cells(program, num_cells))
     state = jax.eval_shape(init, cells)
-    count = _types(jnp.int32(0), _sharding(mesh, PartitionSpec()))
+    count = _types(jnp.int32(0), NamedSharding(mesh, PartitionSpec()))
     inputs: tuple[tuple[Any, tuple], ...] = (
         (init, (placed(cells),)),
         (run_updates, (placed(state), count)),
@@ -102,11 +109,16 @@ def compile_cells(
         # While the host handles one chunk of updates the device makes the next: two
         # records of metrics, and the copy of a state that is being saved.
         max(training.total + training.records + state_bytes, playing.total),
+        NamedSharding(mesh, _CELLS),
     )
 
 
 def fit_cells(
-    program: TRPOConfig, total: int, num_episodes: int, budget: int
+    program: TRPOConfig,
+    total: int,
+    num_episodes: int,
+    devices: Sequence[jax.Device],
+    budget: int,
 ) -> CellPrograms:
     """Compile the program that trains the most cells at once within a budget.
 
@@ -117,28 +129,28 @@ def fit_cells(
         program: `program_of` of their settings.
         total: All cells that are to be trained, in equal groups.
         num_episodes: Episodes of each evaluation.
+        devices: The devices.
         budget: Bytes that a device may use.
 
     Raises:
         UsageError: If one cell on each device does not fit.
     """
-    devices = jax.device_count()
     one = jax.eval_shape(lambda: init_cells(program, _some_cells(program, 1)))
     # Not even the states of more would fit.
-    fitting = max(1, budget // bytes_of(one)) * devices
+    fitting = max(1, budget // bytes_of(one)) * len(devices)
     before: tuple[int, int] | None = None
     while True:
-        num_cells = group_size(total, fitting, devices)
-        programs = compile_cells(program, num_cells, num_episodes)
+        num_cells = group_size(total, fitting, len(devices))
+        programs = compile_cells(program, num_cells, num_episodes, devices)
         needed = programs.bytes_per_device
         if needed <= budget:
             return programs
-        if num_cells == devices:
+        if num_cells == len(devices):
             raise UsageError(
                 f"one run of {program.env} with {program.num_envs} × "
                 f"{program.rollout_length} steps per update needs {_gib(needed)} GiB "
                 f"on a device, and the budget is {_gib(budget)} GiB; write memory_gib="
-                f"{_gib(1.01 * needed * devices)} or more, or reduce num_envs, "
+                f"{_gib(1.01 * needed * len(devices))} or more, or reduce num_envs, "
                 "rollout_length, micro_batch_size or num_episodes."
             )
         # A line through the last two programs; through zero, if there is but one.
@@ -146,17 +158,41 @@ def fit_cells(
         per_cell = (needed - at_size) / (num_cells - size)
         fixed = needed - per_cell * num_cells
         before = num_cells, needed
-        fitting = min(int((budget - fixed) / per_cell), num_cells - devices)
+        fitting = min(int((budget - fixed) / per_cell), num_cells - len(devices))
 
 
-def memory_budget(memory_gib: float | int | None = None) -> int:
+def devices_of(config: TRPOConfig) -> tuple[jax.Device, ...]:
+    """Return the devices of a sweep: all, or those that the config's field names.
+
+    Raises:
+        UsageError: If there are fewer, or several processes, of which each has some.
+    """
+    if jax.process_count() > 1:
+        raise UsageError(
+            "a sweep runs in one process, with the devices of that process; start it "
+            "without jax.distributed.initialize."
+        )
+    if isinstance(config.devices, Mesh):
+        return tuple(config.devices.devices.flat)
+    devices, wanted = jax.devices(), config.devices
+    if wanted is not None and wanted > len(devices):
+        raise UsageError(
+            f"devices={wanted}, but JAX has {len(devices)}; write "
+            f"devices={len(devices)}, or None for all."
+        )
+    return tuple(devices[:wanted])
+
+
+def memory_budget(
+    devices: Sequence[jax.Device], memory_gib: float | int | None = None
+) -> int:
     """Return the bytes that a sweep may use on each device.
 
     Args:
+        devices: The devices.
         memory_gib: Memory of all devices together; by default most of what is free now
             on the devices, or on a CPU in the machine or the process's cgroup.
     """
-    devices = jax.devices()
     if memory_gib is not None:
         return int(memory_gib * 2**30) // len(devices)
     stats = [device.memory_stats() for device in devices]
@@ -207,14 +243,6 @@ def _free_host_memory() -> int:
         pass
     # Where the system does not say: a quarter of 16 GiB.
     return min(free, default=4 * 2**30)
-
-
-def _mesh() -> Mesh:
-    return jax.make_mesh((jax.device_count(),), ("cells",), axis_types=(AxisType.Auto,))
-
-
-def _sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(mesh, spec)
 
 
 def _types(tree: PyTree, sharding: NamedSharding) -> PyTree:

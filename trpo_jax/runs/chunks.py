@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
+from trpo_jax.training.placement import place, replicate
 from trpo_jax.training.seeds import init_seeds, over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 
@@ -147,9 +148,11 @@ def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
 def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
-    return repeat_step(
-        over_seeds(config, functools.partial(step, config)), state, count
-    )
+    one_step = over_seeds(config, functools.partial(step, config))
+    state, records = repeat_step(one_step, state, count)
+    # Loops of both kinds of program start from, and end in, the same placement.
+    state = place(config, state, num_seeds=config.num_seeds)
+    return state, replicate(config, records)
 
 
 def repeat_step(
@@ -193,12 +196,13 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
     metrics = chunk.metrics
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
-    del flat["episode_return_sum"], flat["episode_length_sum"]
+    for name in ("updates", "batch_size", "episode_return_sum", "episode_length_sum"):
+        del flat[name]
     flat["episode_return"] = metrics.episode_return
     flat["episode_length"] = metrics.episode_length
-    count = len(metrics.env_steps)
+    count = len(metrics.updates)
     made = np.arange(chunk.updates - count, chunk.updates) + 1
-    flat = {"update": made, **flat}
+    flat = {"update": made, "env_steps": metrics.env_steps, **flat}
     return [
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)
     ]

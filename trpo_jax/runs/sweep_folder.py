@@ -24,7 +24,6 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from trpo_jax.errors import UsageError, differing
@@ -94,34 +93,30 @@ class SweepFolder:
         """Write `sweep.json`: from then on the folder holds a sweep."""
         write_json(self.description, description)
 
-    @property
-    def num_devices(self) -> int:
-        """Devices that the sweep runs on; JAX's if it has not begun."""
-        return self._read_plan()["num_devices"]
+    def read_plan(self) -> dict[str, Any]:
+        """Return what `plan.json` holds: decisions that a sweep keeps to.
 
-    def read_cells_at_once(self, program: int) -> int:
-        """Return how many cells of a program are trained at once; 0 if not decided."""
-        return self._read_plan()["cells_at_once"].get(str(program), 0)
-
-    def write_cells_at_once(self, program: int, num_cells: int) -> None:
-        """Decide how many cells of a program are trained at once."""
-        plan = self._read_plan()
-        plan["cells_at_once"][str(program)] = num_cells
-        write_json(self.plan, plan)
-
-    def _read_plan(self) -> dict[str, Any]:
+        Returns:
+            `num_devices`, 0 if there are none yet, and `cells_at_once`: by the index of
+            a program as text, how many cells it trains.
+        """
         if self.plan.exists():
             return read_config_values(self.plan)
-        return {"num_devices": jax.device_count(), "cells_at_once": {}}
+        return {"num_devices": 0, "cells_at_once": {}}
 
-    def check_devices(self) -> None:
-        """Raise UsageError unless JAX has the devices that the sweep began with."""
-        before, now = self.num_devices, jax.device_count()
-        if before != now:
+    def decide(self, program: int, num_cells: int, num_devices: int) -> None:
+        """Write into `plan.json` how many cells a program trains at once."""
+        decided = self.read_plan()["cells_at_once"] | {str(program): num_cells}
+        write_json(self.plan, {"num_devices": num_devices, "cells_at_once": decided})
+
+    def check_devices(self, num_devices: int) -> None:
+        """Raise UsageError unless the sweep runs on so many devices, or on none yet."""
+        before = self.read_plan()["num_devices"]
+        if before not in (0, num_devices):
             raise UsageError(
-                f"the sweep in {self.path} runs on {before} device(s), and JAX has "
-                f"{now} now, with which it would end in other bits; go on with "
-                f"{before}, or start it again in another folder."
+                f"the sweep in {self.path} runs on {before} device(s), and with "
+                f"{num_devices} it would end in other bits; call trpo_jax.sweep again "
+                f"with devices={before} in the config, or name another folder."
             )
 
     def how_to_resume(self) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import numbers
@@ -22,6 +23,7 @@ from trpo_jax.runs.cell_groups import METRICS, Arrays, Group, Table, cut
 from trpo_jax.runs.cell_programs import (
     CellPrograms,
     compile_cells,
+    devices_of,
     fit_cells,
     group_size,
     memory_budget,
@@ -129,6 +131,7 @@ def sweep(
         num_episodes=whole("num_episodes", num_episodes),
     )
     settings = search.settings()
+    devices = devices_of(config)
     with contextlib.ExitStack() as stack:
         path = folder
         if path is None:
@@ -137,14 +140,14 @@ def sweep(
         description = search.describe()
         files.check(description)
         stack.enter_context(files.lock(make=True))
-        files.check_devices()
+        files.check_devices(len(devices))
         if not files.description.exists():
             files.write_description(description)
-        budget_fn = lambda: memory_budget(memory_gib)  # noqa: E731
-        running = _Sweep(
-            search, settings, files, budget_fn, progress, folder is not None
-        )
-        return running.finish()
+        budget_fn = functools.partial(memory_budget, devices, memory_gib)
+        keeps = folder is not None
+        return _Sweep(
+            search, settings, files, devices, budget_fn, progress, keeps
+        ).finish()
 
 
 def resume_sweep(folder: str | pathlib.Path, *, progress: bool = True) -> SweepResult:
@@ -183,7 +186,8 @@ def load_sweep(folder: str | pathlib.Path) -> SweepResult:
     """
     files = SweepFolder(folder)
     search = read_search(files)
-    return _Sweep(search, search.settings(), files, lambda: 0, False, True).load()
+    settings = search.settings()
+    return _Sweep(search, settings, files, (), lambda: 0, False, True).load()
 
 
 class _Sweep:
@@ -194,6 +198,7 @@ class _Sweep:
         search: Search,
         settings: list[TRPOConfig],
         files: SweepFolder,
+        devices: Sequence[jax.Device],
         budget_fn: Callable[[], int],
         progress: bool,
         keeps: bool,
@@ -201,6 +206,7 @@ class _Sweep:
         self.search = search
         self.settings = settings
         self.files = files
+        self.devices = devices
         self.budget_fn = budget_fn
         self.progress = progress
         self.keeps = keeps  # whether the folder outlives the sweep
@@ -284,13 +290,14 @@ class _Sweep:
             at_once = self._cells_at_once(index, cells.size, measure=measure)
             if not cells.size or not at_once:
                 continue
+            num_devices = self.files.read_plan()["num_devices"]
             ends = [0, *rung_ends(program.num_updates, self.search.halving)]
             whole_rung = Group(
                 program=index,
                 rung=rung,
                 number=0,
                 cells=cells.ravel(),
-                size=group_size(cells.size, at_once, self.files.num_devices),
+                size=group_size(cells.size, at_once, num_devices),
                 first=ends[rung],
                 last=ends[rung + 1],
             )
@@ -301,18 +308,22 @@ class _Sweep:
 
         Measured once, and kept: other groups could end in other bits.
         """
-        at_once = self.files.read_cells_at_once(index)
+        at_once = self.files.read_plan()["cells_at_once"].get(str(index), 0)
         if at_once or not measure or not total:
             return at_once
         fitted = fit_cells(
-            self.programs[index], total, self.search.num_episodes, self.budget_fn()
+            self.programs[index],
+            total,
+            self.search.num_episodes,
+            self.devices,
+            self.budget_fn(),
         )
         self.compiled[index, fitted.num_cells] = fitted
-        self.files.write_cells_at_once(index, fitted.num_cells)
+        self.files.decide(index, fitted.num_cells, len(self.devices))
         self.console.notify(
             f"program {index + 1} of {len(self.programs)}: {fitted.num_cells:,} runs "
             f"at once, in {fitted.bytes_per_device / 2**30:.3g} GiB on each of "
-            f"{jax.device_count()} device(s)"
+            f"{len(self.devices)} device(s)"
         )
         return fitted.num_cells
 
@@ -374,7 +385,10 @@ class _Sweep:
         at = group.program, group.size
         if at not in self.compiled:
             self.compiled[at] = compile_cells(
-                self.programs[group.program], group.size, self.search.num_episodes
+                self.programs[group.program],
+                group.size,
+                self.search.num_episodes,
+                self.devices,
             )
         return self.compiled[at]
 

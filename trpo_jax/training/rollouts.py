@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import Environment
@@ -20,7 +21,7 @@ class RolloutState(NamedTuple):
         observation: The next observation to act on, [B, …].
         memory: The policy's memory of the episode so far, [B, …]; () if it has none.
         episode_return: Sum of rewards of the episode so far, undiscounted, float[B].
-        episode_length: Steps of the episode so far, int32[B].
+        episode_length: Steps of the episode so far, at most 2³¹ − 1, int32[B].
     """
 
     env_state: PyTree
@@ -156,7 +157,8 @@ def rollout(
             truncated=step.truncated,
             final_observation=step.final_observation,
             episode_return=state.episode_return + step.reward,
-            episode_length=state.episode_length + 1,
+            # It must not wrap: 0 and 1 mark the start of an episode.
+            episode_length=optax.safe_increment(state.episode_length),
         )
         # The environment has reset itself; only the episode's sums are reset here.
         following = RolloutState(
@@ -168,14 +170,14 @@ def rollout(
         )
         return following, taken
 
-    # All keys in one draw: inside the scan each split would be a kernel of its own.
-    num_envs = state.episode_length.shape[0]
-    keys = jax.random.split(key, (num_steps, num_envs + 1))
+    # All keys before the scan, inside which each split would be a kernel of its own.
+    # Those of the environments are an array of their own, split over devices like them.
+    action_key, env_key = jax.random.split(key)
+    env_keys = jax.random.split(env_key, (num_steps, state.episode_length.shape[0]))
     steps = jnp.arange(num_steps)
-    # Two static slices first: JAX's checker of key reuse takes a gather from all keys,
-    # beside another slice of them, for a second use.
-    action_keys = keys[:, 0][steps // noise_period * noise_period]
-    return jax.lax.scan(advance, state, (action_keys, keys[:, 1:]))
+    action_keys = jax.random.split(action_key, num_steps)
+    action_keys = action_keys[steps // noise_period * noise_period]
+    return jax.lax.scan(advance, state, (action_keys, env_keys))
 
 
 def as_taken(action: Num[Array, "B ..."]) -> Num[Array, "B ..."]:

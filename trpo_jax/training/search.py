@@ -21,8 +21,13 @@ TRACED_FIELDS = Hyperparameters._fields
 """Fields of a config that are traced: all their values share one program."""
 
 # What all settings of a sweep have in common: returns of different environments have no
-# common ranking, and the seeds are those of every setting.
-_COMMON = ("env", "seed", "num_seeds")
+# common ranking, and seeds and devices are those of every setting.
+_COMMON = {
+    "env": "write a sweep for each environment",
+    "seed": "write num_seeds=8 for several seeds of each setting",
+    "num_seeds": "write one number, as num_seeds=8",
+    "devices": "write it in the config: the runs are spread over so many devices",
+}
 
 PROGRAM_FIELDS = tuple(
     field.name
@@ -239,12 +244,7 @@ def _check_names(fields: Mapping[str, Any]) -> None:
         )
     for name in fields:
         if name in _COMMON:
-            instead = {
-                "env": "write a sweep for each environment",
-                "seed": "write num_seeds=8 for several seeds of each setting",
-                "num_seeds": "write one number, as num_seeds=8",
-            }[name]
-            raise UsageError(f"{name} is common to all settings; {instead}.")
+            raise UsageError(f"{name} is common to all settings; {_COMMON[name]}.")
         if name not in (*TRACED_FIELDS, *PROGRAM_FIELDS):
             near = get_close_matches(name, (*TRACED_FIELDS, *PROGRAM_FIELDS))
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -289,7 +289,7 @@ def _replaced(config: TRPOConfig, values: dict[str, Any]) -> TRPOConfig:
 def program_of(config: TRPOConfig) -> TRPOConfig:
     """Return the config that all settings share which differ in traced fields only.
 
-    It has a single seed, and the default of every traced field.
+    It has a single seed, a single device, and the default of every traced field.
     """
     floats = {name: getattr(TRPOConfig, name) for name in TRACED_FIELDS}
-    return dataclasses.replace(config, num_seeds=1, **floats)
+    return dataclasses.replace(config, num_seeds=1, devices=1, **floats)

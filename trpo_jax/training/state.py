@@ -14,10 +14,11 @@ from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.config_checks import MAX_ENV_STEPS
+from trpo_jax.training.config_checks import MAX_COUNT
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.origin import Origin
+from trpo_jax.training.placement import place
 from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -127,7 +128,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
     observation_statistics = init_statistics(environment.observation_shape)
-    return TrainState(
+    state = TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
@@ -142,6 +143,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         key=key,
         origin=Origin.of(config),
     )
+    return place(config, state)
 
 
 def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
@@ -180,11 +182,10 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
             + ". Write the config that it was made from"
             + (", or state.with_hyperparameters_of(config)." * only_floats or ".")
         )
-    updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
-    if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
+    updates = state.updates
+    if not isinstance(updates, jax.core.Tracer) and np.asarray(updates) >= MAX_COUNT:
         raise UsageError(
-            f"the state has made {np.max(updates)} updates; the next one would exceed "
-            f"{MAX_ENV_STEPS} environment steps, the most that are counted: start a "
+            f"the state has made {updates} updates, the most that are counted: start a "
             "new run from its parameters."
         )
 
