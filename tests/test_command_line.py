@@ -394,7 +394,7 @@ def test_a_damaged_config_is_advised_on(command, content, copied, capsys):
         (["benchmark", "Pong-misc"], "write benchmark --env Pong-misc"),
         (["Pong-misc"], "write train --env Pong-misc"),
         (["trian"], "did you mean 'train'?"),
-        (["mine"], "one of the commands train, resume"),
+        (["mine"], "one of the commands train, sweep"),
         (["train", "mine.toml"], "write train --config mine.toml"),
     ],
 )

@@ -492,7 +492,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         errors.print(
             "error: the device has too little memory; reduce --num-envs, --num-seeds, "
-            f"--micro-batch-size or --num-episodes.\n{error}",
+            "--micro-batch-size or --num-episodes, or in a sweep --memory-gib.\n"
+            f"{error}",
             style="red",
         )
         return 1

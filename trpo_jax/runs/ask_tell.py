@@ -4,13 +4,17 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 from trpo_jax.runs.cell_groups import Group, cut
-from trpo_jax.runs.cell_programs import devices_of, fit_cells, memory_budget
+from trpo_jax.runs.cell_programs import (
+    devices_of,
+    fit_cells,
+    mean_returns,
+    memory_budget,
+)
 from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.training.cells import make_cells
 from trpo_jax.training.config import TRPOConfig, check_config
@@ -105,8 +109,8 @@ def ask_and_tell(
             # Only the last chunk brings the state.
             *_, last = run_chunks(programs.training, state, first=0, last=one.last)
             assert last.state is not None
-            means, _ = programs.evaluate(last.state, placed.evaluation_keys)
-            returns[one.cells] = jax.device_get(means)[: len(one.cells)]
+            means = mean_returns(*programs.evaluate(last.state, placed.evaluation_keys))
+            returns[one.cells] = means[: len(one.cells)]
         for trial, value in zip(
             trials, returns.reshape(batch_size, -1).mean(axis=1), strict=True
         ):

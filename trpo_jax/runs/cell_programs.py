@@ -40,8 +40,8 @@ class CellPrograms(NamedTuple):
 
     Attributes:
         training: Those that `run_chunks` takes.
-        evaluate: (state, keys) ↦ (mean return of the episodes that ended, number of
-            those that did not), each [cells].
+        evaluate: (state, keys) ↦ (sum of the returns of the episodes that ended, how
+            many did), each [cells].
         num_cells: Number of cells, a multiple of the number of devices.
         state_type: Shapes and dtypes of the state.
         bytes_per_device: Memory that a device needs at once, from the compiled
@@ -212,6 +212,14 @@ def _gib(count: float | int) -> str:
     return f"{count / 2**30:.3g}"
 
 
+def mean_returns(
+    sums: Float[Array, " cells"], ended: Int[Array, " cells"]
+) -> Float[np.ndarray, " cells"]:
+    """Return the mean of what `CellPrograms.evaluate` returns; NaN if none ended."""
+    count = np.asarray(ended)
+    return np.where(count > 0, np.asarray(sums) / np.maximum(count, 1), np.nan)
+
+
 class _Memory(NamedTuple):
     total: int
     records: int
@@ -300,9 +308,8 @@ def _evaluate(
 
     def play(state: TrainState, key: Key[Array, ""]) -> tuple[Array, Array]:
         returns = evaluate(program, state, key, num_episodes)
+        # Not a mean: `jax_debug_nans` would stop at one of no episode.
         ended = jnp.isfinite(returns)
-        count = jnp.sum(ended)
-        mean = jnp.sum(returns, where=ended) / count  # NaN if none ended
-        return mean, num_episodes - count
+        return jnp.sum(returns, where=ended), jnp.sum(ended)
 
     return _over_devices(jax.vmap(play), mesh, _CELLS, _CELLS)(state, keys)

@@ -26,6 +26,7 @@ from trpo_jax.runs.cell_programs import (
     devices_of,
     fit_cells,
     group_size,
+    mean_returns,
     memory_budget,
 )
 from trpo_jax.runs.chunks import run_chunks
@@ -354,9 +355,10 @@ class _Sweep:
         if updates < group.last:
             self._stop()
         keys = programs.place(self.cells.evaluation_keys[group.padded])
-        returns, unended = jax.device_get(programs.evaluate(state, keys))
+        sums, ended = programs.evaluate(state, keys)
         results = _joined(parts)
-        results |= {"returns": returns[:count], "unended": unended[:count]}
+        results["returns"] = mean_returns(sums, ended)[:count]
+        results["unended"] = self.search.num_episodes - np.asarray(ended)[:count]
         states = {name: leaf[:count] for name, leaf in _on_host(state).items()}
         write_arrays(self._states_of(group), states)
         # Last: a group with this file is finished.

@@ -188,9 +188,10 @@ def make_settings(
     seen: dict[TRPOConfig, tuple] = {}
     for setting, values in zip(settings, combinations, strict=True):
         if setting in seen:
+            advice = "wider intervals" if is_random else "each value once"
             raise UsageError(
                 f"two settings are the same: {dict(zip(fields, values, strict=True))}; "
-                "write each value once."
+                f"write {advice}."
             )
         seen[setting] = values
     return settings
