@@ -25,7 +25,7 @@ import tyro
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.peers.__main__ import ENVIRONMENTS, HERE, python_of, run_once
-from trpo_jax.runs import sweeps
+from trpo_jax.runs import group_training
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["trpo_jax", "orbax.checkpoint"])
@@ -82,7 +82,7 @@ def child(folder: pathlib.Path) -> None:
     """Start the small sweep in `folder`, or go on with it; save after every chunk."""
     jax.config.update("jax_compilation_cache_dir", str(folder.parent / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    sweeps._SAVE_MINUTES = 0.0
+    group_training._SAVE_MINUTES = 0.0
     trpo_jax.sweep(SMALL, folder, **OPTIONS)
 
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ from compiling import compilations, fast_jit
 from tiny import CONFIG, Killed, events
 
 import trpo_jax
-from trpo_jax.runs import sweeps
+from trpo_jax.runs import group_training, sweeps
 from trpo_jax.runs.cell_programs import compile_cells
 from trpo_jax.training import program_of
 
@@ -130,7 +129,7 @@ def test_a_sweep_killed_at_any_write_ends_in_the_same_bits(
 ):
     """Writes: progress, states and results of a group, in two rungs."""
     folder, left = tmp_path / "sweep", writes
-    write = sweeps.write_arrays
+    write = group_training.write_arrays
 
     def write_until(path, arrays):
         nonlocal left
@@ -140,8 +139,10 @@ def test_a_sweep_killed_at_any_write_ends_in_the_same_bits(
         write(path, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "_SAVE_MINUTES", 0.0)  # progress after every chunk
-        patch.setattr(sweeps, "write_arrays", write_until)
+        patch.setattr(
+            group_training, "_SAVE_MINUTES", 0.0
+        )  # progress after every chunk
+        patch.setattr(group_training, "write_arrays", write_until)
         with pytest.raises(Killed):
             sweep(folder)
     partly = trpo_jax.load_sweep(folder)
@@ -164,7 +165,7 @@ def test_a_damaged_group_is_computed_again(name, swept, tmp_path):
 
 def test_a_signal_saves_the_group_and_says_how_to_go_on(swept, tmp_path, monkeypatch):
     folder = tmp_path / "sweep"
-    watch = sweeps.Watcher.watch
+    watch = group_training.Watcher.watch
 
     def interrupt(self, chunk):
         watch(self, chunk)
@@ -172,8 +173,8 @@ def test_a_signal_saves_the_group_and_says_how_to_go_on(swept, tmp_path, monkeyp
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps.Watcher, "watch", interrupt)
-        with pytest.raises(trpo_jax.Interrupted, match=r"0 of 4 runs; .* resume "):
+        patch.setattr(group_training.Watcher, "watch", interrupt)
+        with pytest.raises(trpo_jax.Interrupted, match=r"finished 0 group.* resume "):
             sweep(folder)
     assert (folder / "progress.npz").exists()
     assert events(folder, "interrupted")
@@ -185,7 +186,7 @@ def test_a_full_disk_is_an_error_that_says_how_to_go_on(swept, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "write_arrays", full)
+        patch.setattr(group_training, "write_arrays", full)
         with pytest.raises(trpo_jax.RunError, match=r"No space .* to go on: python"):
             sweep(tmp_path / "sweep")
     assert_same(sweep(tmp_path / "sweep"), swept[1])
@@ -291,8 +292,43 @@ def test_a_sweep_that_is_running_is_not_started_twice(swept, tmp_path):
         trpo_jax.resume_sweep(folder)
 
 
-def test_progress_is_saved_once_in_so_many_minutes():
-    timer = sweeps._Timer(0.0, active=True)
-    assert timer(1)
-    assert not sweeps._Timer(0.0, active=False)(1)
-    assert not sweeps._Timer(time.monotonic() + 60, active=True)(1)
+def test_rungs_are_cut_into_groups_program_by_program(tmp_path):
+    fields = {"hidden_sizes": [(4,), (8,)], "max_kl": [0.01, 0.05, 0.1]}
+    search = sweeps.Search(
+        dataclasses.replace(SHORT, num_seeds=2), fields, None, 0, (0.5,), 2.0, 4
+    )
+    files = sweeps.SweepFolder(tmp_path)
+    files.decide(program=0, num_cells=4, num_devices=1)
+    files.decide(program=1, num_cells=6, num_devices=1)
+    planned = sweeps._Sweep(
+        search, search.settings(), files, jax.devices(), keeps=True, progress=False
+    )
+    planned._plan(0, np.ones(6, bool))
+    planned._plan(1, np.array([True, False, False, True, True, False]))
+    first, second = planned.training.groups
+    assert [(one.program, one.size, one.cells.tolist()) for one in first] == [
+        (0, 3, [0, 1, 2]),
+        (0, 3, [3, 4, 5]),
+        (1, 6, [6, 7, 8, 9, 10, 11]),
+    ]
+    assert {(one.first, one.last) for one in first} == {(0, 4)}
+    assert [(one.program, one.size, one.cells.tolist()) for one in second] == [
+        (0, 2, [0, 1]),
+        (1, 4, [6, 7, 8, 9]),
+    ]
+    assert {(one.first, one.last) for one in second} == {(4, 8)}
+
+
+def test_a_small_memory_trains_fewer_runs_at_once(swept, tmp_path):
+    """In groups of two, whose program the second rung has compiled already."""
+    program = program_of(SHORT)
+    four, two = (
+        compile_cells(program, n, 4, jax.devices()).bytes_per_device for n in (4, 2)
+    )
+    gib = (four + two) / 2 / 2**30
+    result = sweep(tmp_path / "sweep", memory_gib=gib)
+    names = [path.name for path in (tmp_path / "sweep" / "groups").iterdir()]
+    assert sorted(names) == ["0-0-0000.npz", "0-0-0001.npz", "1-0-0000.npz"]
+    first = [one.metrics["kl"][..., 0] for one in (result, swept[1])]
+    np.testing.assert_allclose(*first, rtol=1e-4)
+    assert_same(sweep(tmp_path / "sweep"), result)  # as decided, whatever the memory

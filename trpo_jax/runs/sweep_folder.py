@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from trpo_jax.errors import UsageError, differing
-from trpo_jax.runs.cell_groups import Arrays
+from trpo_jax.runs.cell_groups import Arrays, Group
 from trpo_jax.runs.checkpoints import sync
 from trpo_jax.runs.config_file import from_python, read_config_values
 from trpo_jax.runs.folder import RunFolder, write_json
@@ -118,6 +118,22 @@ class SweepFolder:
                 f"{num_devices} it would end in other bits; call trpo_jax.sweep again "
                 f"with devices={before} in the config, or name another folder."
             )
+
+    def results_of(self, group: Group) -> pathlib.Path:
+        """Return the file of a group's results."""
+        return self.groups / f"{group.name}.npz"
+
+    def states_of(self, group: Group) -> pathlib.Path:
+        """Return the file of the states that a group ended in."""
+        return self.states / f"{group.name}.npz"
+
+    def how_to_go_on(self) -> str:
+        """Return what is kept of a sweep that has stopped, and how it goes on."""
+        groups = len(list(self.groups.glob("*.npz")))
+        return (
+            f"The sweep in {self.path} has finished {groups} group(s) of runs; to go "
+            f"on: {self.how_to_resume()}"
+        )
 
     def how_to_resume(self) -> str:
         """Return the command that goes on with the sweep, or say to call it again."""
