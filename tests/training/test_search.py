@@ -120,6 +120,11 @@ def test_what_is_not_a_list_is_refused(values):
         make_settings(CONFIG, {"max_kl": values})
 
 
+def test_sizes_that_are_not_in_a_list_are_refused():
+    with pytest.raises(TypeError, match=r"write hidden_sizes=\[\(64, 64\), \(128,\)\]"):
+        make_settings(CONFIG, {"hidden_sizes": (64, 64)})
+
+
 @pytest.mark.parametrize(
     ("make", "ends", "message"),
     [

@@ -14,6 +14,7 @@ from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.records import summarize_seeds
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.sweep_folder import write_text
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.state import TrainState
 
@@ -59,6 +60,7 @@ def write_best(
         score=None,
         config=config_to_dict(config),
         jax_settings=checkpoints.jax_settings(),
+        action_space=str(make_components(config).environment.action_space),
     )
     checkpoints.save(folder.checkpoints, state, manifest)
     partial.rename(path)

@@ -275,6 +275,12 @@ def _check_values(name: str, values: Any) -> None:
             f"{name} is {describe_type(values)}; write a list of values, as "
             f"{name}=[...]{range_advice}."
         )
+    sizes = {one.name: one.type for one in dataclasses.fields(TRPOConfig)}[name]
+    if sizes == tuple[int, ...] and not all(isinstance(v, tuple) for v in values):
+        raise UsageTypeError(
+            f"{name}={values!r}: each of its values is a tuple; write "
+            f"{name}=[(64, 64), (128,)]."
+        )
     if not values:
         raise UsageError(f"{name} has no values; write at least one, or leave it out.")
 
