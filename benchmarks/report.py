@@ -412,6 +412,31 @@ def kills(rows: list[dict]) -> str:
     )
 
 
+def sweep(rows: list[dict]) -> str:
+    def line(row: dict, name: str, side: str) -> tuple[str, ...]:
+        figures = row[side]
+        seconds = figures.get("estimated_seconds", figures["seconds"])
+        steps = row["ours"]["steps_per_second"] * row["ours"]["seconds"]
+        ratio = seconds / row["ours"]["seconds"]
+        return (
+            f"{row['measure']}: {name}",
+            f"{seconds:,.0f}",
+            f"{steps / seconds:,.0f}",
+            significant(figures["peak_gib"]),
+            significant(ratio),
+        )
+
+    sides = {
+        "`sweep`": "ours",
+        "single runs, estimated": "single",
+        "rejax PPO, vmapped": "theirs",
+    }
+    return table(
+        ("runs", "seconds", "steps per second", "peak memory, GiB", "seconds / ours"),
+        [line(row, name, side) for row in rows for name, side in sides.items()],
+    )
+
+
 def score(value: float | None) -> str:
     """Format a return with two, one or no decimals by its size; a dash for None."""
     if value is None:
@@ -437,6 +462,7 @@ def latest(rows: list[dict]) -> list[dict]:
 
 TABLES: dict[str, Callable[[list[dict]], str]] = {
     "kills": kills,
+    "sweep": sweep,
     "evidence": evidence,
     "overhead": overhead,
     "peers": peers,

@@ -420,6 +420,14 @@ def test_a_sweep_is_compared_with_an_estimate_of_single_runs():
     assert row["runs"] == 6
     assert row["single"]["estimated_seconds"] == 5 + 6 * 2
     assert (row["single_over_ours"], row["theirs_over_ours"]) == (1.7, 4.0)
+    for side in ("ours", "single", "theirs"):
+        row[side]["peak_gib"] = 2.0
+    row["ours"]["steps_per_second"] = 100.0
+    row["single"]["seconds"] = 11.0
+    ours, single, theirs = report.sweep([row]).splitlines()[2:]
+    assert ours.endswith("`sweep` | 10 | 100 | 2 | 1 |")
+    assert single.endswith("estimated | 17 | 59 | 2 | 1.7 |")
+    assert theirs.endswith("vmapped | 40 | 25 | 2 | 4 |")
 
 
 def test_pages_are_written_from_the_newest_rows(row):
