@@ -9,6 +9,7 @@ and evaluate over 128 episodes; rejax's train only. All have 8 environments × 1
 and 64 × 64 units.
 """
 
+import contextlib
 import multiprocessing
 import pathlib
 import random
@@ -32,7 +33,7 @@ _CONTEXT.set_forkserver_preload(["trpo_jax", "orbax.checkpoint"])
 
 # Two programs, two rungs and groups of four cells.
 SMALL = trpo_jax.TRPOConfig(
-    num_envs=2, rollout_length=8, total_timesteps=16 * 10_000, hidden_sizes=(8,)
+    num_envs=2, rollout_length=8, total_timesteps=16 * 4_000, hidden_sizes=(8,)
 )
 OPTIONS: dict[str, Any] = {
     "num_seeds": 2,
@@ -94,16 +95,17 @@ def disturb(kills: int, work: pathlib.Path, seed: int = 0) -> dict[str, Any]:
         of the results that differ from the uninterrupted sweep's; empty on success.
     """
     through, disturbed = work / "through", work / "disturbed"
-    for folder in (work / "cold", through):  # the second with a warm cache
-        start = time.perf_counter()
-        _finish(folder)
-        seconds = time.perf_counter() - start
+    _finish(through)
     draw = random.Random(seed)
     count = partly = 0
-    for _ in range(kills):
+    for kill in range(kills):
         process = _CONTEXT.Process(target=child, args=(disturbed,))
         process.start()
-        process.join(draw.uniform(0.2, 0.6) * seconds)
+        if kill % 5 == 4:  # during imports and compilation
+            process.join(draw.uniform(0, 5))
+        else:
+            _until_saved(disturbed, draw.randint(1, 10), process)
+            time.sleep(draw.uniform(0, 0.3))
         if not process.is_alive():
             break
         process.kill()
@@ -125,6 +127,18 @@ def disturb(kills: int, work: pathlib.Path, seed: int = 0) -> dict[str, Any]:
     if not all(bool((left == right).all()) for left, right in leaves):
         different.append("best_state")
     return {"kills": count, "kills_in_a_group": partly, "differences": different}
+
+
+def _until_saved(folder: pathlib.Path, times: int, process: Any) -> None:
+    """Wait until the group in training has been saved so many times."""
+    path = folder / "progress.npz"
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    while times and process.is_alive():
+        time.sleep(0.001)
+        with contextlib.suppress(FileNotFoundError):  # the group is finished
+            now = path.stat().st_mtime_ns
+            times -= now != before
+            before = now
 
 
 def _finish(folder: pathlib.Path) -> None:
