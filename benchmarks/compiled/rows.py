@@ -1,0 +1,128 @@
+"""Rows of the benchmark: what a compiled program launches, holds and exchanges."""
+
+import collections
+import dataclasses
+import time
+from typing import Any
+
+import jax
+
+from benchmarks.compiled.model import modelled_seconds
+from benchmarks.compiled.programs import Case, Lowered
+from benchmarks.compiled.targets import Target
+from benchmarks.compiled.text import Executed, Program, parse, walk
+from benchmarks.compiled.work import (
+    Collective,
+    Work,
+    collectives,
+    has_collective,
+    is_kernel,
+    work_of,
+)
+
+# Rounds of a line search, by the function that has its loop; `results/evidence.jsonl` has
+# 1.4 to 1.8 in its presets of classic control.
+STATED_TRIPS = {"_search": 2}
+
+
+def identity(case: Case, target: Target) -> dict[str, Any]:
+    """Return the fields of a row that name its program."""
+    return {
+        "program": case.name,
+        "target": target.name,
+        "num_envs": case.envs_on(target),
+        "rollout_length": case.rollout_length,
+        "num_agents": case.num_agents,
+        "per_device": case.per_device,
+    }
+
+
+def measure(case: Case, target: Target, lowered: Lowered) -> dict[str, Any]:
+    """Compile a program, and return its row."""
+    start = time.perf_counter()
+    program = lowered.lower()
+    traced = time.perf_counter()
+    compiled = program.compile()
+    end = time.perf_counter()
+    memory = compiled.memory_analysis()
+    return {
+        **identity(case, target),
+        "devices": target.devices,
+        "fields": {name: str(value) for name, value in case.fields},
+        "trace_seconds": traced - start,
+        "compile_seconds": end - traced,
+        "parameter_bytes": lowered.parameter_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        **described(compiled, target),
+    }
+
+
+def described(compiled: jax.stages.Compiled, target: Target) -> dict[str, Any]:
+    """Return what the text of a compiled program says."""
+    program = parse(compiled.as_text())
+    executed = list(walk(program, stated_trips=STATED_TRIPS))
+    exchanges = collectives(program, executed)
+    kernels = [
+        (work_of(program, step.instruction), step.times)
+        for step in counted_kernels(executed)
+        if not has_collective(program, step.instruction)
+    ]
+    total = Work()
+    for work, times in kernels:
+        total += Work(*(times * figure for figure in work))
+    modelled = modelled_seconds(target, kernels, exchanges)
+    return {
+        "kernels": sum(step.times for step in counted_kernels(executed)),
+        "loops": loops(executed),
+        "host_reads": host_reads(program, executed) if target.kind == "h100" else 0,
+        "collectives": [c._asdict() for c in grouped(exchanges)],
+        "modelled_bytes": total.nbytes,
+        "modelled_operations": total.matrix + total.full_matrix + total.vector,
+        "modelled_seconds": dataclasses.asdict(modelled),
+        "modelled_step_seconds": modelled.total,
+    }
+
+
+def counted_kernels(executed: list[Executed]) -> list[Executed]:
+    return [step for step in executed if step.counts and is_kernel(step.instruction)]
+
+
+def loops(executed: list[Executed]) -> list[dict[str, Any]]:
+    """Return the kernels of one iteration of each loop; "" is outside of all."""
+    kernels = collections.Counter(step.loops for step in counted_kernels(executed))
+    return [
+        {
+            "loop": " > ".join(loop.name for loop in around),
+            "times": [loop.trips for loop in around],
+            "counted": [loop.counted for loop in around],
+            "kernels": count,
+        }
+        for around, count in kernels.items()
+    ]
+
+
+def host_reads(program: Program, executed: list[Executed]) -> int:
+    """Count conditions that a GPU's host reads: branches, and loops without a number."""
+    reads = 0
+    for step in executed:
+        if step.counts and step.instruction.opcode == "conditional":
+            reads += step.times
+        if step.counts and step.instruction.opcode == "while":
+            if "known_trip_count" not in step.instruction.attributes:
+                reads += step.times
+    inside = {step.loops: step.times for step in executed if step.loops}
+    for around, times in inside.items():
+        if around[-1].counted != "exactly":
+            reads += times
+    return reads
+
+
+def grouped(exchanges: list[Collective]) -> list[Collective]:
+    """Return the collectives, those alike as one with their times added."""
+    groups: dict[Collective, int] = {}
+    for exchange in exchanges:
+        alike = exchange._replace(times=0)
+        groups[alike] = groups.get(alike, 0) + exchange.times
+    return [alike._replace(times=times) for alike, times in groups.items()]
