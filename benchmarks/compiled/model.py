@@ -13,27 +13,27 @@ from collections.abc import Callable
 from benchmarks.compiled.targets import Target
 from benchmarks.compiled.work import Collective, Work
 
-# NVIDIA H100 SXM data sheet: 3.35 TB/s; 67 TFLOP/s at float32, half of them without fused
-# multiply-add; TF32 on tensor cores, 989 TFLOP/s with sparsity and half without; NVLink
-# 900 GB/s, half in each direction.
+# NVIDIA, data sheet of the H100 SXM: 3.35 TB/s; 67 TFLOP/s at float32, half of them
+# without fused multiply-add; TF32 on tensor cores, 989 TFLOP/s with sparsity and half
+# without; NVLink 900 GB/s, half in each direction.
 _H100_MEMORY = 3.35e12
 _H100_FLOAT32 = 67e12
 _H100_TF32 = 494.5e12
 _H100_NVLINK = 450e9
 # XLA, xla/service/gpu/model/gpu_performance_model_base.h: kKernelLaunchOverhead.
 _H100_LAUNCH = 1e-6
-# NCCL, src/graph/tuning.cc: seconds of a ring over NVLink to begin, seconds of each of its
-# steps, and bytes per second, by protocol: LL (of Hopper, llMaxBws) and Simple.
+# NCCL, src/graph/tuning.cc: seconds of a ring over NVLink to begin, seconds of each of
+# its steps, and bytes per second, by protocol: LL (of Hopper, llMaxBws) and Simple.
 _NCCL_RING = ((6.6e-6, 0.6e-6, 87.7e9), (8.4e-6, 3.4e-6, _H100_NVLINK))
 
-# Google Cloud, "TPU v5e": 819 GB/s and 197 TFLOP/s at bfloat16. A float32 product is six of
-# these (bf16_6x of jax.default_matmul_precision).
+# Google Cloud, "TPU v5e": 819 GB/s; 197 TFLOP/s at bfloat16. A float32 product is six
+# of these (bf16_6x of jax.default_matmul_precision).
 _V5E_MEMORY = 819e9
 _V5E_BFLOAT16 = 197e12
 _V5E_FLOAT32 = _V5E_BFLOAT16 / 6
-# "How to Scale Your Model" (jax-ml.github.io/scaling-book), chapters 2 and 3: 1.5 GHz, a
-# vector unit of 8 × 128 × 4 operations a cycle, links of 50 GB/s in each direction, 1 µs
-# a hop, a ring only where an axis has 16 chips.
+# "How to Scale Your Model" (jax-ml.github.io/scaling-book), chapters 2 and 3: 1.5 GHz,
+# a vector unit of 8 × 128 × 4 operations a cycle, links of 50 GB/s in each direction,
+# 1 µs a hop, a ring only where an axis has 16 chips.
 _V5E_CLOCK = 1.5e9
 _V5E_VECTOR = 8 * 128 * 4 * _V5E_CLOCK
 _V5E_LINK = 50e9
@@ -128,9 +128,9 @@ def nvlink_seconds(target: Target, exchange: Collective) -> float:
 def torus_seconds(target: Target, exchange: Collective) -> float:
     """Return the seconds of an exchange along all axes of a slice.
 
-    The farthest chip's latency, or the bytes over all links of a chip, whichever is
-    longer: "How to Scale Your Model", chapter 3. A reduction to all is one that scatters
-    and one that gathers.
+    The latency of the farthest chip, or the bytes over all links of a chip, whichever
+    is longer: "How to Scale Your Model", chapter 3. A reduction to all is one that
+    scatters and one that gathers.
     """
     rounds = 2 if exchange.kind == "all-reduce" else 1
     axes = [size for size in target.shape if size > 1]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# Parameters of an agent that one exchange may carry: gradients of policy and critic and a
-# few vectors of their size.
+# Parameters of an agent that one exchange may carry: gradients of policy and critic and
+# a few vectors of their size.
 MOST_PARAMETERS = 4
 # Temporaries of each of eight devices, relative to those of one.
 MOST_TEMPORARIES = 1 / 6

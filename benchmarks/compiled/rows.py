@@ -20,8 +20,8 @@ from benchmarks.compiled.work import (
     work_of,
 )
 
-# Rounds of a line search, by the function that has its loop; `results/evidence.jsonl` has
-# 1.4 to 1.8 in its presets of classic control.
+# Rounds of a line search, by the function that has its loop: `results/evidence.jsonl`
+# has 1.4 to 1.8 in its presets of classic control.
 STATED_TRIPS = {"_search": 2}
 
 
@@ -104,14 +104,14 @@ def loops(executed: list[Executed]) -> list[dict[str, Any]]:
 
 
 def host_reads(program: Program, executed: list[Executed]) -> int:
-    """Count conditions that a GPU's host reads: branches, and loops without a number."""
+    """Count conditions that a GPU's host reads: of branches and of open loops."""
     reads = 0
     for step in executed:
         if step.counts and step.instruction.opcode == "conditional":
             reads += step.times
-        if step.counts and step.instruction.opcode == "while":
-            if "known_trip_count" not in step.instruction.attributes:
-                reads += step.times
+        opcode, attributes = step.instruction.opcode, step.instruction.attributes
+        if step.counts and opcode == "while" and "known_trip" not in attributes:
+            reads += step.times
     inside = {step.loops: step.times for step in executed if step.loops}
     for around, times in inside.items():
         if around[-1].counted != "exactly":

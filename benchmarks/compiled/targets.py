@@ -1,7 +1,7 @@
 """Accelerators that are compiled for without owning one.
 
-XLA needs only a description of the device: for a GPU its data sheet (`h100.txtpb`), for a
-TPU the shape of the slice.
+XLA needs only a description of the device: for a GPU its data sheet (`h100.txtpb`), for
+a TPU the shape of the slice.
 """
 
 import dataclasses
@@ -76,12 +76,14 @@ def choose(names: tuple[str, ...]) -> list[Target]:
     what = missing[0].name if missing else "any target"
     extras = [missing[0].kind] if missing else list(_COMPILERS)
     ways = " or ".join(
-        f"`python -m venv {extra} && {extra}/bin/pip install -e '.[benchmarks,{extra}]'`"
+        f"`python -m venv {extra}` and `{extra}/bin/pip install -e "
+        f"'.[benchmarks,{extra}]'`"
         for extra in (_COMPILERS[kind][1] for kind in extras)
     )
     raise ValueError(
-        f"this environment has no compiler for {what}; no accelerator is needed, but its "
-        f"wheels are. Write {ways} in the checkout, and run that environment's python."
+        f"this environment has no compiler for {what}; it needs the accelerator's "
+        f"wheels, and no accelerator. Write {ways} in the checkout, then run this "
+        "command with the python of that environment."
     )
 
 

@@ -270,23 +270,37 @@ def trips_of(program: Program, loop: Instruction) -> tuple[int, str]:
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known.group(1)), "exactly"
     condition = _attribute(loop, "condition")
-    bodies = [condition] + [
-        i.called for i in program.computations[condition] if i.called
-    ]
-    bounds = [
-        bound
-        for body in bodies
-        for i in program.computations.get(body, ())
-        if i.opcode == "compare" and "direction=LT" in i.attributes
-        for bound in [_constant(program, i.operands[-1])]
-        if bound is not None
-    ]
+    root = program.root_of(condition)
+    bounds = list(_bounds(program, condition, {}))
+    for instruction in program.computations[condition]:
+        if instruction.opcode == "fusion" and instruction.called:
+            outside = dict(enumerate(instruction.operands))
+            bounds += _bounds(program, instruction.called, outside)
+            if instruction is root:
+                root = program.root_of(instruction.called)
     if not bounds:
         return 1, "as stated"
-    root = program.root_of(condition)
-    if root.opcode == "fusion" and root.called:
-        root = program.root_of(root.called)
     return max(bounds), "exactly" if root.opcode == "compare" else "at most"
+
+
+def _bounds(
+    program: Program, computation: str, outside: Mapping[int, str]
+) -> Iterator[int]:
+    """Yield the constants that a computation compares counters with.
+
+    Args:
+        program: The program.
+        computation: Its name.
+        outside: Operands of the fusion that calls it, by parameter.
+    """
+    for instruction in program.computations[computation]:
+        if instruction.opcode == "compare" and "=LT" in instruction.attributes:
+            bound = program.instructions[instruction.operands[1]]
+            if bound.opcode == "parameter":
+                name = outside.get(int(bound.operands[0]), bound.name)
+                bound = program.instructions[name]
+            if bound.opcode == "constant" and bound.operands[0].isdigit():
+                yield int(bound.operands[0])
 
 
 def _attribute(instruction: Instruction, name: str) -> str:
@@ -294,18 +308,11 @@ def _attribute(instruction: Instruction, name: str) -> str:
     return found.group(1) if found else ""
 
 
-def _constant(program: Program, name: str) -> int | None:
-    instruction = program.instructions.get(name)
-    if instruction is None or instruction.opcode != "constant":
-        return None
-    value = instruction.operands[0] if instruction.operands else ""
-    return int(value) if re.fullmatch(r"\d+", value) else None
-
-
 def walk(program: Program, *, stated_trips: Mapping[str, int]) -> Iterator[Executed]:
     """Yield every instruction that is executed, with the loops around it.
 
-    Loops and calls are entered, fusions are not. A loop's condition is part of it.
+    Loops and calls are entered, fusions are not. A loop's condition is part of it,
+    unless the text knows the number of iterations: then nothing evaluates it.
 
     Args:
         program: The program.
@@ -325,7 +332,8 @@ def _walk(
         yield Executed(instruction, computation, loops)
         if instruction.opcode == "while":
             loop = _loop(program, instruction, stated)
-            for part in ("body", "condition"):
+            known = "known_trip_count" in instruction.attributes
+            for part in ("body",) if known else ("body", "condition"):
                 inside = _attribute(instruction, part)
                 yield from _walk(program, inside, (*loops, loop), stated)
         elif instruction.opcode == "conditional":

@@ -1,7 +1,7 @@
 """Kernels of a compiled program: bytes that each moves, operations that it makes.
 
-Counted from shapes, as XLA's own cost analysis does: a kernel reads each operand once and
-writes its result once; of an array that it only slices, it reads the slices, and an
+Counted from shapes, as XLA's own cost analysis does: a kernel reads each operand once
+and writes its result once; of an array that it only slices, it reads the slices, and an
 update in place moves the update. Arrays in a TPU's vector memory move no bytes.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.compiled.text import (
 
 # Names for what is there already, control flow whose body is counted, and the second
 # half of an asynchronous pair.
-_NO_KERNEL = [
+_NO_KERNEL = {
     "add-dependency",
     "after-all",
     "bitcast",
@@ -36,23 +36,24 @@ _NO_KERNEL = [
     "replica-id",
     "tuple",
     "while",
-]
+}
 _NO_KERNEL_TARGETS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
 
-_NO_OPERATIONS = (
-    *_NO_KERNEL,
-    *["broadcast", "concatenate", "convert", "copy", "custom-call", "dynamic-slice"],
-    *[
-        "dynamic-update-slice",
-        "fusion",
-        "gather",
-        "pad",
-        "reshape",
-        "reverse",
-        "slice",
-        "transpose",
-    ],
-)
+# What only moves numbers.
+_NO_OPERATIONS = _NO_KERNEL | {
+    "broadcast",
+    "concatenate",
+    "convert",
+    "copy",
+    "dynamic-slice",
+    "dynamic-update-slice",
+    "gather",
+    "pad",
+    "reshape",
+    "reverse",
+    "slice",
+    "transpose",
+}
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 # The layout of an array in a TPU's vector memory (1), or in its scalar memory (6).
@@ -170,11 +171,8 @@ def _result(collective: Instruction) -> tuple[ArrayShape, ...]:
 def work_of(program: Program, instruction: Instruction) -> Work:
     """Return the work of a kernel."""
     if instruction.opcode == "fusion" and instruction.called:
-        body = program.computations[instruction.called]
-        work = Work(_fused_bytes(program, instruction, body))
-        for inner in body:
-            work += _operations(program, inner)
-        return work
+        nbytes = _fused_bytes(program, instruction, instruction.called)
+        return Work(nbytes) + _operations(program, instruction)
     return Work(_plain_bytes(program, instruction)) + _operations(program, instruction)
 
 
@@ -193,21 +191,17 @@ def _plain_bytes(program: Program, instruction: Instruction) -> int:
     return _bytes(instruction.shapes) + sum(_bytes(o.shapes) for o in operands)
 
 
-def _fused_bytes(
-    program: Program, fusion: Instruction, body: tuple[Instruction, ...]
-) -> int:
+def _fused_bytes(program: Program, fusion: Instruction, computation: str) -> int:
+    body, root = program.computations[computation], program.root_of(computation)
     users: dict[str, list[Instruction]] = {}
     for inner in body:
         for operand in inner.operands:
             users.setdefault(operand, []).append(inner)
-    parameters = [i for i in body if i.opcode == "parameter"]
     total = 0
-    for parameter in parameters:
-        outside = fusion.operands[int(parameter.operands[0])]
-        shapes = program.instructions[outside].shapes
-        if _bytes(shapes):
-            total += _read(parameter, users)
-    root = program.root_of(body_name) if (body_name := fusion.called) else body[-1]
+    for inner in body:
+        if inner.opcode == "parameter":
+            operand = program.instructions[fusion.operands[int(inner.operands[0])]]
+            total += _read(inner, users) if _bytes(operand.shapes) else 0
     named = {inner.name: inner for inner in body}
     results = [named[o] for o in root.operands] if root.opcode == "tuple" else [root]
     for result, shape in zip(results, fusion.shapes, strict=False):
@@ -250,7 +244,7 @@ def _operations(program: Program, instruction: Instruction) -> Work:
         if '"operand_precision":["HIGHEST"' in instruction.attributes:
             return Work(full_matrix=operations)
         return Work(matrix=operations)
-    if opcode == "fusion" and instruction.called:  # a fusion may hold another
+    if opcode == "fusion" and instruction.called:
         work = Work()
         for inner in program.computations[instruction.called]:
             work += _operations(program, inner)
@@ -265,7 +259,7 @@ def _operations(program: Program, instruction: Instruction) -> Work:
 
 
 def _matrix_operations(program: Program, instruction: Instruction) -> int:
-    """Return multiplications and additions of a product or convolution; 0 for others."""
+    """Return multiplications and additions of a product or convolution, else 0."""
     operands = program.operands_of(instruction)
     if len(operands) < 2:
         return 0
