@@ -144,7 +144,10 @@ def test_iterations_are_known_bounded_or_stated(program):
     assert trips_of(unknown, loop) == (32, "exactly")
     named = {
         step.loops[-1]
-        for step in walk(program, stated_trips={"_iterate": 3, "rollout": 5})
+        for step in walk(
+            program,
+            stated_trips={"_iterate": (3, "as stated"), "rollout": (5, "as stated")},
+        )
         if step.loops
     }
     assert {(loop.name, loop.trips, loop.counted) for loop in named} == {

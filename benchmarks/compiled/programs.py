@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import trpo_jax
-from benchmarks.compiled.targets import Target, devices_of
+from benchmarks.compiled.targets import REJAX, Target, devices_of
 from benchmarks.peers.__main__ import ENVIRONMENTS, HERE, python_of
 from trpo_jax.environments import MaskedObservation, TimeStep, make_environment
 
@@ -86,8 +86,6 @@ class Masked:
         return MaskedObservation(observation, jnp.ones(2, bool))
 
 
-REJAX = "rejax's PPO, 4 epochs of 4 minibatches"
-SWEEP = "sweep, feed-forward"
 _PLAIN = (("env", "CartPole-v1"),)
 POLICIES: dict[str, tuple[tuple[str, Any], ...]] = {
     "feed-forward": _PLAIN,
@@ -106,7 +104,7 @@ POLICIES: dict[str, tuple[tuple[str, Any], ...]] = {
     "gSDE": (("env", "Pendulum-v1"), ("action_distribution", "gsde")),
 }
 _SMALL, _LARGE = (1024, 32), (4096, 128)
-_SWEEP = Case(SWEEP, 8, 128, num_agents=1024, fields=_PLAIN)
+_SWEEP = Case("sweep, feed-forward", 8, 128, num_agents=1024, fields=_PLAIN)
 
 
 def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
@@ -119,21 +117,20 @@ def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
     by_policy = [Case(name, *_SMALL, fields=f) for name, f in POLICIES.items()]
     large = [Case(name, *_LARGE, fields=f) for name, f in POLICIES.items()]
     growing = [
-        Case("feed-forward", *size, fields=_PLAIN, per_device=True)
-        for size in (_SMALL, _LARGE)
+        Case("feed-forward", num_envs, 32, fields=_PLAIN, per_device=True)
+        for num_envs in (1024, 16_384)
     ]
     one = [Case(REJAX, *size) for size in (_SMALL, _LARGE)]
     targets = list(targets)
     ends = [t for t in targets if t.devices in (1, 8, 256)]
     between = [t for t in targets if t not in ends]
     alone = [t for t in targets if t.devices == 1]
-    several = [t for t in targets if t.devices > 1]
     whole = [t for t in targets if t.name != "v5e-64"]
     stages = [
         (by_policy, ends),
         (one, alone),
         ([large[0], _SWEEP], whole),
-        (growing, several),
+        (growing, targets),
         (large[1:], ends),
         (by_policy, [t for t in between if t in whole]),
     ]

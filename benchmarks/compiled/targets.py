@@ -10,6 +10,9 @@ import os
 import pathlib
 from typing import Any, Literal
 
+REJAX = "rejax's PPO, 4 epochs of 4 minibatches"
+"""Name of the program of a peer, which is compiled for one device."""
+
 _DATA_SHEET = pathlib.Path(__file__).parent / "h100.txtpb"
 
 

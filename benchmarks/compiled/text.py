@@ -99,7 +99,8 @@ class Loop:
     Attributes:
         name: Functions of the source around it, the outermost first.
         trips: Iterations that are counted.
-        counted: "exactly"; "at most", where the loop may end earlier; "as stated".
+        counted: "exactly"; "at most", where the loop may end earlier; "as stated"; or
+            "assumed", where nothing is known and one iteration is counted.
     """
 
     name: str
@@ -279,7 +280,7 @@ def trips_of(program: Program, loop: Instruction) -> tuple[int, str]:
             if instruction is root:
                 root = program.root_of(instruction.called)
     if not bounds:
-        return 1, "as stated"
+        return 1, "assumed"
     return max(bounds), "exactly" if root.opcode == "compare" else "at most"
 
 
@@ -308,7 +309,9 @@ def _attribute(instruction: Instruction, name: str) -> str:
     return found.group(1) if found else ""
 
 
-def walk(program: Program, *, stated_trips: Mapping[str, int]) -> Iterator[Executed]:
+def walk(
+    program: Program, *, stated_trips: Mapping[str, tuple[int, str]]
+) -> Iterator[Executed]:
     """Yield every instruction that is executed, with the loops around it.
 
     Loops and calls are entered, fusions are not. A loop's condition is part of it,
@@ -316,8 +319,8 @@ def walk(program: Program, *, stated_trips: Mapping[str, int]) -> Iterator[Execu
 
     Args:
         program: The program.
-        stated_trips: Iterations to count in place of the most, by the name of the
-            innermost function of a loop whose end depends on data.
+        stated_trips: Iterations of loops whose end depends on data, with how they are
+            counted, by the name of the innermost function.
     """
     yield from _walk(program, program.entry, (), stated_trips)
 
@@ -326,7 +329,7 @@ def _walk(
     program: Program,
     computation: str,
     loops: tuple[Loop, ...],
-    stated: Mapping[str, int],
+    stated: Mapping[str, tuple[int, str]],
 ) -> Iterator[Executed]:
     for instruction in program.computations[computation]:
         yield Executed(instruction, computation, loops)
@@ -358,11 +361,13 @@ def _branches(instruction: Instruction) -> list[str]:
     ]
 
 
-def _loop(program: Program, loop: Instruction, stated: Mapping[str, int]) -> Loop:
+def _loop(
+    program: Program, loop: Instruction, stated: Mapping[str, tuple[int, str]]
+) -> Loop:
     trips, counted = trips_of(program, loop)
     functions = [function.split(".")[-1] for function in program.source_of(loop)]
     if functions and counted != "exactly" and functions[0] in stated:
-        trips, counted = stated[functions[0]], "as stated"
+        trips, counted = stated[functions[0]]
     return Loop(_loop_name(functions) or loop.name, trips, counted)
 
 
