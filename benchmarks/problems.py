@@ -118,8 +118,10 @@ def solve_program(
     """Compile conjugate gradient up to a number of iterations or a tolerance."""
 
     def solve(theta: Any, gradient: Any, batch: trust_region.Batch) -> Any:
-        of_update = problem.of_update()._replace(batch=batch)
-        fisher = of_update.fisher(theta, stride=stride, operator_fn=OPERATORS[operator])
+        of_update = problem.of_update()._replace(
+            batch=batch, fisher_batch=every(batch, stride)
+        )
+        fisher = of_update.fisher(theta, operator_fn=OPERATORS[operator])
         return trust_region.conjugate_gradient(
             trust_region.damped(fisher, 0.1),
             gradient,
@@ -147,7 +149,7 @@ def update_program(problem: Problem, **settings: Any) -> Program:
     """Compile a whole policy update, with the defaults of a run of this size."""
     sizes = resolve_sizes(problem.config)
     defaults = {
-        "fisher_stride": sizes.fisher_stride,
+        "fisher_batch": every(problem.batch, sizes.fisher_stride),
         "micro_batch_size": sizes.micro_batch_size,
     }
     update = functools.partial(
@@ -156,6 +158,11 @@ def update_program(problem: Problem, **settings: Any) -> Program:
         **(defaults | settings),
     )
     return compile_program(update, problem.params, problem.batch)
+
+
+def every(batch: Any, stride: int) -> Any:
+    """Return every `stride`-th row."""
+    return jax.tree.map(lambda leaf: leaf[::stride], batch)
 
 
 def num_parameters(problem: Problem) -> int:

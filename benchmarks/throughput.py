@@ -26,6 +26,7 @@ from benchmarks.harness import (
 from benchmarks.problems import (
     Problem,
     candidate_program,
+    every,
     gradient_program,
     solve_program,
     update_program,
@@ -125,7 +126,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
             critic.apply,
             state.critic_params,
             Regression(observations, targets),
-            stride=sizes.critic_stride,
+            fisher_batch=every(Regression(observations, targets), sizes.critic_stride),
             micro_batch_size=sizes.micro_batch_size,
         )
 
@@ -153,9 +154,7 @@ def parts(config: trpo_jax.TRPOConfig, state: Any) -> dict[str, Program]:
             tolerance=config.cg_tolerance,
         ),
         "line search, one candidate": candidate_program(problem, rows),
-        "policy update, whole": update_program(
-            problem, fisher_stride=stride, micro_batch_size=rows
-        ),
+        "policy update, whole": update_program(problem, micro_batch_size=rows),
         "critic": compile_program(fit, state, batch.observations, targets),
     }
 

@@ -49,6 +49,8 @@ class _Options(TRPOConfig):
     """Id of an environment of gymnax, or of another suite, such as brax/ant."""
     total_timesteps: int = TRPOConfig.total_timesteps
     """Environment steps to train for, rounded up to whole rollouts."""
+    devices: int | None = None
+    """Devices to train on; None for as many of all as divide seeds and environments."""
     policy: conf.Suppress[None] = None
     critic: conf.Suppress[None] = None
     max_kl_schedule: _Schedule = TRPOConfig.max_kl_schedule

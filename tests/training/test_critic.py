@@ -91,6 +91,25 @@ def test_a_fit_that_overflows_is_given_up_whole(problem, bad):
     assert not np.isfinite(loss)
 
 
+def test_each_minibatch_has_one_of_each_neighbours():
+    """So that none of them crosses from one device to another."""
+    seen = []
+
+    def spy(params, observations):
+        jax.debug.callback(lambda rows: seen.append(sorted(rows)), observations)
+        return params * observations
+
+    rows = jnp.arange(24.0)
+    problem = (jnp.zeros(()), rows, rows)
+    fit(problem, optax.sgd(0.0), spy, epochs=1, num_minibatches=4)
+    jax.effects_barrier()
+    minibatches = [rows for rows in seen if len(rows) == 6]
+    assert sorted(row for rows in minibatches[-4:] for row in rows) == [*range(24)]
+    for rows in minibatches:
+        assert [int(row) // 4 for row in rows] == [*range(6)]
+    assert any(np.ptp(np.asarray(rows) % 4) for rows in minibatches)
+
+
 def test_order_is_the_keys(problem):
     counts = {"epochs": 1, "num_minibatches": 12}
     fits = [fit(problem, optax.adam(0.1), seed=seed, **counts) for seed in (0, 0, 1)]
@@ -138,9 +157,12 @@ def mlp(params, observations):
     return hidden @ params["output"]
 
 
-def gauss_newton(params, observations, targets, value_fn=mlp, **options):
+def gauss_newton(params, observations, targets, value_fn=mlp, stride=1, **options):
     batch = Regression(observations, targets)
-    return fit_critic_in_trust_region(value_fn, params, batch, **options)
+    some = jax.tree.map(lambda leaf: leaf[::stride], batch)
+    return fit_critic_in_trust_region(
+        value_fn, params, batch, fisher_batch=some, **options
+    )
 
 
 STATIC = ("value_fn", "cg_iterations", "stride", "micro_batch_size")

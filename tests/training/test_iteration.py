@@ -477,11 +477,10 @@ def test_continuous_actions_train():
 
 CRITIC_SETTINGS = {
     "trust_region": (
-        {"critic_cg_iterations": 4, "critic_stride": 5},
+        {"critic_cg_iterations": 4, "critic_stride": 2},
         {
             "cg_iterations": 4,
             "cg_tolerance": 1e-4,
-            "stride": 5,
             "micro_batch_size": 5,
         },
     ),
@@ -516,11 +515,16 @@ def test_every_setting_reaches_its_part(fit):
         passed["critic"] = seen[FIT_FUNCTIONS[fit]][1]
 
     jax.eval_shape(record, before)
-    static = passed["critic"].keys() - {"max_kl", "damping"}
+    static = passed["critic"].keys() - {"max_kl", "damping", "fisher_batch"}
     assert {name: passed["critic"][name] for name in static} == expected
     update = passed["update"]
-    for name in ("cg_iterations", "cg_tolerance", "fisher_stride", "max_backtracks"):
+    for name in ("cg_iterations", "cg_tolerance", "max_backtracks"):
         assert update[name] == getattr(config, name)
+    steps, num_envs = config.rollout_length, config.num_envs
+    assert update["fisher_batch"].log_probs.shape == (num_envs * (steps // 3),)
+    if fit == "trust_region":
+        thinned = passed["critic"]["fisher_batch"].targets
+        assert thinned.shape == (num_envs * (steps // 2),)
     assert (update["backtrack_factor"], update["line_search_width"]) == (0.7, 2)
     assert update["micro_batch_size"] == 5
     assert update["step_size_curvature_fn"].__name__ == "damped_curvature"

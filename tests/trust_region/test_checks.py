@@ -60,7 +60,8 @@ def update(policy_fn=policies.categorical, params=PARAMS, batch=BATCH, **options
         ({"damping": jnp.ones(2)}, r"damping is an array float32\[2\]; write one"),
         ({"cg_iterations": "3"}, "iterations is the str '3'"),
         ({"entropy_coefficient": [0.0]}, "entropy_coefficient is a list"),
-        ({"fisher_stride": 1.5}, "fisher_stride is the float 1.5; write a whole"),
+        ({"fisher_batch": tuple(BATCH)}, r"batch is a tuple .*write .*Batch\("),
+        ({"cg_iterations": 1.5}, "iterations is the float 1.5; write a whole"),
         ({"micro_batch_size": "all"}, "size is the str 'all'; write a whole"),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_module_is_updated_by_the_apply_of_its_network(module):
 @pytest.mark.parametrize("two", [2, 2.0, np.int64(2), np.array(2), jnp.int32(2)])
 def test_counts_are_whole_numbers_of_any_type(two):
     assert type(whole("count", two)) is int
-    counts = ("fisher_stride", "micro_batch_size", "max_backtracks")
+    counts = ("cg_iterations", "micro_batch_size", "max_backtracks")
     jax.eval_shape(lambda: update(**dict.fromkeys(counts, two), line_search_width=two))
 
 
@@ -118,7 +119,7 @@ def test_an_update_promotes_no_types():
     """JAX's switch against promotions raises no false alarm."""
 
     def summed(params):
-        new, info = update(params=params, fisher_stride=2, micro_batch_size=4)
+        new, info = update(params=params, fisher_batch=BATCH, micro_batch_size=4)
         return optax.tree.norm(new) + info.kl
 
     with jax.numpy_dtype_promotion("strict"):

@@ -156,8 +156,9 @@ def test_more_groups_than_rows_are_refused(float64):
         UsageError, match=r"14 groups .* above the 13 rows .*write fewer"
     ):
         update(policy_fn, params, batch, 14)
+    half = jax.tree.map(lambda leaf: leaf[::2], batch)
     with pytest.raises(UsageError, match=r"8 groups .* above the 7 rows"):
-        update(policy_fn, params, batch, 8, fisher_stride=2)
+        update(policy_fn, params, batch, 8, fisher_batch=half)
     with pytest.raises(UsageError, match="groups=0 is not positive"):
         score_preconditioner(policy_fn, params, batch, groups=0, damping=0.1)
     with pytest.raises(UsageError, match="preconditioner_groups=-1 is negative"):

@@ -21,6 +21,7 @@ from trpo_jax.policies.acting import (
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.placement import replicate, split_episodes
 from trpo_jax.training.seeds import over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 from trpo_jax.trust_region.checks import whole
@@ -172,7 +173,9 @@ def _evaluate(
             return step_episodes(config, state, key, episodes, actions)
 
         start = start_episodes(config, reset_key, num_episodes)
+        start = split_episodes(config, start, num_episodes)
         episodes = jax.lax.while_loop(unfinished, step, start)
         return episodes.returns, episodes.ended
 
-    return over_seeds(config, play)(state, run_keys(config, key))
+    returns = over_seeds(config, play)(state, run_keys(config, key))
+    return replicate(config, returns)

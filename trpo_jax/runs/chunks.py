@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
+from trpo_jax.training.placement import place, replicate
 from trpo_jax.training.seeds import init_seeds, over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 
@@ -161,7 +162,10 @@ def _run_updates(
     records = jax.tree.map(
         lambda leaf: jnp.zeros((CAPACITY, *leaf.shape), leaf.dtype), metrics_type
     )
-    return jax.lax.fori_loop(0, count, body, (state, records))
+    state, records = jax.lax.fori_loop(0, count, body, (state, records))
+    # Loops of both kinds of program start from, and end in, the same placement.
+    state = place(config, state, num_seeds=config.num_seeds)
+    return state, replicate(config, records)
 
 
 def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:

@@ -20,9 +20,10 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
     A Python object (a network, a schedule, your own environment) becomes
     {"python": its description}, from which it cannot be made again. Two of these are
     compared by their descriptions, so functions by their names only. Fields that the
-    critic's fit ignores are left out: their defaults may change.
+    critic's fit ignores are left out: their defaults may change. So are the devices: a
+    run may go on where there are others.
     """
-    ignored = [
+    ignored = ["devices"] + [
         name
         for fit, names in FIELDS_OF_FITS.items()
         if fit != config.critic_fit

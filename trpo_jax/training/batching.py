@@ -1,8 +1,10 @@
 """Rows of a rollout: single steps or, for a network with a memory, whole sequences.
 
-A rollout [T, B, …] becomes *rows*, which can be shuffled, subsampled and cut into
-micro-batches: T·B steps, or B sequences of T steps. Both kinds of network have the same
-methods, so that training need not know which one it trains.
+A rollout [T, B, …] becomes *rows*, which can be subsampled and cut into minibatches and
+micro-batches: B·T steps, or B sequences of T steps. Rows are environment-major: where
+environments are split over devices, so are their rows, and none has to be moved. Both
+kinds of network have the same methods, so that training need not know which one it
+trains.
 """
 
 from collections.abc import Callable
@@ -30,18 +32,35 @@ class FlatNetwork(NamedTuple):
     def rows(
         self, memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
     ) -> PyTree:
-        """Return the observations [N, …] of N = T·B steps."""
+        """Return the observations [N, …] of N = B·T steps."""
         return self.to_rows(observations)
 
     def to_rows(self, leaves: PyTree) -> PyTree:
-        """[T, B, …] → [N, …]."""
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), leaves)
+        """[T, B, …] → [N, …], all steps of the first environment first."""
+        return merge_steps(leaves)
 
     def from_rows(self, leaves: PyTree, num_steps: int) -> PyTree:
         """[N, …] → [T, B, …]."""
-        return jax.tree.map(
-            lambda leaf: leaf.reshape(num_steps, -1, *leaf.shape[1:]), leaves
-        )
+        return split_steps(leaves, num_steps)
+
+    def subsample(self, rows: PyTree, stride: int, num_steps: int) -> PyTree:
+        """Return every `stride`-th step of each environment, from rows [B·T, …].
+
+        Environment b starts at step b mod `stride`: episodes of a fixed length may keep
+        all environments in step, and each of their states has to be sampled.
+        """
+        if stride == 1:
+            return rows
+        num_envs = jax.tree.leaves(rows)[0].shape[0] // num_steps
+        first = jnp.arange(num_envs)[:, None] % stride
+        taken = first + jnp.arange(0, num_steps - stride + 1, stride)
+
+        def take(leaf: Array) -> Array:
+            steps = leaf.reshape(num_envs, num_steps, *leaf.shape[1:])
+            chosen = jax.vmap(lambda steps, taken: steps[taken])(steps, taken)
+            return chosen.reshape(-1, *leaf.shape[1:])
+
+        return jax.tree.map(take, rows)
 
     def init(self, key: Key[Array, ""], rows: PyTree) -> PyTree:
         """Return parameters; consumes `key`."""
@@ -83,11 +102,15 @@ class SequenceNetwork(NamedTuple):
 
     def to_rows(self, leaves: PyTree) -> PyTree:
         """[T, B, …] → [B, T, …]."""
-        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), leaves)
+        return _swapped(leaves)
 
     def from_rows(self, leaves: PyTree, num_steps: int) -> PyTree:
         """[B, T, …] → [T, B, …]."""
-        return self.to_rows(leaves)
+        return _swapped(leaves)
+
+    def subsample(self, rows: PyTree, stride: int, num_steps: int) -> PyTree:
+        """Return every `stride`-th sequence, from rows [B, T, …]."""
+        return jax.tree.map(lambda leaf: leaf[::stride], rows)
 
     def init(self, key: Key[Array, ""], rows: Sequences) -> PyTree:
         """Return parameters; consumes `key`."""
@@ -210,3 +233,21 @@ def reset_nonfinite_memory(network: BatchedNetwork, memory: PyTree) -> PyTree:
 def one_step(leaves: PyTree) -> PyTree:
     """[B, …] → [1, B, …]."""
     return jax.tree.map(lambda leaf: leaf[None], leaves)
+
+
+def merge_steps(leaves: PyTree) -> PyTree:
+    """[T, B, …] → [B·T, …], environment-major."""
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), _swapped(leaves)
+    )
+
+
+def split_steps(leaves: PyTree, num_steps: int) -> PyTree:
+    """[B·T, …] → [T, B, …], the inverse of `merge_steps`."""
+    return _swapped(
+        jax.tree.map(lambda leaf: leaf.reshape(-1, num_steps, *leaf.shape[1:]), leaves)
+    )
+
+
+def _swapped(leaves: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), leaves)

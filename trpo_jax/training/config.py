@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
@@ -16,6 +17,7 @@ from trpo_jax.training.config_checks import (
     PLAIN,
     check_counts,
     check_critic_fit,
+    check_devices,
     check_fractions,
     check_functions,
     check_static,
@@ -50,6 +52,10 @@ class TRPOConfig:
     """Seed of all randomness."""
     num_seeds: int = 1
     """Independent runs trained in parallel by one program."""
+    devices: int | Mesh | None = None
+    """Devices to train on: a number, or a mesh with the axes "agents" (which divides
+    num_seeds) and "environments" (which divides num_envs). None: as many of all devices
+    as divide them."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer, for policy and critic."""
@@ -102,9 +108,9 @@ class TRPOConfig:
     """Number of gradients, of groups of transitions, that precondition the solve; 0 for
     none. With 32, half as many products suffice where the progress line says "poor"."""
     fisher_stride: int | None = None
-    """Compute the Fisher information over every n-th state, n coprime with num_envs, or
-    over every n-th sequence if the policy has a memory. None: the largest such n up to
-    10 that leaves two hundred states; all sequences."""
+    """Compute the Fisher information over every n-th state of each environment, or over
+    every n-th sequence if the policy has a memory. None: the largest n up to 10 that
+    leaves two hundred states; all sequences."""
     micro_batch_size: int | None = None
     """Transitions that the policy update and the critic's values process at a time.
     None: 8,192 on a CPU, all on an accelerator; reduce it if memory runs out."""
@@ -170,6 +176,7 @@ class TRPOConfig:
         # Before any advice on fields that the fit would ignore.
         check_critic_fit(self)
         check_counts(self)
+        check_devices(self)
         check_fractions(self)
         check_functions(self)
         # Python's floats, so that equal configs share a program and a file.

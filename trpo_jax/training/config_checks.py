@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.networks import Network, StateDependentGaussianHead
@@ -22,7 +23,7 @@ from trpo_jax.trust_region.checks import whole
 WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
 
-PLAIN = (*WHOLE, float, bool)
+PLAIN = (*WHOLE, int | Mesh | None, float, bool)
 """Types of the fields that may be given as arrays."""
 
 MAX_ENV_STEPS = 2**31 - 1
@@ -112,8 +113,10 @@ def check_counts(config: Any) -> None:
             "of a rollout (num_envs × rollout_length), or its sequences (num_envs) "
             f"where the critic has a memory; write {' or '.join(map(str, nearest))}."
         )
-    rows = config.num_envs if config.policy_has_memory else batch
-    rows = -(-rows // (config.fisher_stride or 1))
+    stride = config.fisher_stride or 1
+    rows = config.num_envs * max(1, config.rollout_length // stride)
+    if config.policy_has_memory:
+        rows = -(-config.num_envs // stride)
     if config.preconditioner_groups > rows:
         raise UsageError(
             f"preconditioner_groups={config.preconditioner_groups} is above the {rows} "
@@ -124,20 +127,74 @@ def check_counts(config: Any) -> None:
         ("fisher_stride", config.policy_has_memory),
         ("critic_stride", config.critic_has_memory),
     ):
-        stride, num_envs = getattr(config, name), config.num_envs
-        if stride is None:
-            continue
-        if has_memory and stride > num_envs:
+        stride = getattr(config, name) or 1
+        if has_memory and stride > config.num_envs:
             raise UsageError(
-                f"{name}={stride} is above the {num_envs} sequences (num_envs) of a "
-                "network with a memory; write fewer, or None."
+                f"{name}={stride} is above the {config.num_envs} sequences (num_envs) "
+                f"of a network with a memory; write at most {config.num_envs}, or None."
             )
-        if not has_memory and (stride > batch or math.gcd(stride, num_envs) > 1):
+        if not has_memory and stride > config.rollout_length:
             raise UsageError(
-                f"{name}={stride} with num_envs={num_envs} would sample only some of "
-                f"the environments; write one of at most {batch} that shares no "
-                f"divisor with {num_envs}, as "
-                f"{largest_coprime(min(stride, batch), num_envs)}, or None."
+                f"{name}={stride} is above the {config.rollout_length} steps of each "
+                f"environment in a rollout (rollout_length); write at most "
+                f"{config.rollout_length}, or None."
+            )
+
+
+AGENTS, ENVIRONMENTS = "agents", "environments"
+"""Axes of a mesh of devices: independent runs, and the environments of each."""
+
+
+def mesh_shape(config: Any, num_devices: int) -> tuple[int, int]:
+    """Return how many devices split the agents, and the environments of each agent.
+
+    Agents are split first: they exchange nothing. Without `config.devices`, some of the
+    devices may be left over.
+    """
+    if isinstance(config.devices, Mesh):
+        sizes = dict(config.devices.shape)
+        return sizes.get(AGENTS, 1), sizes.get(ENVIRONMENTS, 1)
+    if config.devices is not None:
+        num_devices = config.devices
+    agents = math.gcd(config.num_seeds, num_devices)
+    return agents, math.gcd(config.num_envs, num_devices // agents)
+
+
+def check_devices(config: Any) -> None:
+    """Check that devices divide agents and environments.
+
+    How many there are is checked by `make_mesh`: `jax.distributed.initialize` must come
+    before the first question to JAX about its devices.
+    """
+    devices = config.devices
+    if devices is None:
+        return
+    if isinstance(devices, Mesh):
+        unknown = set(devices.axis_names) - {AGENTS, ENVIRONMENTS}
+        if unknown or not devices.axis_names:
+            raise UsageError(
+                f"devices is a mesh with the axes {devices.axis_names}; write one with "
+                f"'{ENVIRONMENTS}', as jax.make_mesh(({devices.size},), "
+                f"('{ENVIRONMENTS}',)), with '{AGENTS}', or with both."
+            )
+    elif isinstance(devices, bool) or not isinstance(devices, int):
+        raise UsageTypeError(
+            f"devices is {describe_type(devices)}; write a number of devices, a "
+            "jax.sharding.Mesh, or None for all."
+        )
+    else:
+        whole("devices", devices)
+    num_devices = devices.size if isinstance(devices, Mesh) else devices
+    agents, _ = mesh_shape(config, num_devices)
+    for name, size in (("num_seeds", agents), ("num_envs", num_devices // agents)):
+        count = getattr(config, name)
+        if count % size:
+            below = count // size * size
+            nearest = " or ".join(str(n) for n in (below, below + size) if n)
+            raise UsageError(
+                f"devices={devices!r}: {size} of them do not divide {name}={count}; "
+                f"write {name}={nearest}, or "
+                f"devices={num_devices // size * math.gcd(count, size)}."
             )
 
 
@@ -235,8 +292,3 @@ def _is_schedule(schedule: Any) -> bool:
     except TypeError:  # it takes other arguments, or does not return numbers
         return False
     return getattr(factor, "shape", None) == ()
-
-
-def largest_coprime(most: int, other: int) -> int:
-    """Return the largest number up to `most` that is coprime with `other`."""
-    return next(n for n in range(most, 0, -1) if math.gcd(n, other) == 1)

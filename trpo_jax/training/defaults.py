@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.config_checks import largest_coprime
 
 # The paper takes a tenth of the states (appendix C). On CartPole, Acrobot and Pendulum,
 # over 16 seeds, two hundred of a thousand states ended as well as all of them.
@@ -41,7 +40,7 @@ def resolve_sizes(config: TRPOConfig) -> Sizes:
     micro_batch_size = config.micro_batch_size
     epochs, minibatches = config.critic_epochs, config.critic_minibatches
     most = max(1, min(_MAX_STRIDE, config.batch_size // _MIN_FISHER_STATES))
-    stride = largest_coprime(most, config.num_envs)
+    stride = min(most, config.rollout_length)
     if micro_batch_size is None and jax.default_backend() == "cpu":
         micro_batch_size = _CPU_MICRO_BATCH
     if epochs is None:

@@ -283,7 +283,9 @@ def _update_policy(
         backtrack_factor=config.backtrack_factor,
         interpolate=config.line_search == "interpolation",
         line_search_width=config.line_search_width,
-        fisher_stride=sizes.fisher_stride,
+        fisher_batch=policy.subsample(
+            batch, sizes.fisher_stride, config.rollout_length
+        ),
         micro_batch_size=rows_per_micro_batch(
             rows, config.batch_size, sizes.micro_batch_size
         ),
@@ -308,15 +310,18 @@ def _fit_critic(
         state.critic_memory, judged.observations, judged.trajectory.start
     )
     if config.critic_fit == "trust_region":
+        batch = Regression(rows, critic.to_rows(targets))
         params, info = fit_critic_in_trust_region(
             lambda params, rows: critic.apply(params, rows)[1],
             state.critic_params,
-            Regression(rows, critic.to_rows(targets)),
+            batch,
             max_kl=scheduled.critic_max_kl,
             damping=scheduled.critic_damping,
             cg_iterations=config.critic_cg_iterations,
             cg_tolerance=config.cg_tolerance,
-            stride=sizes.critic_stride,
+            fisher_batch=critic.subsample(
+                batch, sizes.critic_stride, config.rollout_length
+            ),
             micro_batch_size=rows_per_micro_batch(
                 rows, config.batch_size, sizes.micro_batch_size
             ),
@@ -343,7 +348,7 @@ def _updated(
     """Return running statistics with those of a rollout; None if there are none."""
     if statistics is None:
         return None
-    return update_statistics(statistics, samples.reshape(-1, *samples.shape[2:]))
+    return update_statistics(statistics, samples)
 
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:

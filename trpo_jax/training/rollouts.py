@@ -168,14 +168,14 @@ def rollout(
         )
         return following, taken
 
-    # All keys in one draw: inside the scan each split would be a kernel of its own.
-    num_envs = state.episode_length.shape[0]
-    keys = jax.random.split(key, (num_steps, num_envs + 1))
+    # All keys before the scan, inside which each split would be a kernel of its own.
+    # Those of the environments are an array of their own, split over devices like them.
+    action_key, env_key = jax.random.split(key)
+    env_keys = jax.random.split(env_key, (num_steps, state.episode_length.shape[0]))
     steps = jnp.arange(num_steps)
-    # Two static slices first: JAX's checker of key reuse takes a gather from all keys,
-    # beside another slice of them, for a second use.
-    action_keys = keys[:, 0][steps // noise_period * noise_period]
-    return jax.lax.scan(advance, state, (action_keys, keys[:, 1:]))
+    action_keys = jax.random.split(action_key, num_steps)
+    action_keys = action_keys[steps // noise_period * noise_period]
+    return jax.lax.scan(advance, state, (action_keys, env_keys))
 
 
 def as_taken(action: Num[Array, "B ..."]) -> Num[Array, "B ..."]:

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.placement import over_agents, state_shardings
 from trpo_jax.training.state import TrainState, init
 
 
@@ -20,7 +21,7 @@ def run_keys(config: TRPOConfig, key: KeyLike | None = None) -> jax.Array:
 
 def over_seeds(config: TRPOConfig, fn: Callable) -> Callable:
     """Return `fn`, mapped over a leading axis [num_seeds] if there are several."""
-    return jax.vmap(fn) if config.num_seeds > 1 else fn
+    return over_agents(config, fn) if config.num_seeds > 1 else fn
 
 
 def init_seeds(config: TRPOConfig, keys: jax.Array) -> TrainState:
@@ -29,7 +30,7 @@ def init_seeds(config: TRPOConfig, keys: jax.Array) -> TrainState:
 
 
 def state_type(config: TRPOConfig) -> PyTree:
-    """Return shapes and dtypes of the state of `config`, without compiling.
+    """Return shapes, dtypes and devices of the state of `config`, without compiling.
 
     With several seeds, shapes have a leading axis [num_seeds].
 
@@ -40,4 +41,10 @@ def state_type(config: TRPOConfig) -> PyTree:
     # Through `jit` for its cache of traces, which also knows JAX's own settings (x64,
     # key implementation): under others, the types are others.
     jitted = jit_with_options(init_seeds, config, env_steps=0)
-    return jax.eval_shape(jitted, keys)
+    state = jax.eval_shape(jitted, keys)
+    shardings = state_shardings(config, state, num_seeds=config.num_seeds)
+    if shardings is None:
+        return state
+    return jax.tree.map(
+        lambda leaf, sharding: leaf.update(sharding=sharding), state, shardings
+    )

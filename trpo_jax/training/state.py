@@ -18,6 +18,7 @@ from trpo_jax.training.config_checks import MAX_ENV_STEPS
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.origin import Origin
+from trpo_jax.training.placement import place
 from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -127,7 +128,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
     observation_statistics = init_statistics(environment.observation_shape)
-    return TrainState(
+    state = TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
@@ -142,6 +143,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         key=key,
         origin=Origin.of(config),
     )
+    return place(config, state)
 
 
 def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """Running mean and variance, for normalising observations and returns."""
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -39,24 +40,25 @@ def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
 
 
 def update_statistics(
-    statistics: RunningStatistics, samples: Float[Array, "N *S"]
+    statistics: RunningStatistics, samples: Float[Array, "*N"]
 ) -> RunningStatistics:
-    """Return the statistics with N more samples.
+    """Return the statistics with more samples.
 
     A batch with a NaN or an infinity is skipped: one bad reward must not spoil the
     statistics for the rest of a run.
 
     Args:
         statistics: The moments so far.
-        samples: N samples, float[N, …].
+        samples: Samples of the shape *S of the mean, float[..., *S].
 
     Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """
-    added = jnp.float32(samples.shape[0])
+    axes = tuple(range(samples.ndim - statistics.mean.ndim))
+    added = jnp.float32(math.prod(samples.shape[: len(axes)]))
     # Two passes over the batch, then one merge: a running sum of squares would lose all
     # digits where the mean is large.
-    mean = jnp.mean(samples, axis=0)
-    sum_sq = jnp.sum((samples - mean) ** 2, axis=0)
+    mean = jnp.mean(samples, axis=axes)
+    sum_sq = jnp.sum((samples - mean) ** 2, axis=axes)
     count = statistics.num_samples + added
     shift = mean - statistics.mean
     merged = RunningStatistics(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from trpo_jax.networks import Observation
-from trpo_jax.training.batching import one_step
+from trpo_jax.training.batching import merge_steps, one_step, split_steps
 from trpo_jax.training.rollouts import Trajectory
 
 # (memory [B, …], observations [T, B, …], starts bool[T, B]) ↦ (memory after each step
@@ -43,14 +43,11 @@ def values_and_next(
     following = jnp.concatenate([values[1:], last])
 
     def value_final_observations() -> Float[Array, "T B"]:
-        # Each continues its own episode by one step: T·B sequences of length one.
-        memory, observations = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
-            (memories, trajectory.final_observation),
-        )
+        # Each continues its own episode by one step: B·T sequences of length one.
+        memory, observations = merge_steps((memories, trajectory.final_observation))
         starts = jnp.zeros((1, values.size), bool)
         _, at_limits = value_fn(memory, one_step(observations), starts)
-        return at_limits.reshape(values.shape)
+        return split_steps(at_limits[0], len(values))
 
     # A condition, not a `where`: most rollouts of most environments truncate nothing,
     # and the critic's pass over the final observations is half of its work here.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from trpo_jax.trust_region.checks import whole
 
@@ -13,13 +13,16 @@ from trpo_jax.trust_region.checks import whole
 class MicroBatches(NamedTuple):
     """N rows, split into `count` micro-batches of equal size and a remainder.
 
+    A micro-batch takes every `count`-th row: where rows are split over devices, each
+    device has its equal part of every micro-batch, and no row is moved.
+
     Results computed from micro-batches stay split in the same way. So nothing has to
     know which leaves have one entry per row and which are shared by all rows, such as
     one σ for all states: every micro-batch has its own copy of these.
 
     Attributes:
         equal: Leaves [count, size, …]; None if all rows are taken at once.
-        rest: Leaves [rest, …]; None if the size divides N.
+        rest: Leaves [rest, …], the last rows; None if `count` divides N.
     """
 
     equal: PyTree
@@ -29,7 +32,10 @@ class MicroBatches(NamedTuple):
         """Return leaves [N, …], in the order of the rows; each leaf must have rows."""
         if self.equal is None:
             return self.rest
-        equal = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.equal)
+        equal = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]),
+            self.equal,
+        )
         if self.rest is None:
             return equal
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), equal, self.rest)
@@ -40,7 +46,7 @@ def split_rows(rows: PyTree, size: int | None) -> MicroBatches:
 
     Args:
         rows: A pytree of arrays [N, …].
-        size: Rows of a micro-batch; None for all N.
+        size: Rows of a micro-batch at most; None for all N.
 
     Returns:
         The same rows as `MicroBatches`.
@@ -53,13 +59,16 @@ def split_rows(rows: PyTree, size: int | None) -> MicroBatches:
     num_rows = jax.tree.leaves(rows)[0].shape[0]
     if size is None or size >= num_rows:
         return MicroBatches(None, rows)
-    count, rest = divmod(num_rows, size)
+    count = -(-num_rows // size)
+    size, rest = divmod(num_rows, count)
+
+    def interleave(leaf: Array) -> Array:
+        equal = leaf[: size * count].reshape(size, count, *leaf.shape[1:])
+        return jnp.swapaxes(equal, 0, 1)
+
     return MicroBatches(
-        jax.tree.map(
-            lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]),
-            rows,
-        ),
-        jax.tree.map(lambda leaf: leaf[count * size :], rows) if rest else None,
+        jax.tree.map(interleave, rows),
+        jax.tree.map(lambda leaf: leaf[size * count :], rows) if rest else None,
     )
 
 

@@ -32,9 +32,6 @@ from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 from trpo_jax.trust_region.preconditioner import score_preconditioner
 
-# Rows of a tile of a matrix unit, and of a subsample that is cut to whole tiles.
-_TILE, _LARGE_SUBSAMPLE = 128, 1024
-
 # (distribution of the policy in the batch's states, batch) ↦ a mean over the batch.
 ObjectiveFn = Callable[[Any, Any], Float[Array, ""]]
 
@@ -87,6 +84,8 @@ class Problem(NamedTuple):
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         objective_fn: (distribution of the policy, batch) ↦ L, a mean over the batch.
         batch: A `Batch`, or another named tuple of rows [N, …] with `observations`.
+        fisher_batch: The rows over which F is computed, such as a subsample of `batch`;
+            None for `batch`. F is the same matrix in every product of a solve.
         params_of: θ ↦ params, linear: θ may be one vector, see `flatten`.
         micro_batch_size: Rows processed at a time, None for all. It bounds the memory,
             and changes results to rounding only.
@@ -95,6 +94,7 @@ class Problem(NamedTuple):
     policy_fn: PolicyFn
     objective_fn: ObjectiveFn
     batch: Any
+    fisher_batch: Any = None
     params_of: Callable[[PyTree], PyTree] = lambda theta: theta
     micro_batch_size: int | None = None
 
@@ -121,19 +121,15 @@ class Problem(NamedTuple):
         self,
         theta: PyTree,
         *,
-        stride: int = 1,
         operator_fn: OperatorFn = gauss_newton_vector_product,
     ) -> MatVec:
-        """Return v ↦ F v at θ_old, over every `stride`-th row of the batch.
+        """Return v ↦ F v at θ_old, over the rows of `fisher_batch`.
 
         Args:
             theta: θ_old.
-            stride: Step of the subsample, which is taken once: F is the same matrix in
-                every product of a solve. If it is above 1 and takes more than 1,024
-                rows, those beyond a multiple of 128 are left out.
             operator_fn: See `OperatorFn`.
         """
-        states = self._every(stride).observations
+        states = self._fisher_rows.observations
         micro_batches = self._split(states)
         # Operators get params, not θ, because their curvature may be structured by
         # layers. The transpose of the linear map θ ↦ params leads back.
@@ -160,7 +156,6 @@ class Problem(NamedTuple):
         *,
         groups: int,
         damping: Float[Array, ""] | float,
-        stride: int = 1,
     ) -> MatVec | None:
         """Return r ↦ P⁻¹ r for the solve with `fisher`, None if there are no groups.
 
@@ -168,14 +163,13 @@ class Problem(NamedTuple):
             theta: θ_old.
             groups: Gradients that it is made of, see `score_preconditioner`.
             damping: λ ≥ 0 of the solve.
-            stride: That of `fisher`: the same rows are taken.
         """
         if not groups:
             return None
         return score_preconditioner(
             self._policy,
             theta,
-            self._every(stride),
+            self._fisher_rows,
             groups=groups,
             damping=damping,
         )
@@ -201,14 +195,9 @@ class Problem(NamedTuple):
         finite = jnp.isfinite(distance) & old.finite
         return Candidate(value, kl, finite, (kl_max, entropy))
 
-    def _every(self, stride: int) -> Any:
-        """Return every `stride`-th row of the batch; of many, whole tiles."""
-        rows = jax.tree.leaves(self.batch)[0].shape[0]
-        taken = range(0, rows, stride)
-        if stride > 1 and len(taken) > _LARGE_SUBSAMPLE:
-            # A matrix unit works in tiles: XLA would pad the rows in each product.
-            taken = taken[: len(taken) // _TILE * _TILE]
-        return jax.tree.map(lambda leaf: leaf[: taken.stop : stride], self.batch)
+    @property
+    def _fisher_rows(self) -> Any:
+        return self.batch if self.fisher_batch is None else self.fisher_batch
 
     def _policy(self, theta: PyTree, observations: PyTree) -> Distribution:
         return self.policy_fn(self.params_of(theta), observations)

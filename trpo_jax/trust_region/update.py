@@ -48,7 +48,7 @@ def trust_region_update(
     backtrack_factor: float = 0.5,
     interpolate: bool = True,
     line_search_width: int = 1,
-    fisher_stride: int = 1,
+    fisher_batch: Batch | None = None,
     micro_batch_size: int | None = None,
     operator_fn: OperatorFn = gauss_newton_vector_product,
     step_size_curvature_fn: CurvatureFn = undamped_curvature,
@@ -82,9 +82,8 @@ def trust_region_update(
         backtrack_factor: Ratio of each fraction to the one before.
         interpolate: Whether the line search uses the KL of a candidate to land near δ.
         line_search_width: Candidates evaluated at once, see `line_search`.
-        fisher_stride: The Fisher information is computed over every `fisher_stride`-th
-            row of the batch; gradient, KL and line search use all rows. Choose a stride
-            that does not follow a pattern in the batch. See `Problem.fisher`.
+        fisher_batch: Transitions over which the Fisher information is computed, such as
+            a tenth of `batch`, None for all; gradient, KL and line search use `batch`.
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
             process at a time, None for all. It bounds their memory, not that of the
             preconditioner, and changes the result to rounding only.
@@ -108,10 +107,11 @@ def trust_region_update(
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
     check_positive(max_kl=max_kl)
-    fisher_stride = whole("fisher_stride", fisher_stride)
     groups = whole("preconditioner_groups", preconditioner_groups, least=0)
     check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
     check_batch(policy_fn, params, batch)
+    if fisher_batch is not None:
+        check_batch(policy_fn, params, fisher_batch)
     # θ is what the vector algebra of CG and line search works on; the policy, and the
     # caller, keep their params.
     theta_old, params_of = flatten(params)
@@ -121,7 +121,9 @@ def trust_region_update(
         value = surrogate(log_probs, batch.log_probs, batch.advantages)
         return value + entropy_coefficient * jnp.mean(policy.entropy())
 
-    problem = Problem(policy_fn, objective_fn, batch, params_of, micro_batch_size)
+    problem = Problem(
+        policy_fn, objective_fn, batch, fisher_batch, params_of, micro_batch_size
+    )
     # One precision for all: a gradient in TF32 with products in float32 would be of
     # another function than F.
     with jax.default_matmul_precision(precision):
@@ -129,16 +131,14 @@ def trust_region_update(
         old, gradient = problem.value_and_gradient(theta_old)
 
         # 2. The curvature F of the KL there, over a subsample of the states.
-        fisher = problem.fisher(
-            theta_old, stride=fisher_stride, operator_fn=operator_fn
-        )
+        fisher = problem.fisher(theta_old, operator_fn=operator_fn)
 
         # 3. The natural direction x ≈ (F + λI)⁻¹ g.
         cg = conjugate_gradient(
             damped(fisher, damping),
             gradient,
             preconditioner_fn=problem.preconditioner(
-                theta_old, groups=groups, damping=damping, stride=fisher_stride
+                theta_old, groups=groups, damping=damping
             ),
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,

@@ -1,0 +1,141 @@
+"""Placement of a run on devices: agents (seeds) first, then environments.
+
+The parameters of an agent are on each of its devices, its environments are split over
+them, and XLA derives from this how the work is shared. A mean over transitions becomes
+a sum on each device and an all-reduce; nothing of the size of a batch is exchanged,
+because rows are environment-major. Agents exchange nothing.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from trpo_jax.errors import UsageError
+from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import AGENTS, ENVIRONMENTS, mesh_shape
+
+T = TypeVar("T")
+
+
+def make_mesh(config: TRPOConfig) -> Mesh | None:
+    """Return the devices of a run, a mesh of agents × environments.
+
+    Args:
+        config: The run, whose field `devices` is a number or a mesh. None: as many of
+            all devices as divide seeds and environments.
+
+    Returns:
+        The mesh; None for the default device alone.
+
+    Raises:
+        UsageError: If there are fewer devices, or some process would have none.
+    """
+    if isinstance(config.devices, Mesh):
+        names = config.devices.axis_names
+        order = [names.index(axis) for axis in (AGENTS, ENVIRONMENTS) if axis in names]
+        devices = config.devices.devices.transpose(order)
+    else:
+        devices = np.asarray(jax.devices())
+        if config.devices is not None and config.devices > devices.size:
+            raise UsageError(
+                f"devices={config.devices}, but JAX has {devices.size}; write "
+                f"devices={devices.size}, or None for all."
+            )
+    shape = mesh_shape(config, devices.size)
+    devices = devices.ravel()[: math.prod(shape)]
+    if devices.tolist() == jax.devices()[:1]:
+        return None
+    if len({device.process_index for device in devices}) < jax.process_count():
+        raise UsageError(
+            f"the run would use {devices.size} of {jax.device_count()} devices, and "
+            f"some of the {jax.process_count()} processes none of theirs; write "
+            f"num_envs (now {config.num_envs}) as a multiple of {jax.device_count()}."
+        )
+    return Mesh(devices.reshape(shape), (AGENTS, ENVIRONMENTS), (AxisType.Auto,) * 2)
+
+
+def place(config: TRPOConfig, state: T, *, num_seeds: int = 1) -> T:
+    """Constrain a `TrainState` to the devices of its run, in a program.
+
+    Args:
+        config: The run.
+        state: The state of one agent; or of several, with a leading axis.
+        num_seeds: How many agents it has.
+    """
+    shardings = state_shardings(config, state, num_seeds=num_seeds)
+    if shardings is None:
+        return state
+    return jax.lax.with_sharding_constraint(state, shardings)
+
+
+def state_shardings(config: TRPOConfig, state: Any, *, num_seeds: int = 1) -> Any:
+    """Return the sharding of each leaf of a `TrainState`; None on one device."""
+    mesh = _mesh_here(config)
+    if mesh is None:
+        return None
+    leading = (AGENTS,) * (num_seeds > 1)
+
+    def split_by(*axes: str) -> Callable[[PyTree], PyTree]:
+        sharding = NamedSharding(mesh, PartitionSpec(*leading, *axes))
+        return lambda tree: jax.tree.map(lambda _: sharding, tree)
+
+    by_environment = split_by(ENVIRONMENTS)
+    return split_by()(state)._replace(
+        rollout=by_environment(state.rollout),
+        critic_memory=by_environment(state.critic_memory),
+    )
+
+
+def replicate(config: TRPOConfig, tree: T) -> T:
+    """Constrain arrays to be whole on each device, in a program."""
+    mesh = _mesh_here(config)
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_episodes(config: TRPOConfig, episodes: T, num_episodes: int) -> T:
+    """Split arrays [num_episodes, …] over devices, if these divide it, in a program."""
+    mesh = _mesh_here(config)
+    if mesh is None or num_episodes % mesh.shape[ENVIRONMENTS]:
+        return episodes
+    sharding = NamedSharding(mesh, PartitionSpec(ENVIRONMENTS))
+    constrain = jax.lax.with_sharding_constraint
+    return jax.tree.map(
+        lambda leaf: constrain(leaf, sharding) if leaf.ndim else leaf, episodes
+    )
+
+
+def over_agents(config: TRPOConfig, fn: Callable) -> Callable:
+    """Return `fn`, mapped over a leading axis of agents, which is split over devices.
+
+    In a loop whose end depends on data, such as conjugate gradient, agents on different
+    devices do not wait for one another.
+    """
+    mapped = jax.vmap(fn)
+    mesh = make_mesh(config)
+    if mesh is None or mesh.shape[AGENTS] == 1:
+        return mapped
+    by_agent = PartitionSpec(AGENTS)
+    return jax.shard_map(
+        mapped,
+        mesh=mesh,
+        in_specs=by_agent,
+        out_specs=by_agent,
+        axis_names={AGENTS},
+        # The check demands that loops start from values marked as differing by agent,
+        # and environments start from constants.
+        check_vma=False,
+    )
+
+
+def _mesh_here(config: TRPOConfig) -> Mesh | AbstractMesh | None:
+    """Return the mesh as it is seen here: inside `over_agents`, agents are split."""
+    mesh = make_mesh(config)
+    here = jax.sharding.get_abstract_mesh()
+    return here if mesh is not None and AGENTS in here.axis_names else mesh
