@@ -442,8 +442,8 @@ def compiled(rows: list[dict]) -> str:
             rows, modelled
         ),
         "Modelled scaling, with the same work for each device": compiled_scaling(rows),
-        "Seconds to compile": by_target(
-            rows, lambda row: f"{row['compile_seconds']:.0f}"
+        "Processor seconds to compile": by_target(
+            rows, lambda row: f"{row['compile_processor_seconds']:.0f}"
         ),
     }
     return "\n\n".join(f"**{title}**\n\n{body}" for title, body in sections.items())

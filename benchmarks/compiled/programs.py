@@ -1,6 +1,7 @@
 """The programs that are compiled: a step of one agent, of a sweep, and rejax's PPO."""
 
 import dataclasses
+import functools
 import pathlib
 import subprocess
 import tempfile
@@ -16,6 +17,8 @@ import trpo_jax
 from benchmarks.compiled.targets import REJAX, Target, devices_of
 from benchmarks.peers.__main__ import ENVIRONMENTS, HERE, python_of
 from trpo_jax.environments import MaskedObservation, TimeStep, make_environment
+from trpo_jax.training.placement import place, replicate
+from trpo_jax.training.seeds import over_seeds, state_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Case:
     def envs_on(self, target: Target) -> int:
         return self.num_envs * (target.devices if self.per_device else 1)
 
+    def _mesh(self, target: Target) -> Mesh:
+        shape = (target.devices, 1) if self.num_agents > 1 else (1, target.devices)
+        devices = np.asarray(devices_of(target)).reshape(shape)
+        return Mesh(devices, ("agents", "environments"))
+
     def config(self, target: Target) -> trpo_jax.TRPOConfig:
         fields = dict(self.fields)
         if fields.get("env") == "masked":
@@ -53,6 +61,7 @@ class Case:
             rollout_length=self.rollout_length,
             total_timesteps=batch,
             num_seeds=self.num_agents,
+            devices=self._mesh(target),
             normalize_observations=True,
             normalize_returns=True,
             # The default of an accelerator, where None would be that of this CPU.
@@ -160,33 +169,18 @@ def lowered(case: Case, target: Target) -> Lowered:
 
 
 def _ours(case: Case, target: Target) -> Lowered:
-    agents = target.devices if case.num_agents > 1 else 1
-    devices = np.asarray(devices_of(target)).reshape(agents, -1)
-    mesh = Mesh(devices, ("agents", "environments"))
     config = case.config(target)
-    leading = ("agents",) * (case.num_agents > 1)
-    init, step = trpo_jax.init, trpo_jax.step
-    key = jax.random.key(0)
-    if leading:
-        init, step = (jax.vmap(fn, in_axes=(None, 0)) for fn in (init, step))
-        key = jax.random.split(key, case.num_agents)
-    state = jax.eval_shape(init, config, key)
+    state = state_type(config)
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path)
-        split = name.startswith((".rollout", ".critic_memory"))
-        spec = PartitionSpec(*leading, *(("environments",) if split else ()))
-        return NamedSharding(mesh, spec)
+    def update(state: Any) -> tuple[Any, Any]:
+        step = functools.partial(trpo_jax.step, config)
+        state, metrics = over_seeds(config, step)(state)
+        state = place(config, state, num_seeds=config.num_seeds)
+        return state, replicate(config, metrics)
 
-    where = jax.tree_util.tree_map_with_path(place, state)
-    everywhere = NamedSharding(mesh, PartitionSpec(*leading))
-    program = jax.jit(
-        lambda state: step(config, state),
-        in_shardings=(where,),
-        out_shardings=(where, everywhere),
-    )
     parameters = jax.tree.leaves((state.params, state.critic_params))
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in parameters)
+    program = jax.jit(update, donate_argnums=0)
     return Lowered(lambda: program.lower(state), nbytes // case.num_agents)
 
 
