@@ -199,7 +199,13 @@ def draw_compiled(rows: list[dict], path: pathlib.Path) -> bool:
         start += widths
     left.invert_yaxis()
     left.set_xlabel("modelled milliseconds of an update, 4,096 × 128")
-    left.legend(fontsize=8, frameon=False)
+    left.legend(
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1.0),
+    )
     for kind, envs in sorted(lines):
         points = [
             (

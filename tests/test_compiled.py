@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.compiled import model, musts, rows, targets
+from benchmarks import report
+from benchmarks.compiled import model, musts, rows, scaling, targets
 from benchmarks.compiled.text import parse, trips_of, walk
 from benchmarks.compiled.work import (
     Collective,
@@ -13,6 +14,7 @@ from benchmarks.compiled.work import (
     is_kernel,
     work_of,
 )
+from benchmarks.pictures import draw_compiled
 
 # As XLA writes for a GPU: a loop of 32, one of at most 10, a branch, exchanges.
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -344,3 +346,75 @@ def test_targets_without_a_compiler_are_refused(monkeypatch):
     monkeypatch.setattr(targets, "has_compiler", lambda t: t.kind == "v5e")
     assert {target.kind for target in targets.choose(())} == {"v5e"}
     assert targets.TARGETS["v5e-256"].devices == 256
+
+
+def measured(target, num_envs, *, per_device=False, seconds=0.0, exchanged=()):
+    """A row of a program that launches for `seconds`."""
+    target = targets.TARGETS[target]
+    parts = {"launches": seconds, "memory": 0.0, "operations": 0.0}
+    communication = 1e-3 * len(exchanged)
+    return {
+        "program": "feed-forward",
+        "target": target.name,
+        "devices": target.devices,
+        "num_envs": num_envs,
+        "rollout_length": 128,
+        "num_agents": 1,
+        "per_device": per_device,
+        "compile_processor_seconds": 2.4,
+        "parameter_bytes": 100,
+        "temporary_bytes": 2**20,
+        "kernels": 52,
+        "loops": [
+            {"loop": "", "times": [], "counted": [], "kernels": 2},
+            {"loop": "solve", "times": [10], "counted": ["at most"], "kernels": 5},
+        ],
+        "collectives": [reduce_of(size)._asdict() for size in exchanged],
+        "modelled_bytes": 1000,
+        "modelled_operations": 2000,
+        "modelled_seconds": {**parts, "communication": communication},
+        "modelled_step_seconds": seconds + communication,
+    }
+
+
+def test_the_size_at_which_communication_is_a_tenth():
+    sizes = {"h100-8": (1024, 2048), "v5e-4": (1024, 2048), "h100-1": (1024, 2048)}
+    growing = [
+        # Half a millisecond, and one more for each 1,024 environments of a device.
+        measured(
+            name,
+            size * targets.TARGETS[name].devices,
+            per_device=True,
+            seconds=(0.5 + size / 1024) * 1e-3,
+            exchanged=[4] * count,
+        )
+        for name, count in (("h100-8", 1), ("v5e-4", 0))
+        for size in sizes[name]
+    ]
+    # Nine milliseconds beside one of communication.
+    size = scaling.size_at_share(growing, "h100-8", 0.1)
+    assert size == pytest.approx(8.5 * 1024)
+    assert scaling.size_at_share(growing, "v5e-4", 0.1) is None
+    assert scaling.size_at_share(growing, "h100-1", 0.1) is None
+    assert [row["target"] for row in scaling.grown(growing[::-1])] == [
+        *["h100-8"] * 2,
+        *["v5e-4"] * 2,
+    ]
+
+
+def test_the_tables_of_compiled_programs(tmp_path):
+    found = [
+        measured("h100-1", 4096, seconds=2e-3),
+        measured("h100-8", 4096, seconds=2e-3, exchanged=(4, 4, 404)),
+        measured("h100-8", 8192, per_device=True, seconds=1e-3, exchanged=(4,)),
+    ]
+    page = report.compiled(found)
+    kernels = "| feed-forward, 4,096 × 128 | 52 | 52 | – | – | – | – |"
+    assert kernels in page
+    assert "| h100-1 | 2 + ≤ 10 × 5 (solve) |" in page
+    wrong = "all-reduce of f32[], more than 400 bytes; 1.00 of one device's temporaries"
+    assert f"| h100-8 | 3 | 1 of 404, 2 of 4 | 100 | {wrong} |" in page
+    assert "| feed-forward, 4,096 × 128 | 2 | 5 (3) | – |" in page
+    assert "| h100-8 | 1,024 × 128 | 52 | 2e+03 | 1e+03 | 1 (4 bytes) | 1 | 0 |" in page
+    assert draw_compiled(found, tmp_path / "compiled.png")
+    assert not draw_compiled(found[:2], tmp_path / "compiled.png")
