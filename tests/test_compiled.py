@@ -239,6 +239,20 @@ lhs_dilate=5}, dim_labels=0bf_0io->0bf, operand_precision={highest,highest}
     )
 
 
+def test_operations_of_a_library_call():
+    text = """ENTRY %main (a: f32[5,3], b: f32[3,4]) -> (f32[5,4], s8[64]) {
+  %a = f32[5,3]{1,0} parameter(0)
+  %b = f32[3,4]{1,0} parameter(1)
+  ROOT %c = (f32[5,4]{1,0}, s8[64]{0}) custom-call(%a, %b), custom_call_target=\
+"__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":\
+{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]},\
+"precision_config":{"operand_precision":["HIGHEST","HIGHEST"]}}}
+}
+"""
+    program = parse(text)
+    assert work_of(program, program.root_of("main")).full_matrix == 2 * 5 * 3 * 4
+
+
 FUSION = """%fused (p: f32[100,8], q: s32[], r: f32[100,8]) -> f32[100,8] {
   %p = f32[100,8]{1,0} parameter(0)
   %q = s32[] parameter(1)
