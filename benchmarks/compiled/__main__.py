@@ -27,9 +27,9 @@ def main(
     """Compile every program for every target.
 
     Args:
-        only: Names of targets. None: all that this environment can compile for.
-        programs: Beginnings of names of programs. None: all.
-        output: Folder of the rows. None: that of the other benchmarks.
+        only: Names of targets; without any, all that this environment can compile for.
+        programs: Beginnings of names of programs; without any, all.
+        output: Folder of the rows; that of the other benchmarks, if it is not given.
 
     Returns:
         The exit status: 1 if a program did not compile.
@@ -41,8 +41,15 @@ def main(
     from benchmarks.compiled.rows import identity, measure
     from benchmarks.harness import RESULTS, append_row, read_rows
 
+    pairs = plan(chosen)
+    names = dict.fromkeys(case.name for case, _ in pairs)
+    for start in programs:
+        if not any(name.startswith(start) for name in names):
+            raise ValueError(
+                f"no program begins with {start!r}; write one of {'; '.join(names)}."
+            )
     failed = 0
-    for case, target in plan(chosen):
+    for case, target in pairs:
         if programs and not case.name.startswith(programs):
             continue
         path = (output or RESULTS) / f"compiled-{target.kind}.jsonl"

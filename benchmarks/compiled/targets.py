@@ -79,7 +79,7 @@ def choose(names: tuple[str, ...]) -> list[Target]:
     what = missing[0].name if missing else "any target"
     extras = [missing[0].kind] if missing else list(_COMPILERS)
     ways = " or ".join(
-        f"`python -m venv {extra}` and `{extra}/bin/pip install -e "
+        f"`python -m venv .venv/{extra}` and `.venv/{extra}/bin/pip install -e "
         f"'.[benchmarks,{extra}]'`"
         for extra in (_COMPILERS[kind][1] for kind in extras)
     )
