@@ -68,7 +68,7 @@ def sweep(
         played = trpo_jax.evaluate(config, result.state, play_key, num_episodes)
         counts = result.metrics.episode_count
         sums = jnp.where(counts > 0, result.metrics.episode_return * counts, 0)
-        return played.mean(), sums.sum() / counts.sum()
+        return played.mean(), sums.sum() / counts.sum(dtype=jnp.float32)
 
     total = len(points) * num_seeds
     at_once = min(runs_at_once or total, total)

@@ -20,7 +20,8 @@ def metrics_of(first, count):
     rows = np.full(CAPACITY, -1, np.int32)
     rows[:count] = np.arange(first + 1, first + count + 1)
     info = UpdateInfo(*[rows] * len(UpdateInfo._fields))
-    return Metrics(**dict.fromkeys(Metrics._fields[:-1], rows), update=info)
+    metrics = Metrics(**dict.fromkeys(Metrics._fields[:-1], rows), update=info)
+    return metrics._replace(batch_size=np.ones_like(rows))
 
 
 class Device:
@@ -112,10 +113,10 @@ def test_metrics_come_update_by_update():
     rows = by_update(chunks.Chunk(7, metrics, None, 1.0))
     assert [int(row["kl"]) for row in rows] == [5, 6, 7]
     assert [int(row["update"]) for row in rows] == [5, 6, 7]
-    sums = {"episode_return_sum", "episode_length_sum"}
-    means = {"episode_return", "episode_length"}
+    parts = {"updates", "batch_size", "episode_return_sum", "episode_length_sum"}
+    derived = {"env_steps", "episode_return", "episode_length"}
     names = {*Metrics._fields, *UpdateInfo._fields}
-    assert rows[0].keys() == (names - sums) | means
+    assert rows[0].keys() == (names - parts) | derived
 
 
 def test_seeds_side_by_side_are_those_of_train():

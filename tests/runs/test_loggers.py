@@ -61,8 +61,12 @@ def tensorboard_scalars(folder):
 def test_tensorboard_gets_scalars_by_environment_steps(tmp_path):
     pytest.importorskip("tensorboardX")
     with TensorBoardLogger(tmp_path) as logger:
-        logger.log(128, {"update": 1, "env_steps": 128, "kl": 0.01})
-    assert tensorboard_scalars(tmp_path) == {("kl", 128): pytest.approx(0.01)}
+        for env_steps in (128, 2**40 + 1):
+            logger.log(env_steps, {"update": 1, "env_steps": env_steps, "kl": 0.01})
+    assert tensorboard_scalars(tmp_path) == {
+        ("kl", 128): pytest.approx(0.01),
+        ("kl", 2**40 + 1): pytest.approx(0.01),
+    }
 
 
 def test_tensorboard_has_return_and_status_of_each_seed(tmp_path):

@@ -19,6 +19,7 @@ from tiny import (
     Line,
     Recorder,
     events,
+    init,
     lines,
     resume,
     run,
@@ -28,9 +29,11 @@ from tiny import (
 import trpo_jax
 from benchmarks.kills import config_of, differences, disturb, settings_of
 from trpo_jax.environments import Discrete, TimeStep
-from trpo_jax.runs import records
+from trpo_jax.pictures.curves import read_run
+from trpo_jax.runs import checkpoints, records
+from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
-from trpo_jax.training.seeds import state_type
+from trpo_jax.training.seeds import run_keys, state_type
 
 
 def test_the_folder_tells_what_was_run(finished):
@@ -62,8 +65,9 @@ def test_it_trains_as_train_does(finished):
     trained = trpo_jax.train(CONFIG)
     rows = lines(folder / "metrics.jsonl")
     metrics = trained.metrics._asdict() | trained.metrics.update._asdict()
-    for name in ("update", "episode_return_sum", "episode_length_sum"):
-        del metrics[name]
+    del metrics["update"], metrics["updates"], metrics["batch_size"]
+    del metrics["episode_return_sum"], metrics["episode_length_sum"]
+    metrics["env_steps"] = trained.metrics.env_steps
     metrics["episode_return"] = trained.metrics.episode_return
     metrics["episode_length"] = trained.metrics.episode_length
     assert rows[0].keys() == metrics.keys() | {"update"}
@@ -105,6 +109,31 @@ def test_many_seeds_come_with_mean_and_spread(tmp_path):
     assert rows[-1]["env_steps"] == 64
     assert row["kl_std"] > 0
     assert len(result.evaluation["return_by_seed"]) == 2
+
+
+def test_a_run_beyond_32_bits_counts_every_step(tmp_path, capsys):
+    made, batch = 2**30, 1024
+    config = dataclasses.replace(
+        CONFIG, num_envs=32, rollout_length=32, total_timesteps=batch * (made + 3)
+    )
+    assert config.total_timesteps > 2**40
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock(make=True):
+        folder.create(config, SETTINGS)
+    state = init(config, run_keys(config))._replace(updates=jnp.int32(made))
+    manifest = checkpoints.Manifest(
+        made, None, config_to_dict(config), checkpoints.jax_settings()
+    )
+    checkpoints.save(folder.checkpoints, state, manifest)
+    recorder = Recorder()
+    result = trpo_jax.resume(folder.path, loggers=[recorder])
+    assert result.state.updates == made + 3
+    expected = [batch * (made + n) for n in (1, 2, 3)]
+    assert [row["env_steps"] for row in lines(folder.metrics)] == expected
+    assert lines(folder.timing)[-1]["env_steps"] == expected[-1]
+    assert [env_steps for env_steps, _ in recorder.rows] == expected
+    assert f"\n{expected[-1]:,} steps  " in capsys.readouterr().out
+    np.testing.assert_array_equal(read_run(folder.path).steps, expected)
 
 
 def test_looking_at_a_run_executes_no_code_of_its_folder(finished, monkeypatch):

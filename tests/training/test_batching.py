@@ -200,8 +200,29 @@ def test_rows_of_steps_are_flat_and_come_back():
     network = batched(make_networks(TRPOConfig(), make_environment("CartPole-v1"))[0])
     assert isinstance(network, FlatNetwork)
     leaf = jnp.arange(24).reshape(2, 3, 4)
-    np.testing.assert_array_equal(network.to_rows(leaf)[4], leaf[1, 1])
+    np.testing.assert_array_equal(network.to_rows(leaf)[3], leaf[1, 1])
     np.testing.assert_array_equal(network.from_rows(network.to_rows(leaf), 2), leaf)
+
+
+@pytest.mark.parametrize(("stride", "first"), [(1, 0), (2, 1), (3, 2), (4, 1), (7, 5)])
+def test_a_subsample_takes_from_each_environment_and_at_every_step(stride, first):
+    """Whatever pattern in time the environments have in common."""
+    num_envs, num_steps = 6, 7
+    network = batched(make_networks(TRPOConfig(), make_environment("CartPole-v1"))[0])
+    rows = jnp.stack(jnp.divmod(jnp.arange(num_envs * num_steps), num_steps), -1)
+    taken = np.asarray(network.subsample(rows, stride, num_steps))
+    of_last = taken[taken[:, 0] == 5, 1]
+    each = num_steps // stride
+    np.testing.assert_array_equal(of_last, first + stride * np.arange(each))
+    assert np.bincount(taken[:, 0]).tolist() == [each] * num_envs
+    assert set(taken[:, 1]) >= {*range(min(num_envs, stride * each))}
+
+
+def test_a_subsample_of_sequences_keeps_them_whole():
+    network = make_components(CONFIG).policy
+    rows = {"x": jnp.arange(8).reshape(4, 2)}
+    some = network.subsample(rows, 2, 2)
+    np.testing.assert_array_equal(some["x"], [[0, 1], [4, 5]])
 
 
 def alternate(params, memory, observations, starts):

@@ -128,13 +128,13 @@ def steps(start):
 
 def standardized(statistics, samples):
     """Samples by the statistics' moments, in NumPy."""
-    std = np.sqrt(statistics.sum_sq / max(statistics.num_samples, 1))
+    std = np.sqrt(statistics.variance)
     std = np.where(statistics.num_samples > 0, np.maximum(std, 1e-4), 1)
     return (np.asarray(samples) - statistics.mean) / std
 
 
 def flat(leaf):
-    return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+    return np.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
 
 def policy_of(state):
@@ -187,24 +187,22 @@ def test_statistics_absorb_every_rollout_once(steps):
 
 def advantages_by_hand(state, trajectory, *, discount=0.9, gae_lambda=0.8):
     """By the NumPy reference, for each environment alone."""
-    shape = trajectory.reward.shape
-    values = values_of(state, flat(trajectory.observation)).reshape(shape)
-    following = values_of(state, flat(trajectory.final_observation)).reshape(shape)
-    columns = (
-        np.asarray(leaf).T
-        for leaf in (
-            trajectory.reward,
-            values,
-            following,
-            trajectory.terminated,
-            trajectory.truncated,
-        )
+    values = values_of(state, flat(trajectory.observation))
+    rows = (
+        flat(trajectory.reward),
+        values,
+        values_of(state, flat(trajectory.final_observation)),
+        flat(trajectory.terminated),
+        flat(trajectory.truncated),
     )
+    num_envs = trajectory.reward.shape[1]
     advantages = [
-        reference.generalized_advantages(*column, discount, gae_lambda)
-        for column in zip(*columns, strict=True)
+        reference.generalized_advantages(*of_environment, discount, gae_lambda)
+        for of_environment in zip(
+            *(leaf.reshape(num_envs, -1) for leaf in rows), strict=True
+        )
     ]
-    return np.transpose(advantages).reshape(-1), values.reshape(-1)
+    return np.reshape(advantages, -1), values
 
 
 def test_advantages_bootstrap_from_the_final_observation(steps):
@@ -233,12 +231,41 @@ def test_every_step_draws_anew(steps):
 def test_env_steps_are_exact(steps):
     counts = [metrics.env_steps for _, _, metrics, _ in steps]
     assert [int(count) for count in counts] == [32, 64, 96, 128]
-    assert counts[0].dtype == jnp.int32
+    assert counts[0].dtype == np.int64
+
+
+@pytest.mark.parametrize("made", [2**26, 2**31 - 3])
+def test_env_steps_are_exact_beyond_32_bits(start, made):
+    after, metrics, _ = play(CHAIN, start._replace(updates=jnp.int32(made)))
+    assert after.updates == made + 1
+    expected = (made + 1) * make_config().batch_size
+    assert metrics.env_steps == expected > 2**31
+    assert f"{metrics.env_steps:,}" == f"{expected:,}"
+
+
+def test_env_steps_are_refused_where_they_are_traced(steps):
+    metrics = steps[-1][2]
+    with pytest.raises(ValueError, match=r"read it outside, or write metrics\.updates"):
+        jax.jit(lambda metrics: metrics.env_steps)(metrics)
+    assert jax.jit(lambda metrics: metrics)(metrics).env_steps == 128
+    assert jax.jit(lambda metrics: metrics.updates)(metrics) == 4
+
+
+def test_lengths_of_long_episodes_are_summed_beyond_an_int32(start):
+    """Each is as long as an int32 counts, and they end in the same rollout."""
+    config = make_config()
+    longest = jnp.full(config.num_envs, 2**31 - 1, jnp.int32)
+    ends = CHAIN.replace(terminal=jnp.ones_like(CHAIN.terminal))
+    rollout = start.rollout._replace(episode_length=longest)
+    _, metrics, _ = play(ends, start._replace(rollout=rollout))
+    mean = (2**31 - 1 + config.rollout_length - 1) / config.rollout_length
+    assert metrics.episode_count == config.batch_size
+    assert metrics.episode_length == pytest.approx(mean, rel=1e-6)
 
 
 def test_metrics_are_scalars_of_fixed_types(steps):
-    integers = {"env_steps", "episode_count", "status", "evaluations"}
-    integers |= {"episode_length_sum", "cg_status", "cg_iterations"}
+    integers = {"updates", "batch_size", "episode_count", "status", "evaluations"}
+    integers |= {"cg_status", "cg_iterations"}
     for path, leaf in jax.tree.leaves_with_path(steps[0][2]):
         assert leaf.shape == (), path
         assert leaf.dtype == (jnp.int32 if path[-1].name in integers else jnp.float32)
@@ -300,7 +327,7 @@ def learnt(state):
 
 
 BAD = {
-    "NaN reward": CHAIN.replace(reward=CHAIN.reward.at[2, 0].set(jnp.nan)),
+    "NaN reward": CHAIN.replace(reward=CHAIN.reward.at[2:, 0].set(jnp.nan)),
     "infinite reward": CHAIN.replace(reward=CHAIN.reward.at[:, 1].set(jnp.inf)),
     "negative infinite reward": CHAIN.replace(reward=CHAIN.reward.at[:].set(-jnp.inf)),
     "NaN observation": CHAIN.replace(features=CHAIN.features.at[1].set(jnp.nan)),

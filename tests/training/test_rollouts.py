@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import fast_jit
-from probes import CHAIN, TABULAR
+from probes import CHAIN, NO_LIMIT, TABULAR
 
 from trpo_jax.environments import make_environment
 from trpo_jax.training import init_rollout, rollout
@@ -98,6 +98,25 @@ def test_state_is_where_the_trajectory_ended(played):
     np.testing.assert_array_equal(
         end.observation, CHAIN.features[end.env_state.position]
     )
+
+
+def test_the_length_of_an_endless_episode_stays_where_an_int32_ends():
+    endless = CHAIN.replace(
+        terminal=jnp.zeros_like(CHAIN.terminal),
+        max_steps_in_episode=jnp.int32(NO_LIMIT),
+    )
+    environment = make_environment((TABULAR, endless))
+    memory = jnp.zeros(NUM_ENVS, jnp.int32)
+    state = init_rollout(
+        environment, jax.random.key(0), num_envs=NUM_ENVS, memory=memory
+    )
+    most = 2**31 - 1
+    state = state._replace(episode_length=jnp.full(NUM_ENVS, most - 2, jnp.int32))
+    end, trajectory = rollout(act, environment, state, jax.random.key(1), num_steps=4)
+    lengths = trajectory.episode_length[:, 0].tolist()
+    assert lengths == [most - 1, most, most, most]
+    assert not trajectory.start.any()
+    np.testing.assert_array_equal(end.episode_length, most)
 
 
 def test_log_probs_are_the_policys_at_the_observations(played):

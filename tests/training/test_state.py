@@ -131,14 +131,15 @@ def test_hyperparameters_replaced_in_a_state_are_what_counts(start):
     np.testing.assert_array_equal(fast_jit(jax.vmap(max_kl))(values), values)
 
 
-def test_counted_steps_end_where_an_int32_does_and_never_wrap(start):
-    last = (2**31 - 1) // CONFIG.batch_size
+def test_counted_updates_end_where_an_int32_does_and_never_wrap(start):
+    last = 2**31 - 1
     state = start._replace(updates=jnp.int32(last - 1))
     after, metrics = fast_jit(step)(CONFIG, state)
-    assert metrics.env_steps == last * CONFIG.batch_size < 2**31
-    _, metrics = fast_jit(step)(CONFIG, after)
+    assert after.updates == metrics.updates == last
     assert metrics.env_steps == last * CONFIG.batch_size
-    with pytest.raises(ValueError, match=r"89478485 updates; .* start a new run"):
+    after, metrics = fast_jit(step)(CONFIG, after)
+    assert after.updates == metrics.updates == last
+    with pytest.raises(ValueError, match=r"2147483647 updates, .* start a new run"):
         step(CONFIG, after)
 
 
@@ -247,7 +248,7 @@ def test_updates_after_the_last_still_move_the_policy(schedule):
 
 
 def test_the_parameters_of_a_run_start_another_as_advised(start):
-    """After the last step that can be counted; the new run counts from zero."""
+    """After the last update that can be counted; the new run counts from zero."""
     other = fast_jit(init)(CONFIG, jax.random.key(1))._replace(params=start.params)
     _, metrics = fast_jit(step)(CONFIG, other)
     assert metrics.env_steps == CONFIG.batch_size

@@ -84,9 +84,42 @@ def test_a_constant_dimension_is_centred_and_not_blown_up(constant):
 def test_the_count_stops_where_float32_does_and_the_moments_stay():
     """Far beyond 2²⁴, where single samples no longer change a float32."""
     many, std = jnp.float32(2**40), 3.0
-    statistics = RunningStatistics(many, jnp.float32(1.0), many * std**2)
+    statistics = RunningStatistics(many, jnp.float32(1.0), jnp.float32(std**2))
     samples = 1.0 + std * jnp.array([-1.0, 1.0])
     for _ in range(8):
         statistics = update_statistics(statistics, samples)
     assert statistics.num_samples == many
     np.testing.assert_allclose((statistics.mean, statistics.std), (1, std), rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [1e10, 2.0**34])
+def test_small_batches_beyond_a_large_count_are_absorbed_as_in_float64(num_samples):
+    """Every hundredth batch varies ten times as much as the others."""
+
+    def absorb(dtype):
+        base = jnp.linspace(-1, 1, 1024, dtype=dtype)
+
+        def body(i, statistics):
+            scale = jnp.where(i % 100 == 0, 10, 1).astype(dtype)
+            return update_statistics(statistics, 2 + scale * (base + 0.1))
+
+        start = RunningStatistics(*(jnp.asarray(m, dtype) for m in (num_samples, 2, 9)))
+        absorbed = jax.jit(lambda start: jax.lax.fori_loop(0, 2**16, body, start))
+        return jax.device_get(absorbed(start))
+
+    single = absorb(jnp.float32)
+    with jax.enable_x64(True):
+        double = absorb(jnp.float64)
+    assert double.num_samples == num_samples + 2**26
+    np.testing.assert_allclose(single.mean, double.mean, atol=0.01)
+    np.testing.assert_allclose(single.std, double.std, rtol=0.01)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_batch_moves_the_moments_whatever_the_count(factor):
+    """If float32 lost small moves and kept large ones, moments would drift."""
+    statistics = RunningStatistics(*map(jnp.float32, (2**40, 1.0, 9.0)))
+    samples = 1 + np.sqrt(9 * factor) * jnp.array([-1.0, 1.0])
+    moved = update_statistics(statistics, samples)
+    change = moved.variance - statistics.variance
+    np.testing.assert_allclose(change, 9 * (factor - 1) * 2.0**-18, rtol=0.2)

@@ -178,12 +178,13 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
     metrics = chunk.metrics
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
-    del flat["episode_return_sum"], flat["episode_length_sum"]
+    for name in ("updates", "batch_size", "episode_return_sum", "episode_length_sum"):
+        del flat[name]
     flat["episode_return"] = metrics.episode_return
     flat["episode_length"] = metrics.episode_length
-    count = len(metrics.env_steps)
+    count = len(metrics.updates)
     made = np.arange(chunk.updates - count, chunk.updates) + 1
-    flat = {"update": made, **flat}
+    flat = {"update": made, "env_steps": metrics.env_steps, **flat}
     return [
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)
     ]

@@ -48,7 +48,7 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
         last=2**31 - 1,
         stop_fn=lambda: time.perf_counter() > end,
     )
-    per_update = [chunk.seconds / len(chunk.metrics.env_steps) for chunk in chunks]
+    per_update = [chunk.seconds / len(chunk.metrics.updates) for chunk in chunks]
     # The first chunks are short, and no chunk is in flight before the first.
     settled = np.array(per_update[len(per_update) // 4 :])
     steps = config.num_seeds * config.batch_size

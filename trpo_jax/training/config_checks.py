@@ -26,8 +26,8 @@ WHOLE = (int, int | None, tuple[int, ...])
 PLAIN = (*WHOLE, int | Mesh | None, float, bool)
 """Types of the fields that may be given as arrays."""
 
-MAX_ENV_STEPS = 2**31 - 1
-"""Largest number of environment steps that an int32 counts."""
+MAX_COUNT = 2**31 - 1
+"""Largest int32, which counts updates, and the transitions of one."""
 
 
 def plain(value: Any) -> Any:
@@ -92,17 +92,17 @@ def check_counts(config: Any) -> None:
     if config.seed >= 2**32:
         raise UsageError(f"seed={config.seed} has more than 32 bits; write 0 to 2³²−1.")
     batch, total = config.batch_size, config.total_timesteps
-    if batch > MAX_ENV_STEPS:
+    if batch > MAX_COUNT:
         raise UsageError(
             f"num_envs × rollout_length = {config.num_envs} × {config.rollout_length} "
-            f"transitions are too many for one update; write at most {MAX_ENV_STEPS} "
+            f"transitions are too many for one update; write at most {MAX_COUNT} "
             "together."
         )
-    most = MAX_ENV_STEPS // batch * batch
-    if total > most:
+    if total > MAX_COUNT * batch:
         raise UsageError(
-            f"total_timesteps={total} is above the {most} steps that a run can count "
-            f"(whole rollouts of {batch}, below 2³¹); write at most {most}."
+            f"total_timesteps={total} is above {MAX_COUNT} updates of num_envs × "
+            f"rollout_length = {batch} transitions, the most that are counted; write "
+            f"at most {MAX_COUNT * batch}, or a larger num_envs or rollout_length."
         )
     rows, minibatches = config.critic_rows, config.critic_minibatches
     if minibatches and rows % minibatches:

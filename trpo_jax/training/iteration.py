@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.observations import values_of
 from trpo_jax.training.advantages import generalized_advantages, standardize
@@ -17,7 +19,6 @@ from trpo_jax.training.batching import (
 )
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.config_checks import MAX_ENV_STEPS
 from trpo_jax.training.critic import (
     CriticInfo,
     Regression,
@@ -60,10 +61,12 @@ class Metrics(NamedTuple):
     """Measurements of one step.
 
     Attributes:
-        env_steps: Environment steps taken so far, exact below 2³¹, int32 scalar.
+        updates: Policy updates made so far, int32 scalar.
+        batch_size: Environment steps of one update, int32 scalar.
         episode_return_sum: Sum of the undiscounted returns of the episodes that ended
             in this rollout.
-        episode_length_sum: Sum of their lengths in steps, int32 scalar.
+        episode_length_sum: Sum of their lengths in steps, float32 scalar, exact below
+            2²⁴.
         episode_count: Number of episodes that ended, int32 scalar.
         explained_variance: 1 − Var(returns − V) / Var(returns), of the critic that
             the advantages came from.
@@ -77,9 +80,10 @@ class Metrics(NamedTuple):
         update: The policy update's own evidence.
     """
 
-    env_steps: Int[Array, ""]
+    updates: Int[Array, ""]
+    batch_size: Int[Array, ""]
     episode_return_sum: Float[Array, ""]
-    episode_length_sum: Int[Array, ""]
+    episode_length_sum: Float[Array, ""]
     episode_count: Int[Array, ""]
     explained_variance: Float[Array, ""]
     critic_loss: Float[Array, ""]
@@ -88,6 +92,21 @@ class Metrics(NamedTuple):
     max_kl: Float[Array, ""]
     critic_learning_rate: Float[Array, ""]
     update: UpdateInfo
+
+    @property
+    def env_steps(self) -> np.int64 | Int[np.ndarray, "..."]:
+        """Environment steps taken so far, `updates` × `batch_size`, exact, int64.
+
+        Raises:
+            UsageError: Where it is traced: compiled programs count in 32 bits.
+        """
+        if isinstance(self.updates, jax.core.Tracer):
+            raise UsageError(
+                "metrics.env_steps may exceed the 32 bits in which programs traced by "
+                "jit, vmap or scan count; return the metrics and read it outside, or "
+                "write metrics.updates."
+            )
+        return np.multiply(self.updates, self.batch_size, dtype=np.int64)
 
     @property
     def episode_return(self) -> Float[Array | np.ndarray, "..."]:
@@ -176,12 +195,15 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         state.observation_statistics, values_of(trajectory.observation)
     )
 
-    updates, done = state.updates + 1, trajectory.done
-    counted = jnp.minimum(updates, MAX_ENV_STEPS // config.batch_size)
+    updates, done = optax.safe_increment(state.updates), trajectory.done
     metrics = Metrics(
-        env_steps=counted * config.batch_size,  # stays where an int32 ends
+        updates=updates,
+        batch_size=jnp.int32(config.batch_size),
         episode_return_sum=jnp.sum(trajectory.episode_return, where=done),
-        episode_length_sum=jnp.sum(trajectory.episode_length, where=done),
+        # Episodes that end in one rollout may together be longer than an int32 counts.
+        episode_length_sum=jnp.sum(
+            trajectory.episode_length, where=done, dtype=jnp.float32
+        ),
         episode_count=jnp.sum(done),
         explained_variance=explained_variance(judged.values, judged.returns),
         critic_loss=critic.loss,

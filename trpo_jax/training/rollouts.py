@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import Environment
@@ -20,7 +21,7 @@ class RolloutState(NamedTuple):
         observation: The next observation to act on, [B, …].
         memory: The policy's memory of the episode so far, [B, …]; () if it has none.
         episode_return: Sum of rewards of the episode so far, undiscounted, float[B].
-        episode_length: Steps of the episode so far, int32[B].
+        episode_length: Steps of the episode so far, at most 2³¹ − 1, int32[B].
     """
 
     env_state: PyTree
@@ -156,7 +157,8 @@ def rollout(
             truncated=step.truncated,
             final_observation=step.final_observation,
             episode_return=state.episode_return + step.reward,
-            episode_length=state.episode_length + 1,
+            # It must not wrap: 0 and 1 mark the start of an episode.
+            episode_length=optax.safe_increment(state.episode_length),
         )
         # The environment has reset itself; only the episode's sums are reset here.
         following = RolloutState(

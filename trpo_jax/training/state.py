@@ -14,7 +14,7 @@ from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.config_checks import MAX_ENV_STEPS
+from trpo_jax.training.config_checks import MAX_COUNT
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.origin import Origin
@@ -182,11 +182,10 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
             + ". Write the config that it was made from"
             + (", or state.with_hyperparameters_of(config)." * only_floats or ".")
         )
-    updates, most = state.updates, MAX_ENV_STEPS // config.batch_size
-    if not isinstance(updates, jax.core.Tracer) and np.any(np.asarray(updates) >= most):
+    updates = state.updates
+    if not isinstance(updates, jax.core.Tracer) and np.asarray(updates) >= MAX_COUNT:
         raise UsageError(
-            f"the state has made {np.max(updates)} updates; the next one would exceed "
-            f"{MAX_ENV_STEPS} environment steps, the most that are counted: start a "
+            f"the state has made {updates} updates, the most that are counted: start a "
             "new run from its parameters."
         )
 

@@ -11,26 +11,30 @@ from jaxtyping import Array, Float
 # root of the 1e-8 that VecNormalize in Stable-Baselines3 adds to the variance.
 _SMALLEST_STD = 1e-4
 
+# In float32, moments would take in only the largest changes of batches that weigh less,
+# and drift. Only a run of more than 2¹⁸ updates forgets its first samples by it.
+_SMALLEST_WEIGHT = 2.0**-18
+
 
 class RunningStatistics(NamedTuple):
-    """Moments of all samples so far.
+    """Moments of all samples so far; after 2¹⁸ batches, the oldest fade.
 
     Attributes:
-        num_samples: Their number, float32 scalar.
+        num_samples: Their number, float32 scalar. It stops growing where a batch is
+            below its precision, about 2²⁴ batches.
         mean: Their mean, float32[…].
-        sum_sq: Σ (x − mean)², float32[…].
+        variance: Their variance, mean of (x − mean)², float32[…].
     """
 
     num_samples: Float[Array, ""]
     mean: Float[Array, "*S"]
-    sum_sq: Float[Array, "*S"]
+    variance: Float[Array, "*S"]
 
     @property
     def std(self) -> Float[Array, "*S"]:
         """Their standard deviation, float32[…]; 1 before the first sample."""
-        variance = self.sum_sq / jnp.maximum(self.num_samples, 1)
         # The bound inside the root, whose derivative at 0 is infinite.
-        std = jnp.sqrt(jnp.maximum(variance, _SMALLEST_STD**2))
+        std = jnp.sqrt(jnp.maximum(self.variance, _SMALLEST_STD**2))
         return jnp.where(self.num_samples > 0, std, 1.0)
 
 
@@ -58,17 +62,19 @@ def update_statistics(
     # Two passes over the batch, then one merge: a running sum of squares would lose all
     # digits where the mean is large.
     mean = jnp.mean(samples, axis=axes)
-    sum_sq = jnp.sum((samples - mean) ** 2, axis=axes)
+    variance = jnp.mean((samples - mean) ** 2, axis=axes)
     count = statistics.num_samples + added
+    # The source adds up Σ (x − mean)². Beyond 10¹⁰ samples this sum is rounded unlike
+    # the count, and their quotient drifts by tens of per cent; a variance does not.
+    weight = jnp.maximum(added / count, _SMALLEST_WEIGHT)
     shift = mean - statistics.mean
+    excess = variance - statistics.variance + shift**2 * (1 - weight)
     merged = RunningStatistics(
         num_samples=count,
-        mean=statistics.mean + shift * added / count,
-        sum_sq=statistics.sum_sq
-        + sum_sq
-        + shift**2 * statistics.num_samples * added / count,
+        mean=statistics.mean + shift * weight,
+        variance=statistics.variance + excess * weight,
     )
-    finite = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(sum_sq))
+    finite = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(variance))
     return optax.tree.where(finite, merged, statistics)
 
 
