@@ -17,7 +17,7 @@ import trpo_jax
 from benchmarks.compiled.targets import REJAX, Target, devices_of
 from benchmarks.peers.__main__ import ENVIRONMENTS, HERE, python_of
 from trpo_jax.environments import MaskedObservation, TimeStep, make_environment
-from trpo_jax.training.placement import place, replicate
+from trpo_jax.training.placement import place
 from trpo_jax.training.seeds import over_seeds, state_type
 
 
@@ -175,8 +175,7 @@ def _ours(case: Case, target: Target) -> Lowered:
     def update(state: Any) -> tuple[Any, Any]:
         step = functools.partial(trpo_jax.step, config)
         state, metrics = over_seeds(config, step)(state)
-        state = place(config, state, num_seeds=config.num_seeds)
-        return state, replicate(config, metrics)
+        return place(config, state, num_seeds=config.num_seeds), metrics
 
     parameters = jax.tree.leaves((state.params, state.critic_params))
     nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in parameters)
