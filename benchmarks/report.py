@@ -441,6 +441,14 @@ def compiled(rows: list[dict]) -> str:
         "Modelled milliseconds of an update (in brackets: communication)": by_target(
             rows, modelled
         ),
+        "The same by XLA's own model of a v5e, without communication": by_target(
+            rows,
+            lambda row: (
+                significant(1e3 * row["modelled_seconds_by_xla"])
+                if row["modelled_seconds_by_xla"]
+                else "–"
+            ),
+        ),
         "Modelled scaling, with the same work for each device": compiled_scaling(rows),
         "Processor seconds to compile": by_target(
             rows, lambda row: f"{row['compile_processor_seconds']:.0f}"

@@ -388,7 +388,17 @@ def measured(target, num_envs, *, per_device=False, seconds=0.0, exchanged=()):
         "modelled_operations": 2000,
         "modelled_seconds": {**parts, "communication": communication},
         "modelled_step_seconds": seconds + communication,
+        "modelled_seconds_by_xla": None,
     }
+
+
+def test_estimates_of_xla_are_added_up(program):
+    estimated = parse(
+        TEXT.replace("calls=%sum", 'calls=%sum, config={"estimated_cycles":"1500"}')
+    )
+    executed = list(walk(estimated, stated_trips={}))
+    assert rows.seconds_by_xla(executed) == pytest.approx(32 * 1e-6)
+    assert rows.seconds_by_xla(list(walk(program, stated_trips={}))) is None
 
 
 def test_the_size_at_which_communication_is_a_tenth():

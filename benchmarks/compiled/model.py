@@ -34,14 +34,14 @@ _V5E_FLOAT32 = _V5E_BFLOAT16 / 6
 # "How to Scale Your Model" (jax-ml.github.io/scaling-book), chapters 2 and 3: 1.5 GHz,
 # a vector unit of 8 × 128 × 4 operations a cycle, links of 50 GB/s in each direction,
 # 1 µs a hop, a ring only where an axis has 16 chips.
-_V5E_CLOCK = 1.5e9
-_V5E_VECTOR = 8 * 128 * 4 * _V5E_CLOCK
+V5E_CLOCK = 1.5e9
+_V5E_VECTOR = 8 * 128 * 4 * V5E_CLOCK
 _V5E_LINK = 50e9
 _V5E_HOP = 1e-6
 _V5E_RING = 16
 # XLA writes its estimate of each kernel (estimated_cycles) into a program for v5e: the
 # smallest kernels have 1,800 cycles.
-_V5E_LAUNCH = 1800 / _V5E_CLOCK
+_V5E_LAUNCH = 1800 / V5E_CLOCK
 
 
 @dataclasses.dataclass(frozen=True)

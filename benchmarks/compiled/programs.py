@@ -98,12 +98,6 @@ class Masked:
 _PLAIN = (("env", "CartPole-v1"),)
 POLICIES: dict[str, tuple[tuple[str, Any], ...]] = {
     "feed-forward": _PLAIN,
-    "convolutional": (
-        ("env", "Asterix-MinAtar"),
-        ("activation", "relu"),
-        ("channels", (8,)),
-        ("hidden_sizes", (64,)),
-    ),
     "masked": (("env", "masked"),),
     "GRU": (
         ("env", "MemoryChain-bsuite"),
@@ -111,6 +105,12 @@ POLICIES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("memory_size", 64),
     ),
     "gSDE": (("env", "Pendulum-v1"), ("action_distribution", "gsde")),
+    "convolutional": (
+        ("env", "Asterix-MinAtar"),
+        ("activation", "relu"),
+        ("channels", (8,)),
+        ("hidden_sizes", (64,)),
+    ),
 }
 _SMALL, _LARGE = (1024, 32), (4096, 128)
 _SWEEP = Case("sweep, feed-forward", 8, 128, num_agents=1024, fields=_PLAIN)

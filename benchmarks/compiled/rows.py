@@ -2,12 +2,13 @@
 
 import collections
 import dataclasses
+import re
 import time
 from typing import Any
 
 import jax
 
-from benchmarks.compiled.model import modelled_seconds
+from benchmarks.compiled.model import V5E_CLOCK, modelled_seconds
 from benchmarks.compiled.programs import Case, Lowered
 from benchmarks.compiled.targets import Target
 from benchmarks.compiled.text import Executed, Program, parse, walk
@@ -24,6 +25,8 @@ from benchmarks.compiled.work import (
 # cg_iterations and critic_cg_iterations; several agents go on until the last is done.
 # Rounds of a line search: `results/evidence.jsonl` has 1.4 to 1.8 in classic control.
 STATED_TRIPS = {"_iterate": (10, "at most"), "_search": (2, "as stated")}
+
+_ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 def identity(case: Case, target: Target) -> dict[str, Any]:
@@ -84,7 +87,21 @@ def described(compiled: jax.stages.Compiled, target: Target) -> dict[str, Any]:
         "modelled_operations": total.matrix + total.full_matrix + total.vector,
         "modelled_seconds": dataclasses.asdict(modelled),
         "modelled_step_seconds": modelled.total,
+        "modelled_seconds_by_xla": seconds_by_xla(executed),
     }
+
+
+def seconds_by_xla(executed: list[Executed]) -> float | None:
+    """Return the sum of XLA's own estimates of each kernel; None on a GPU.
+
+    Only the text of a program for a TPU has them, and not for exchanges.
+    """
+    estimates = (
+        step.times * int(found.group(1))
+        for step in counted_kernels(executed)
+        if (found := _ESTIMATE.search(step.instruction.attributes))
+    )
+    return sum(estimates) / V5E_CLOCK or None
 
 
 def counted_kernels(executed: list[Executed]) -> list[Executed]:
