@@ -166,7 +166,7 @@ def test_kernels_are_counted_by_loop(program):
     # Outside: the broadcast, two copies of the longer branch, one start, two fusions.
     assert counted == {("",): 6, ("rollout", 32): 1, ("update_policy/iterate", 10): 3}
     # The branch, and the solve's condition before each iteration and at its end.
-    assert rows.host_reads(program, executed) == 1 + 10 + 1
+    assert rows.host_reads(executed) == 1 + 10 + 1
 
 
 def test_each_exchange_is_listed_once(program):

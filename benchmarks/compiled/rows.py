@@ -11,7 +11,7 @@ import jax
 from benchmarks.compiled.model import V5E_CLOCK, modelled_seconds
 from benchmarks.compiled.programs import Case, Lowered
 from benchmarks.compiled.targets import Target
-from benchmarks.compiled.text import Executed, Program, parse, walk
+from benchmarks.compiled.text import Executed, parse, walk
 from benchmarks.compiled.work import (
     Collective,
     Work,
@@ -81,7 +81,7 @@ def described(compiled: jax.stages.Compiled, target: Target) -> dict[str, Any]:
     return {
         "kernels": sum(step.times for step in counted_kernels(executed)),
         "loops": loops(executed),
-        "host_reads": host_reads(program, executed) if target.kind == "h100" else 0,
+        "host_reads": host_reads(executed) if target.kind == "h100" else 0,
         "collectives": [c._asdict() for c in grouped(exchanges)],
         "modelled_bytes": total.nbytes,
         "modelled_operations": total.matrix + total.full_matrix + total.vector,
@@ -122,7 +122,7 @@ def loops(executed: list[Executed]) -> list[dict[str, Any]]:
     ]
 
 
-def host_reads(program: Program, executed: list[Executed]) -> int:
+def host_reads(executed: list[Executed]) -> int:
     """Count conditions that a GPU's host reads: of branches and of open loops."""
     reads = 0
     for step in executed:

@@ -114,14 +114,12 @@ class Executed:
 
     Attributes:
         instruction: The instruction.
-        computation: Name of the computation that it is in.
         loops: The loops around it, the outermost first.
         counts: Whether it is part of the path that is counted: of a conditional, only
             the branch of most instructions is.
     """
 
     instruction: Instruction
-    computation: str
     loops: tuple[Loop, ...]
     counts: bool = True
 
@@ -332,7 +330,7 @@ def _walk(
     stated: Mapping[str, tuple[int, str]],
 ) -> Iterator[Executed]:
     for instruction in program.computations[computation]:
-        yield Executed(instruction, computation, loops)
+        yield Executed(instruction, loops)
         if instruction.opcode == "while":
             loop = _loop(program, instruction, stated)
             known = "known_trip_count" in instruction.attributes
