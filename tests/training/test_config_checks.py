@@ -16,6 +16,10 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
 FIRST_ORDER = {"critic_fit": "first_order"}
 
 
+def mesh_with(*axes):
+    return jax.make_mesh((1,) * len(axes), axes)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "error", "advice"),
     [
@@ -203,6 +207,17 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
             "critic_stride=5 is above the 4 sequences",
             [4, 2, None],
         ),
+        ({"devices": 3}, "3 of them do not divide num_envs=4; write", [1]),
+        ({"devices": 8}, "write num_envs=8, or devices=4", [4, None]),
+        ({"devices": 16, "num_seeds": 2}, "num_envs=8, or devices=8", [8, 4]),
+        ({"devices": True}, "write a number of devices, a jax.sharding.Mesh", [1]),
+        ({"devices": "all"}, "or None for all", [None]),
+        ({"devices": 0}, "write at least 1", [1]),
+        (
+            {"devices": mesh_with("data", "model")},
+            "write one with 'environments', as jax.make_mesh((1,), ('environments',))",
+            [mesh_with("environments"), mesh_with("environments", "agents")],
+        ),
         ({"cg_iterations": 0}, "write at least 1", [1]),
         ({"memory_size": -1}, "write at least 0", [0]),
         ({"backtrack_factor": 1.0}, "write 0.5", [0.5]),
@@ -228,7 +243,7 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
 )
 def test_advice_that_is_followed_is_accepted(fields, advice, values, no_shape_checks):
     name = next(iter(fields))
-    with pytest.raises(ValueError, match=re.escape(advice)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(advice)):
         TRPOConfig(**{**SMALL, **fields})
     for value in values:
         TRPOConfig(**{**SMALL, **fields, name: value})
