@@ -399,10 +399,11 @@ def evidence(rows: list[dict]) -> str:
 
 
 def compiled_programs(rows: list[dict]) -> list[tuple[str, int, int]]:
-    """Return name and size of each program whose size is fixed, in their order."""
-    fixed = (row for row in rows if not row["per_device"])
-    names = [(r["program"], r["num_envs"], r["rollout_length"]) for r in fixed]
-    return list(dict.fromkeys(names))
+    """Return name and size of each program whose size is fixed, names together."""
+    fixed = [row for row in rows if not row["per_device"]]
+    order = list(dict.fromkeys(row["program"] for row in fixed))
+    sizes = {(r["program"], r["num_envs"], r["rollout_length"]) for r in fixed}
+    return sorted(sizes, key=lambda size: (order.index(size[0]), *size[1:]))
 
 
 def described(program: tuple[str, int, int], num_agents: int = 1) -> str:
@@ -411,9 +412,16 @@ def described(program: tuple[str, int, int], num_agents: int = 1) -> str:
     return f"{name}, {agents}{num_envs:,} × {length}"
 
 
-def by_target(rows: list[dict], fact: Callable[[dict], str]) -> str:
-    """Return a table of one fact: programs by targets."""
-    names = [name for name in TARGETS if name != "v5e-64"]
+def by_target(
+    rows: list[dict], fact: Callable[[dict], str], kinds: tuple = ("h100", "v5e")
+) -> str:
+    """Return a table of one fact: programs by targets of some kinds."""
+    rows = [row for row in rows if TARGETS[row["target"]].kind in kinds]
+    names = [
+        name
+        for name, target in TARGETS.items()
+        if target.kind in kinds and name != "v5e-64"
+    ]
 
     def line(program: tuple[str, int, int]) -> list[str]:
         found = {name: row_of(rows, program, name) for name in names}
@@ -443,11 +451,8 @@ def compiled(rows: list[dict]) -> str:
         ),
         "The same by XLA's own model of a v5e, without communication": by_target(
             rows,
-            lambda row: (
-                significant(1e3 * row["modelled_seconds_by_xla"])
-                if row["modelled_seconds_by_xla"]
-                else "–"
-            ),
+            lambda row: significant(1e3 * row["modelled_seconds_by_xla"]),
+            kinds=("v5e",),
         ),
         "Modelled scaling, with the same work for each device": compiled_scaling(rows),
         "Processor seconds to compile": by_target(

@@ -331,8 +331,8 @@ def row_of(*exchanges, **fields):
     ("exchange", "fault"),
     [
         ({}, None),
-        ({"nbytes": 400}, None),
-        ({"nbytes": 404}, "more than 400 bytes"),
+        ({"nbytes": 200}, None),
+        ({"nbytes": 204}, "more than 200 bytes"),
         ({"kind": "all-gather"}, "all-gather"),
         ({"loop": "rollout"}, "in the rollout"),
     ],
@@ -429,15 +429,15 @@ def test_the_size_at_which_communication_is_a_tenth():
 def test_the_tables_of_compiled_programs(tmp_path):
     found = [
         measured("h100-1", 4096, seconds=2e-3),
-        measured("h100-8", 4096, seconds=2e-3, exchanged=(4, 4, 404)),
+        measured("h100-8", 4096, seconds=2e-3, exchanged=(4, 4, 204)),
         measured("h100-8", 8192, per_device=True, seconds=1e-3, exchanged=(4,)),
     ]
     page = report.compiled(found)
     kernels = "| feed-forward, 4,096 × 128 | 52 | 52 | – | – | – | – |"
     assert kernels in page
     assert "| h100-1 | 2 + ≤ 10 × 5 (solve) |" in page
-    wrong = "all-reduce of f32[], more than 400 bytes; 1.00 of one device's temporaries"
-    assert f"| h100-8 | 3 | 1 of 404, 2 of 4 | 100 | {wrong} |" in page
+    wrong = "all-reduce of f32[], more than 200 bytes; 1.00 of one device's temporaries"
+    assert f"| h100-8 | 3 | 1 of 204, 2 of 4 | 100 | {wrong} |" in page
     assert "| feed-forward, 4,096 × 128 | 2 | 5 (3) | – |" in page
     assert "| h100-8 | 1,024 × 128 | 52 | 2e+03 | 1e+03 | 1 (4 bytes) | 1 | 0 |" in page
     assert draw_compiled(found, tmp_path / "compiled.png")

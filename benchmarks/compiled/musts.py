@@ -2,9 +2,9 @@
 
 from typing import Any
 
-# Parameters of an agent that one exchange may carry: gradients of policy and critic and
-# a few vectors of their size.
-MOST_PARAMETERS = 4
+# Parameters of an agent that one exchange may carry, policy and critic together: XLA may
+# join gradients of both with a few numbers.
+MOST_PARAMETERS = 2
 # Temporaries of each of eight devices, relative to those of one.
 MOST_TEMPORARIES = 1 / 6
 
