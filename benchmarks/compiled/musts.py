@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# Parameters of an agent that one exchange may carry, policy and critic together: XLA may
-# join gradients of both with a few numbers.
+# Parameters of an agent that one exchange may carry, policy and critic together: XLA
+# may join the gradients of both with a few numbers.
 MOST_PARAMETERS = 2
 # Temporaries of each of eight devices, relative to those of one.
 MOST_TEMPORARIES = 1 / 6
