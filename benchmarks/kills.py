@@ -76,9 +76,13 @@ def config_of(updates: int, num_seeds: int) -> trpo_jax.TRPOConfig:
 
 
 def settings_of(checkpoint_updates: int) -> trpo_jax.RunSettings:
-    """Return settings with frequent checkpoints."""
+    """Return settings with frequent checkpoints, and evaluations between them."""
     return trpo_jax.RunSettings(
-        checkpoint_updates=checkpoint_updates, evaluation_episodes=2, keep_last=2
+        checkpoint_updates=checkpoint_updates,
+        evaluation_episodes=2,
+        evaluation_updates=7,
+        interim_episodes=2,
+        keep_last=2,
     )
 
 

@@ -351,6 +351,7 @@ def overhead(rows: list[dict]) -> str:
         "`train`, s",
         "`run`, s",
         "speed, `run` / `train`",
+        "speed, `run` with / without evaluations",
     )
     return table(
         header,
@@ -361,6 +362,7 @@ def overhead(rows: list[dict]) -> str:
                 spread(row["train_seconds"]),
                 spread(row["run_seconds"]),
                 spread(row["speed_ratio"]),
+                spread(row["evaluating_ratio"]) if "evaluating_ratio" in row else "–",
             )
             for row in rows
         ],

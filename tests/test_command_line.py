@@ -10,10 +10,12 @@ import sys
 import jax
 import pytest
 from rich.console import Console
+from tiny import Line
 
 import trpo_jax
-from trpo_jax import runs
+from trpo_jax import environments, runs
 from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
+from trpo_jax.environments import Discrete
 from trpo_jax.runs import chunks
 from trpo_jax.runs.console import Watcher
 from trpo_jax.training import PRESETS
@@ -63,6 +65,28 @@ def test_whole_numbers_may_be_written_as_in_python():
 )
 def test_sizes_may_have_commas_between_them(words, sizes):
     assert config_of(["--hidden-sizes", *words]).hidden_sizes == sizes
+
+
+class Halves(Line):
+    observation_shape = {"left": (3,), "right": (3,)}  # noqa: RUF012
+
+    def __init__(self):
+        self.action_space, self._masked = Discrete(2), False
+
+    def _observe(self, state):
+        values = super()._observe(state)
+        return {"left": values, "right": -values}
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["left"], "left"), (["left", "right"], ("left", "right")), (["None"], None)],
+)
+def test_entries_of_an_observation_are_named(words, part, monkeypatch):
+    halves = Halves()
+    monkeypatch.setitem(environments._SUITES, "playground", lambda name: halves)
+    options = ["--env=playground/halves", "--critic-observation", *words]
+    assert config_of(options).critic_observation == part
 
 
 def test_schedules_of_the_command_line_are_all_that_there_are():
@@ -204,7 +228,7 @@ def test_a_run_is_recorded_resumed_evaluated_drawn_and_exported(tmp_path, capsys
 def test_render_is_advised_where_there_is_something_to_draw(
     env, drawn, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(runs, "run", lambda *args: None)
+    monkeypatch.setattr(runs, "run", lambda *args, **options: None)
     assert main(["--env", env, "--folder", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
     assert "trpo_jax plot" in text
@@ -355,6 +379,21 @@ def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copied")
 
 
+def test_a_run_goes_on_for_longer_and_starts_another(copied, capsys):
+    assert main(["resume", str(copied), "--total-timesteps=96"]) == 2
+    assert "is not more than the 96 steps" in capsys.readouterr().err
+    assert main(["resume", str(copied), "--total-timesteps=1e2"]) == 0
+    assert "resuming after update 3 of 4" in capsys.readouterr().out
+    start = ["--warm-start", str(copied)]
+    assert main([*TINY, *start, "--evaluation-updates=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"starting with what {copied}/checkpoints/00000004 has learnt" in lines
+    shown = [" evaluation " in line for line in lines if " steps  " in line]
+    assert shown == [False, True, True]
+    assert main([*TINY, *start, "--hidden-sizes", "9"]) == 2
+    assert "hidden_sizes: [8] and [9]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["resume", "evaluate", "render", "export"])
 def test_damaged_checkpoints_are_advised_on(command, copied, capsys):
     for path in (copied / "checkpoints").rglob("*"):
@@ -441,6 +480,7 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--critic-fit=first_order", "--critic-optimizer=adamm"], "adam"),
         (["--critic-epochs=3"], "is for critic_fit='first_order'; write that as well"),
         (["--max-kl-schedule=quadratic"], "'constant', 'linear', 'cosine'"),
+        (["--policy-observation=seen"], "which has no entries; write None"),
         (["--num-env=3"], "--num-envs"),
         (["--env"], "--env"),
         (["--config"], "--config"),

@@ -54,8 +54,8 @@ class Killed(BaseException):
     """Ends a run as if its process were gone."""
 
 
-def run_until_killed(folder, updates, monkeypatch, config=CONFIG, settings=SETTINGS):
-    """Run until so many updates are recorded, and no further."""
+def kill_after(updates, patch):
+    """Kill runs when so many updates are recorded."""
     write = records.Records.write
 
     def write_until(self, rows, speed):
@@ -63,10 +63,17 @@ def run_until_killed(folder, updates, monkeypatch, config=CONFIG, settings=SETTI
             raise Killed
         write(self, rows, speed)
 
+    patch.setattr(records.Records, "write", write_until)
+
+
+def run_until_killed(
+    folder, updates, monkeypatch, config=CONFIG, settings=SETTINGS, **options
+):
+    """Run until so many updates are recorded, and no further."""
     with monkeypatch.context() as patch:
-        patch.setattr(records.Records, "write", write_until)
+        kill_after(updates, patch)
         try:
-            run(folder, config, settings)
+            run(folder, config, settings, **options)
         except Killed:
             return
     raise AssertionError("the run ended before it was killed")

@@ -26,6 +26,7 @@ from trpo_jax import pictures, policies, runs
 from trpo_jax.completion import completion_script
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.observations import Part
 from trpo_jax.policies import Actions, format_evaluation, summarize_returns
 from trpo_jax.runs import CheckpointChoice
 from trpo_jax.runs.config_file import (
@@ -96,6 +97,28 @@ def _read_counts(info: Any) -> Any:
     )
 
 
+@_REGISTRY.primitive_rule
+def _read_part(info: Any) -> Any:
+    """Read the names of entries of an observation, or the word None."""
+    if info.type != Part:
+        return None
+
+    def read(words: list[str]) -> Part:
+        if words == ["None"]:
+            return None
+        return words[0] if len(words) == 1 else tuple(words)
+
+    return constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME ...",
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: (
+            [*value] if isinstance(value, tuple) else [str(value)]
+        ),
+    )
+
+
 def _whole(word: str) -> int:
     with contextlib.suppress(ValueError):
         return int(word)
@@ -130,6 +153,7 @@ def train(
     *,
     folder: _Path = None,
     config: _Path = None,
+    warm_start: _Path = None,
     run: conf.OmitArgPrefixes[_Options],
     records: conf.OmitArgPrefixes[runs.RunSettings] = _RECORDS,
 ) -> None:
@@ -143,11 +167,12 @@ def train(
             nothing is saved.
         config: A .json or .toml file with the run options below, such as a run's
             config.json.
+        warm_start: Folder of a run whose policy, critic and normalisers to start with.
         run: The run.
         records: What is recorded, and how often.
     """
     _check_environment(run.env)
-    runs.run(TRPOConfig(**vars(run)), folder, records)
+    runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
     if folder is None:
         print("nothing was saved; to save a run, write --folder NAME")
         return
@@ -157,13 +182,17 @@ def train(
         print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-def resume(folder: _Folder, /) -> None:
-    """Resume a run that was interrupted or killed; the result is bit-identical.
+def resume(folder: _Folder, /, *, total_timesteps: int | None = None) -> None:
+    """Resume a run that was interrupted or killed, or train it for longer.
+
+    The result is bit-identical to that of an uninterrupted run.
 
     Args:
         folder: Folder of the run.
+        total_timesteps: Environment steps to train for in all, if the run is to be
+            longer than first asked. Schedules extend over the new length.
     """
-    runs.resume(folder)
+    runs.resume(folder, total_timesteps=total_timesteps)
 
 
 def evaluate(
@@ -181,7 +210,7 @@ def evaluate(
         folder: Folder of the run.
         num_episodes: Episodes to play with each of the run's seeds.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed: Random seed of the episodes.
     """
     config, state = runs.load_state(folder, checkpoint=checkpoint)
@@ -218,7 +247,7 @@ def render(
         folder: Folder of the run.
         output: File to write; by default `pictures/episode` in the run's folder.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed_index: Which of the run's seeds to use, from 0.
         seed: Random seed of the episode.
     """
@@ -248,7 +277,7 @@ def export(
         folder: Folder of the run.
         output: File to write; by default `policy.jaxexport` in the run's folder.
         actions: Greedy actions (mode), or actions sampled from the policy.
-        checkpoint: The newest checkpoint, or the one with the best return in training.
+        checkpoint: The newest checkpoint, or the one with the best return.
         seed_index: Which of the run's seeds to use, from 0.
     """
     policy = runs.load_policy(

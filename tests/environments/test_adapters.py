@@ -7,6 +7,7 @@ import functools
 import importlib
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import pytest
 from compiling import compilations, fast_jit
 from flax import struct
 
+from trpo_jax import TRPOConfig, train
 from trpo_jax.environments import (
     Box,
     BraxEnvironment,
@@ -445,15 +447,68 @@ def test_termination_wins_at_the_time_limit():
     assert not taken.truncated
 
 
-@pytest.mark.parametrize("observation", [{"state": 1.0}, (jnp.zeros(2), jnp.zeros(1))])
-def test_an_observation_of_several_arrays_is_refused_with_advice(observation):
-    class Structured(Ball):
-        def reset(self, rng):
-            return super().reset(rng).replace(obs=observation)
+class Robot(Ball):
+    """Observes what the robots of MuJoCo Playground do, some of which have cameras."""
 
-    with pytest.raises(ValueError, match=r"Structured observes .*float32") as raised:
-        BraxEnvironment(Structured(), LIMIT)
-    assert "Wrap the environment" in str(raised.value)
+    def _with_observation(self, state, place):
+        camera = jnp.full((2, 2, 3), 7, jnp.uint8)
+        entries = {
+            "pixels/view_0": camera,
+            "privileged_state": place,
+            "state": place[:1],
+        }
+        return state.replace(obs=entries, info=state.info | {"place": place})
+
+    def reset(self, rng):
+        state = super().reset(rng)
+        return self._with_observation(state, state.obs)
+
+    def step(self, state, action):
+        state = super().step(state.replace(obs=state.info["place"]), action)
+        return self._with_observation(state, state.obs)
+
+
+def test_the_entries_of_an_observation_are_kept():
+    environment = BraxEnvironment(Robot(), LIMIT)
+    shape = {"pixels/view_0": (2, 2, 3), "privileged_state": (2,), "state": (1,)}
+    assert environment.observation_shape == shape
+    (state, observation), ball = environment.reset(KEY), BraxEnvironment(Ball(), LIMIT)
+    ball_state, place = ball.reset(KEY)
+    close(observation["privileged_state"], place)
+    assert observation["pixels/view_0"].dtype == jnp.uint8
+    _, taken = environment.step(KEY, state, jnp.ones(2))
+    _, expected = ball.step(KEY, ball_state, jnp.ones(2))
+    close(taken.final_observation["privileged_state"], expected.final_observation)
+    config = TRPOConfig(
+        env=environment,
+        policy_observation="state",
+        critic_observation="privileged_state",
+        normalize_observations=True,
+        num_envs=2,
+        rollout_length=4,
+        total_timesteps=16,
+        hidden_sizes=(4,),
+    )
+    assert np.isfinite(train(config).metrics.critic_loss).all()
+
+
+def test_playground_passes_its_observations_on(monkeypatch):
+    """With a stand-in for the package, which need not be installed."""
+    registry = types.SimpleNamespace(
+        ALL_ENVS=("RobotWithCamera",),
+        get_default_config=lambda name: types.SimpleNamespace(episode_length=LIMIT),
+        load=lambda name, config: Robot(),
+    )
+    package = types.SimpleNamespace(registry=registry)
+    monkeypatch.setitem(sys.modules, "mujoco_playground", package)
+    environment = make_playground("RobotWithCamera")
+    assert set(environment.observation_shape) == {
+        "pixels/view_0",
+        "privileged_state",
+        "state",
+    }
+    with pytest.raises(ValueError, match=r"no 'hidden'; .*'privileged_state', 'state'"):
+        TRPOConfig(env="playground/RobotWithCamera", critic_observation="hidden")
 
 
 # For each suite: what it imports, its extra, and an environment of its own.

@@ -81,6 +81,14 @@ def test_one_with_masks_is_taken():
     make_environment(Corridor(observe=observe))
 
 
+def test_one_with_structured_observations_is_taken():
+    def observe(place):
+        return {"place": place, "image": jnp.zeros((2, 2), jnp.uint8)}
+
+    shape = {"image": (2, 2), "place": ()}
+    make_environment(Corridor(observe=observe, observation_shape=shape))
+
+
 def masked(size, dtype=bool):
     return lambda place: MaskedObservation(jnp.zeros(2), jnp.ones(size, dtype))
 
@@ -106,8 +114,13 @@ def masked(size, dtype=bool):
         ({"action_space": Box(2), "observe": masked(2)}, r"masks actions, .*Box"),
         ({"observe": masked(3)}, r"action_mask bool\[3\].*write bool\[2\]"),
         ({"observe": masked(2, int)}, r"action_mask int32\[2\].*write bool\[2\]"),
-        ({"observe": lambda place: {"a": place}}, r"observes \{'a'.*write one array"),
-        ({"observation_shape": (3,)}, r"observes float32\[2\].*shape is \[3\]"),
+        (
+            {"observe": lambda place: {"a": place}},
+            r"observes \{'a': int32\[\]\}.*write observation_shape = \{'a': \(\)\},",
+        ),
+        ({"observe": lambda place: {}}, r"observes \{\}; write an array"),
+        ({"observation_shape": (3,)}, r"float32\[2\].*is \(3,\); write .* = \(2,\)"),
+        ({"observation_shape": {"a": (2,)}}, r"is a dict .*such as \(2,\)"),
         (
             {"reward": lambda ended: jnp.ones(2)},
             r"reward float32\[2\].*floating scalar",

@@ -411,12 +411,57 @@ class Unsupported(Tabular):
         return self._replaced.get("observation", super().observation_space(params))
 
 
-@pytest.mark.parametrize("role", ["action", "observation"])
+class Sighted(Tabular):
+    """Observes bytes, an index, and the tables' features."""
+
+    def __init__(self, alone=False):
+        super().__init__()
+        self._alone = alone
+
+    def _seen(self, features, state):
+        image = jnp.full((2, 2), state.position, jnp.uint8)
+        whole = {"image": image, "index": state.position, "features": features}
+        return image if self._alone else whole
+
+    def reset_env(self, key, params):
+        features, state = super().reset_env(key, params)
+        return self._seen(features, state), state
+
+    def step_env(self, key, state, action, params):
+        features, state, *rest = super().step_env(key, state, action, params)
+        return self._seen(features, state), state, *rest
+
+    def observation_space(self, params):
+        image = spaces.Box(0, 255, (2, 2), jnp.uint8)
+        index = spaces.Discrete(len(params.features))
+        features = super().observation_space(params)
+        whole = {"image": image, "index": index, "features": features}
+        return image if self._alone else spaces.Dict(whole)
+
+
+def test_a_dict_space_keeps_bytes_and_integers():
+    environment = make_environment((Sighted(), CHAIN))
+    shape = {"image": (2, 2), "index": (), "features": (3,)}
+    assert environment.observation_shape == shape
+    dtypes = {"image": "uint8", "index": "int32", "features": "float32"}
+    state, observation = environment.reset(KEY)
+    _, taken = environment.step(KEY, state, jnp.int32(1))
+    for given in (observation, taken.observation, taken.final_observation):
+        assert jax.tree.map(lambda leaf: str(leaf.dtype), given) == dtypes
+    assert make_environment((Sighted(), CHAIN)) is not environment
+
+
+def test_bytes_stay_bytes():
+    _, observation = make_environment((Sighted(alone=True), CHAIN)).reset(KEY)
+    assert observation.dtype == jnp.uint8
+
+
 @pytest.mark.parametrize(
-    "space",
+    ("role", "space"),
     [
-        spaces.Dict({"arm": spaces.Discrete(2)}),
-        spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (1,)))),
+        ("action", spaces.Dict({"arm": spaces.Discrete(2)})),
+        ("action", spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (1,))))),
+        ("observation", spaces.Space()),
     ],
 )
 def test_an_unsupported_space_is_named(role, space):

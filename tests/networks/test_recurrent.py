@@ -97,6 +97,13 @@ def test_whole_sequences_are_their_steps_one_by_one(network):
         )
 
 
+def test_a_pytree_is_taken_as_its_concatenation(params):
+    observations = {"a": OBSERVATIONS[..., :1], "b": OBSERVATIONS[..., 1:]}
+    _, expected = POLICY.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    _, policy = POLICY.apply(params, MEMORY, observations, STARTS)
+    np.testing.assert_allclose(policy.logits, expected.logits, rtol=1e-6)
+
+
 def test_an_episode_knows_nothing_of_the_one_before(params):
     other = MEMORY.at[0].add(1.0)
     observations = OBSERVATIONS.at[0, :3].add(1.0)

@@ -84,10 +84,70 @@ def test_an_image_without_channels_has_one():
 @pytest.mark.parametrize(
     ("observations", "message"),
     [
-        (OBSERVATIONS, "are not images"),
-        (IMAGES[:, :4, :2], "smaller than filters of 3 × 3"),
+        (OBSERVATIONS, r"observation, float32\[4\], is not an image.*channels=\(\)"),
+        (IMAGES[:, :4, :2], "images of 4 × 2 are smaller than filters of 3 × 3"),
+        ({"place": OBSERVATIONS}, r"\{'place': .*have no image.*channels=\(\)"),
+        (
+            {"camera": IMAGES, "clip": IMAGES[:, None]},
+            r"'clip', float32\[1, 7, 6, 3\], is not an image .*, nor flat; reshape it",
+        ),
+        ({"a": {"b": IMAGES[:, :2]}}, r"images 'a\.b' of 2 × 6 are smaller"),
+        (
+            {"camera": IMAGES, "key": jax.random.split(jax.random.key(0), 2)},
+            "'key', .*does not hold numbers",
+        ),
     ],
 )
 def test_cnn_refuses_what_it_cannot_convolve(observations, message):
     with pytest.raises(ValueError, match=message):
         make(CNN((4,)), observations)
+    # What is advised for all but keys, which no default network takes.
+    if "numbers" not in message:
+        make(MLP((4,)), observations)
+
+
+def test_mlp_refuses_what_is_no_number():
+    observations = {"seen": OBSERVATIONS, "z": OBSERVATIONS.astype(complex)}
+    with pytest.raises(ValueError, match=r"entry 'z', complex64\[4\], does not hold"):
+        make(MLP((4,)), observations)
+
+
+def test_mlp_takes_all_leaves_side_by_side():
+    observations = {
+        "b": (IMAGES, jnp.array([True, False])),
+        "a": jnp.arange(4, dtype=jnp.int32).reshape(2, 2),
+        "c": jnp.array([250, 3], jnp.uint8),
+    }
+    flat = jnp.concatenate(
+        [
+            jnp.array([[0.0, 1.0], [2.0, 3.0]]),
+            IMAGES.reshape(2, -1),
+            jnp.array([[1.0], [0.0]]),
+            jnp.array([[250.0], [3.0]]),
+        ],
+        axis=1,
+    )
+    params, features = make(MLP((3,)), observations)
+    np.testing.assert_allclose(MLP((3,)).apply(params, flat), features, rtol=1e-6)
+
+
+def test_cnn_convolves_each_image_and_appends_what_is_flat():
+    observations = {"far": IMAGES, "near": IMAGES[..., 0], "speed": jnp.ones((2, 5))}
+    network = CNN((4,), hidden_sizes=())
+    params, features = make(network, observations)
+    layers = params["params"]
+    assert layers["Dense_0"]["kernel"].shape == (27, 4)
+    assert layers["Dense_1"]["kernel"].shape == (9, 4)
+    alone = [
+        network.apply({"params": {"Dense_0": layers[name]}}, image)
+        for name, image in (("Dense_0", IMAGES), ("Dense_1", IMAGES[..., 0]))
+    ]
+    expected = np.concatenate([*alone, np.ones((2, 5))], axis=1)
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+def test_bytes_are_pixels_between_0_and_1():
+    pixels = jax.random.bits(jax.random.key(1), (2, 5, 5, 3), jnp.uint8)
+    params, features = make(CNN((4,)), pixels)
+    scaled = CNN((4,)).apply(params, pixels / jnp.float32(255))
+    np.testing.assert_allclose(features, scaled, rtol=1e-6)

@@ -46,12 +46,32 @@ def drawn(monkeypatch, draw, runs):
     return {axis.get_title(): axis for axis in figures[0].axes}
 
 
+def test_evaluations_are_dots_with_intervals(tmp_path, monkeypatch):
+    lines = [line(update, (1.0, 3.0)) for update in range(1, 51)]
+    lines[9] |= {"evaluation_return_by_seed": [4.0, 6.0]}
+    lines[19] |= {"evaluation_return_by_seed": [7.0, None]}
+    lines[29] |= {"evaluation_return_by_seed": [None, None]}
+    several = read_run(write_run(tmp_path / "several", lines, num_seeds=2))
+    single = read_run(
+        write_run(tmp_path / "one", [line(1) | {"evaluation_return": 8.0}])
+    )
+    (axis,) = drawn(monkeypatch, draw_returns, [several, single]).values()
+    dots, one = (container.lines[0] for container in axis.containers)
+    # Not smoothed, though the run's curve is over two updates.
+    np.testing.assert_array_equal(dots.get_xydata(), [[10_000, 5], [20_000, 7]])
+    np.testing.assert_array_equal(one.get_xydata(), [[1000, 8]])
+    (bars,) = axis.containers[0].lines[2]
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [5 - 12.7, 5 + 12.7], 1e-3)
+    assert "dots" in axis.figure.get_supylabel()
+
+
 def test_curves_are_means_over_seeds_with_a_band(tmp_path, monkeypatch):
     lines = [line(update, (1.0 * update, 3.0 * update)) for update in (1, 2)]
     run = read_run(write_run(tmp_path / "run", lines, num_seeds=2))
     (axis,) = drawn(monkeypatch, draw_returns, [run]).values()
     np.testing.assert_array_equal(axis.lines[0].get_xydata(), [[1000, 2], [2000, 4]])
     assert len(axis.collections) == 1
+    assert axis.figure.get_supylabel() == "episode return"
     panels = drawn(monkeypatch, draw_diagnostics, [run])
     mean, limit = panels["KL(old ‖ new); dotted: δ"].lines
     np.testing.assert_allclose(mean.get_ydata(), 0.008)

@@ -1,5 +1,7 @@
 from typing import NamedTuple
 
+import gymnax
+import gymnax.wrappers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,8 +112,14 @@ def test_a_longer_episode_is_cut_and_compiled_once(tmp_path):
     np.testing.assert_array_equal(ladder.drawn[0][0].place, [0, 1, 2])
 
 
-def test_catch_becomes_a_gif(tmp_path):
-    config, state = make_state("Catch-bsuite")
+def wrapped_catch():
+    env, params = gymnax.make("Catch-bsuite")
+    return gymnax.wrappers.LogWrapper(env), params
+
+
+@pytest.mark.parametrize("make", [lambda: "Catch-bsuite", wrapped_catch])
+def test_catch_becomes_a_gif(tmp_path, make):
+    config, state = make_state(make())
     result = render_episode(config, state, tmp_path / "c.gif", key=jax.random.key(1))
     assert Image.open(result.path).n_frames == result.length == 9
     assert result.episode_return in (-1, 1)

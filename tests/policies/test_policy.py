@@ -102,7 +102,7 @@ def test_the_advice_about_a_batch_can_be_followed(masked):
 def test_a_mask_is_asked_for_where_there_is_one():
     with pytest.raises(ValueError, match=r"write MaskedObservation\(values, mask\)"):
         make("masked")(jnp.ones(3), jax.random.key(0))
-    with pytest.raises(ValueError, match="no action masks; write an array"):
+    with pytest.raises(ValueError, match="no action masks; write values alone"):
         cart_pole()(
             MaskedObservation(jnp.ones(4), jnp.ones(2, bool)), jax.random.key(0)
         )

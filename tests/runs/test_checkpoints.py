@@ -1,4 +1,5 @@
 import errno
+import functools
 import os
 import random
 import shutil
@@ -45,8 +46,10 @@ def restore(path, like_fn=like, config=CONFIG, **options):
 
 
 def restore_last(folder, warn_fn=print, *, resuming=False):
+    read = functools.partial(restore, resuming=resuming)
     paths = checkpoints.complete(folder)
-    return checkpoints.restore_last(paths, like, CONFIG, warn_fn, resuming=resuming)
+    found = checkpoints.read_last(paths, read, warn_fn, rename=resuming)
+    return found and (found[0], found[1].updates)
 
 
 @pytest.fixture(scope="module")

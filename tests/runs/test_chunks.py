@@ -8,6 +8,7 @@ import pytest
 from compiling import compilations
 from tiny import CONFIG
 
+from trpo_jax.policies.evaluation import start_evaluation
 from trpo_jax.runs import chunks
 from trpo_jax.runs.chunks import CAPACITY, Programs, by_update, run_chunks
 from trpo_jax.training import Metrics, train
@@ -95,6 +96,40 @@ def test_chunks_end_at_boundaries_and_bring_copies_of_wanted_states(device):
     assert states == {70: -70, 140: -140, 210: -210, 280: -280, 300: 300}
 
 
+def test_the_state_of_a_boundary_is_evaluated_and_only_brought_if_wanted(device):
+    class Playing:
+        def __init__(self, state, updates):
+            self.returns = np.array([float(state), updates])
+
+        def fetch(self):
+            updates = self.returns[1]
+            assert sum(device.handed_out) > updates or updates == 60
+            return self.returns
+
+    found = list(
+        run_chunks(
+            device.programs(),
+            0,
+            first=0,
+            last=60,
+            boundary_every=30,
+            wants_state_fn=lambda updates: updates % 30 == 0,
+            evaluate_fn=Playing,
+            evaluate_every=20,
+        )
+    )
+    evaluations = {
+        chunk.updates: chunk.evaluation.tolist()
+        for chunk in found
+        if chunk.evaluation is not None
+    }
+    # Copies have a minus; the last state is not donated, and needs none.
+    assert evaluations == {20: [-20, 20], 40: [-40, 40], 60: [60, 60]}
+    states = {chunk.updates: chunk.state for chunk in found if chunk.state is not None}
+    assert states == {30: -30, 60: 60}
+    assert {30, 50}.isdisjoint(evaluations)
+
+
 def test_chunks_in_flight_are_finished_when_it_is_stopped(device):
     asked = []
 
@@ -117,6 +152,10 @@ def test_metrics_come_update_by_update():
     derived = {"env_steps", "episode_return", "episode_length"}
     names = {*Metrics._fields, *UpdateInfo._fields}
     assert rows[0].keys() == (names - parts) | derived
+    returns = np.array([1.0, np.nan, 4.0])
+    rows = by_update(chunks.Chunk(7, metrics, None, 1.0, returns))
+    assert ["evaluation_return" in row for row in rows] == [False, False, True]
+    assert rows[-1]["evaluation_return"] == 2.5
 
 
 def test_seeds_side_by_side_are_those_of_train():
@@ -132,6 +171,14 @@ def test_seeds_side_by_side_are_those_of_train():
         expected.metrics.update.entropy[:, -1],
         rtol=1e-3,
     )
+
+
+def test_an_evaluation_in_training_is_compiled_before_it():
+    programs = chunks.compile_programs(CONFIG, interim_episodes=5)
+    state, key = programs.init(run_keys(CONFIG)), jax.random.key(1)
+    with compilations() as seconds:
+        start_evaluation(CONFIG, programs.copy(state), key, 5).fetch()
+    assert seconds == []
 
 
 def test_programs_are_compiled_once():

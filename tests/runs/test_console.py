@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import pty
 import re
@@ -6,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tiny import CONFIG
@@ -34,15 +37,46 @@ def test_without_a_terminal_there_are_about_twenty_lines(capsys):
         state = programs.init(run_keys(CONFIG))
         for chunk in run_chunks(programs, state, first=0, last=40):
             watcher.watch(chunk)
-    lines = capsys.readouterr().out.splitlines()
+    lines = lines_of(capsys)
     assert [line.split()[0] for line in lines] == [str(32 * n) for n in range(1, 21)]
     # No episode ended in the first rollouts, and the last return is kept.
-    assert "return –" in lines[0]
+    assert "return – (no episode ended)" in lines[0]
     assert all("return –" not in line for line in lines[-5:])
     assert all("KL" in line and "steps/s" in line for line in lines)
     solves = [re.search(r"CG (\S+) in (\d+)( \(poor\))?  ", line) for line in lines]
     assert all(1 <= int(solve[2]) <= CONFIG.cg_iterations for solve in solves)
     assert all((float(solve[1]) > 0.3) == bool(solve[3]) for solve in solves)
+
+
+def row(**changed):
+    """Metrics of a first update of three seeds, of which no episode ended."""
+    shown = ("kl", "max_kl", "cg_relative_residual", "cg_iterations", "entropy")
+    shown += ("accepted_fraction", "explained_variance")
+    ended = {"episode_count": np.zeros(3, int), "episode_return": np.full(3, np.nan)}
+    return dict.fromkeys(shown, np.zeros(3)) | {"update": 1} | ended | changed
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_rollout_in_which_no_episode_ended_is_shown_as_such(monkeypatch, capsys):
+    two = {"episode_count": np.array([2, 0, 1]), "episode_return": [2.0, np.nan, 4.0]}
+    played = {"evaluation_return": np.array([10.0, 20.0, np.nan])}
+    rows = [row(), row(**two), row(**played), row(evaluation_return=np.full(3, np.nan))]
+    monkeypatch.setattr("trpo_jax.runs.console.by_update", lambda chunk: rows)
+    chunk = types.SimpleNamespace(updates=4, seconds=1.0)
+    with Watcher(dataclasses.replace(CONFIG, num_seeds=3)) as watcher:
+        watcher._line_every = 1
+        watcher.watch(chunk)
+    shown = [line.split("steps  ")[1].split("  KL")[0] for line in lines_of(capsys)]
+    assert shown == [
+        "return – (no episode ended)",
+        "return 3.00 ± 1.41",
+        "return 3.00 ± 1.41 (no episode ended)  evaluation 15.00 ± 7.07",
+        "return 3.00 ± 1.41 (no episode ended)  evaluation –",
+    ]
+
+
+def lines_of(capsys):
+    return capsys.readouterr().out.splitlines()
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run():

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shlex
 import shutil
 
@@ -22,6 +23,13 @@ def test_the_config_and_the_last_state_are_loaded(folder):
     config, state = load_state(folder)
     assert config == CONFIG
     assert state.updates == 40
+
+
+def test_parameters_are_plain_pytrees_of_arrays(folder):
+    state = load_state(folder)[1]
+    for params in (state.params, state.critic_params):
+        plain = json.loads(json.dumps(jax.tree.map(np.shape, params)))
+        assert plain == jax.tree.map(lambda leaf: [*leaf.shape], params)
 
 
 def test_best_and_last_are_two_checkpoints(folder):

@@ -69,19 +69,19 @@ def test_tensorboard_gets_scalars_by_environment_steps(tmp_path):
     }
 
 
-def test_tensorboard_has_return_and_status_of_each_seed(tmp_path):
+def test_tensorboard_has_curves_of_each_seed(tmp_path):
     pytest.importorskip("tensorboardX")
-    config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=16 * 4)
+    config = dataclasses.replace(CONFIG, num_seeds=2)
     run(tmp_path / "run", config, dataclasses.replace(SETTINGS, tensorboard=True))
     found = tensorboard_scalars(tmp_path / "run" / "tensorboard")
     rows = lines(tmp_path / "run" / "metrics.jsonl")
     for row in rows:
-        for name in ("episode_return", "status", "cg_status"):
+        for name in ("episode_return", "kl", "entropy", "status", "cg_status"):
             for seed, value in enumerate(row[f"{name}_by_seed"]):
                 there = found.get((f"{name}/seed_{seed}", row["env_steps"]))
                 assert there == (None if value is None else pytest.approx(value))
     assert any(None not in row["episode_return_by_seed"] for row in rows)
-    assert found["steps_per_second", 64] > 0
+    assert found["steps_per_second", 640] > 0
 
 
 def test_wandb_writes_offline_and_goes_on_with_the_same_run(tmp_path, monkeypatch):
@@ -150,7 +150,13 @@ def test_every_destination_gets_the_same_numbers(tmp_path, monkeypatch, num_seed
     wandb = types.SimpleNamespace(init=lambda **options: stub)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config = dataclasses.replace(CONFIG, num_seeds=num_seeds, total_timesteps=16 * 4)
-    settings = dataclasses.replace(SETTINGS, tensorboard=True, wandb="test")
+    settings = dataclasses.replace(
+        SETTINGS,
+        tensorboard=True,
+        wandb="test",
+        evaluation_updates=2,
+        interim_episodes=1,
+    )
     run(tmp_path / "run", config, settings, loggers=[recorder])
     # The file has the speed, which no repetition has again, in timing.jsonl.
     rows = [scalars(row) for row in lines(tmp_path / "run" / "metrics.jsonl")]
@@ -160,6 +166,11 @@ def test_every_destination_gets_the_same_numbers(tmp_path, monkeypatch, num_seed
         logged = by_steps[row["env_steps"]]
         assert logged == row | {"steps_per_second": logged["steps_per_second"]}
     assert told == by_steps
+    names = {"evaluation_return"}
+    if num_seeds > 1:
+        names |= {f"evaluation_return/seed_{seed}" for seed in range(num_seeds)}
+    for steps, logged in by_steps.items():
+        assert (names <= logged.keys()) == (steps in (32, 64))
     written = tensorboard_scalars(tmp_path / "run" / "tensorboard")
     assert written == {
         (name, steps): pytest.approx(value)

@@ -38,6 +38,7 @@ def test_seeds_are_summarized_over_those_that_have_a_number():
     assert row["episode_return_std"] == pytest.approx(np.std([1, 4], ddof=1))
     assert row["episode_return_by_seed"] == [1.0, None, 4.0]
     assert row["kl"] is row["kl_std"] is None
+    assert row["kl_by_seed"] == [None] * 3
     json.dumps(row, allow_nan=False)
 
 

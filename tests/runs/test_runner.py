@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import json
 import os
 import pickle
@@ -16,10 +17,12 @@ from tiny import (
     CONFIG,
     FIRST_ORDER,
     SETTINGS,
+    Killed,
     Line,
     Recorder,
     events,
     init,
+    kill_after,
     lines,
     resume,
     run,
@@ -98,7 +101,7 @@ def test_checkpoints_are_kept_as_asked(finished):
 
 
 def test_many_seeds_come_with_mean_and_spread(tmp_path):
-    config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=16 * 4)
+    config = dataclasses.replace(CONFIG, num_seeds=2)
     result = run(tmp_path / "run", config)
     rows = lines(tmp_path / "run" / "metrics.jsonl")
     row = next(row for row in rows if None not in row["episode_return_by_seed"])
@@ -106,7 +109,7 @@ def test_many_seeds_come_with_mean_and_spread(tmp_path):
     assert len(by_seed) == 2
     assert row["episode_return"] == pytest.approx(by_seed.mean())
     assert row["episode_return_std"] == pytest.approx(by_seed.std(ddof=1))
-    assert rows[-1]["env_steps"] == 64
+    assert rows[-1]["env_steps"] == 640
     assert row["kl_std"] > 0
     assert len(result.evaluation["return_by_seed"]) == 2
 
@@ -156,6 +159,52 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path):
     assert report.resumed_after[-1] > 0
 
 
+EVALUATING = dataclasses.replace(
+    SETTINGS, evaluation_updates=5, interim_episodes=3, keep_last=9
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    run(folder, settings=EVALUATING)
+    return folder
+
+
+def test_evaluations_in_training_are_those_of_the_checkpoints(evaluated, finished):
+    rows = {row["update"]: row for row in lines(evaluated / "metrics.jsonl")}
+    found = {n: row.pop("evaluation_return", None) for n, row in rows.items()}
+    assert [n for n in found if found[n] is not None] == [*range(5, 41, 5)]
+    assert len(set(found.values())) > 4
+    # They change nothing of the training.
+    assert [*rows.values()] == lines(finished[0] / "metrics.jsonl")
+    for path in checkpoints.complete(evaluated / "checkpoints"):
+        like = functools.partial(state_type, CONFIG)
+        state, manifest = checkpoints.restore(path, like, config_to_dict(CONFIG))
+        key = jax.random.fold_in(jax.random.key(CONFIG.seed), 2)
+        key = jax.random.fold_in(key, manifest.updates)
+        returns = trpo_jax.evaluate(CONFIG, state, key, 3)
+        assert manifest.score == np.asarray(returns, np.float64).mean()
+        assert found[manifest.updates] == float(str(np.float32(manifest.score)))
+
+
+def test_the_best_checkpoint_is_that_with_the_best_evaluation(evaluated):
+    rows = {row["update"]: row for row in lines(evaluated / "metrics.jsonl")}
+    returns = {n: rows[n]["evaluation_return"] for n in (10, 20, 30, 40)}
+    best = trpo_jax.load_state(evaluated, checkpoint="best")[1]
+    assert returns[int(best.updates)] == max(returns.values())
+
+
+@pytest.mark.parametrize("updates", [7, 35])
+def test_evaluations_of_a_resumed_run_are_the_same(
+    evaluated, tmp_path, monkeypatch, updates
+):
+    folder = tmp_path / "run"
+    run_until_killed(folder, updates, monkeypatch, settings=EVALUATING)
+    resume(folder)
+    assert differences(evaluated, folder) == []
+
+
 @pytest.mark.parametrize("updates", [3, 15, 30])
 def test_a_resumed_run_ends_in_the_same_bits(finished, tmp_path, monkeypatch, updates):
     folder = tmp_path / "run"
@@ -166,6 +215,101 @@ def test_a_resumed_run_ends_in_the_same_bits(finished, tmp_path, monkeypatch, up
     resume(folder)
     assert differences(finished[0], folder) == []
     assert events(folder, "resumed")[0]["updates"] == updates // 10 * 10
+
+
+CONSTANT = dataclasses.replace(CONFIG, max_kl_schedule="constant")
+HALF = dataclasses.replace(CONSTANT, total_timesteps=320)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """A run of forty updates, and one of half the length."""
+    folder = tmp_path_factory.mktemp("halves")
+    run(folder / "whole", CONSTANT, EVALUATING)
+    run(folder / "half", HALF, EVALUATING)
+    return folder
+
+
+def test_a_run_that_goes_on_longer_ends_as_one_of_that_length(halves, tmp_path):
+    folder = shutil.copytree(halves / "half", tmp_path / "run")
+    assert differences(halves / "whole", folder) != []
+    result = resume(folder, total_timesteps=625)  # rounded up
+    assert result.config == CONSTANT
+    assert differences(halves / "whole", folder) == []
+    asked = [events(folder, kind)[0] for kind in ("started", "resumed")]
+    assert [event["total_timesteps"] for event in asked] == [320, 640]
+
+
+def test_a_longer_run_that_is_killed_needs_the_number_only_once(
+    halves, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(halves / "half", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        kill_after(35, patch)
+        with pytest.raises(Killed):
+            resume(folder, total_timesteps=640)
+    assert not (folder / "evaluation.json").exists()
+    resume(folder)
+    assert differences(halves / "whole", folder) == []
+
+
+def test_a_schedule_extends_over_the_new_length(tmp_path):
+    run(tmp_path / "run", dataclasses.replace(CONFIG, total_timesteps=320))
+    resume(tmp_path / "run", total_timesteps=640)
+    radii = [row["max_kl"] for row in lines(tmp_path / "run" / "metrics.jsonl")]
+    first, second = 1 - np.arange(20) / 20, 1 - np.arange(20, 40) / 40
+    np.testing.assert_allclose(radii, 0.01 * np.append(first, second), rtol=1e-5)
+
+
+def test_a_length_is_not_changed_where_no_checkpoint_is_whole(halves, tmp_path):
+    folder = shutil.copytree(halves / "half", tmp_path / "run")
+    for manifest in folder.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    before = {path: path.read_bytes() for path in folder.glob("*.json*")}
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        resume(folder, total_timesteps=640)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "message"),
+    [
+        (
+            320,
+            ValueError,
+            "=320 is not more than the 320 steps .* write more, or leave",
+        ),
+        (100, ValueError, "=100 is not more than the 320 steps"),
+        (0, ValueError, "total_timesteps=0 is not positive"),
+        (320.5, TypeError, "total_timesteps is the float 320.5"),
+    ],
+)
+def test_a_length_that_is_done_is_refused(
+    steps, error, message, halves, tmp_path, no_shape_checks
+):
+    folder = shutil.copytree(halves / "half", tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.glob("*.json*")}
+    with pytest.raises(error, match=message):
+        resume(folder, total_timesteps=steps)
+    assert before == {path: path.read_bytes() for path in before}
+    assert resume(folder).state.updates == 20  # as advised
+
+
+def test_the_way_to_a_longer_run_is_told(halves, tmp_path):
+    """To whom starts it again, and to whom passes a longer config."""
+    folder = shutil.copytree(halves / "half", tmp_path / "run")
+    with pytest.raises(ValueError, match="holds this run already") as error:
+        run(folder, CONSTANT)
+    assert f"resume {folder} --total-timesteps 640`" in str(error.value)
+    with pytest.raises(
+        ValueError, match=r"=640, but the run in .* 320; to train"
+    ) as error:
+        resume(folder, CONSTANT)
+    assert f"resume {folder} --total-timesteps 640" in str(error.value)
+    assert trpo_jax.load_state(folder, CONSTANT)[0] == HALF
+    assert resume(folder, total_timesteps=640).state.updates == 40
+    # The config that it was started with is still one of this run.
+    assert resume(folder, HALF).config == CONSTANT
 
 
 def test_the_optimizers_state_of_a_resumed_run_is_kept(tmp_path, monkeypatch):

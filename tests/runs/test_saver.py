@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import time
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,22 +38,44 @@ def test_a_checkpoint_is_due_after_so_many_updates(saver):
     assert [n for n in range(1, 31) if saver.due(n)] == [10, 20, 30]
 
 
-def chunk(updates):
-    return Chunk(updates, metrics=None, state={"x": jnp.ones(2)}, seconds=1.0)
+def chunk(updates, returns=None, evaluation=None):
+    metrics = types.SimpleNamespace(episode_return=returns)
+    state = {"x": jnp.ones(2)}
+    return Chunk(updates, metrics, state, seconds=1.0, evaluation=evaluation)
 
 
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_score_is_the_mean_return_since_the_checkpoint_before(saver, tmp_path):
     for updates, returns in enumerate([[1.0, 3.0, np.nan], [8.0], [np.nan], [5.0]]):
-        saver.add_returns(np.array(returns))
+        saver.add_returns(chunk(updates + 1, np.array(returns)))
         saver.save(chunk(updates + 1))
         saver.wait()
-    manifests = {
-        int(path.name): checkpoints.verify(path)
-        for path in checkpoints.complete(tmp_path)
-    }
+    manifests = manifests_in(tmp_path)
     assert {n: one.score for n, one in manifests.items()} == {2: 8.0, 4: 5.0}
     assert manifests[2].jax_settings["jax_enable_x64"] is False
+
+
+def manifests_in(folder):
+    """Return the manifests of complete checkpoints by their updates."""
+    paths = checkpoints.complete(folder)
+    return {int(path.name): checkpoints.verify(path) for path in paths}
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_with_evaluations_a_score_is_the_return_of_the_latest(tmp_path):
+    settings = dataclasses.replace(SETTINGS, keep_last=9, evaluation_updates=2)
+    evaluations = [None, [1.0, 3.0], None, None, [9.0, 9.0], [4.0, np.nan], [np.nan]]
+    saved = (3, 4, 6, 7)
+    with contextlib.closing(Saver(tmp_path, CONFIG, settings)) as saver:
+        for updates, returns in enumerate(evaluations, start=1):
+            evaluation = None if returns is None else np.array(returns)
+            saver.add_returns(chunk(updates, np.array([99.0]), evaluation))
+            if updates in saved:
+                saver.save(chunk(updates))
+        saver.wait()
+    scores = {n: one.score for n, one in manifests_in(tmp_path).items()}
+    # Between 3 and 4 there is no evaluation; in the last one no episode ended.
+    assert scores == {3: 2.0, 4: None, 6: 4.0, 7: None}
 
 
 @pytest.mark.usefixtures("no_shape_checks")

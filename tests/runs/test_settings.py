@@ -12,6 +12,8 @@ REFUSED = [
     ({"keep_last": 0}, "at least 1", {"keep_last": 1}),
     ({"keep_best": -1}, "at least 0", {"keep_best": 0}),
     ({"checkpoint_updates": 0}, "at least 1", {"checkpoint_updates": 1}),
+    ({"evaluation_updates": 0}, "at least 1", {"evaluation_updates": None}),
+    ({"interim_episodes": 0}, "at least 1", {"interim_episodes": 1}),
     ({"evaluation_episodes": True}, "a whole number", {"evaluation_episodes": 1}),
     ({"checkpoint_minutes": -1.0}, "write minutes, as 5", {"checkpoint_minutes": 5}),
     ({"checkpoint_minutes": "5"}, "or None", {"checkpoint_minutes": None}),
@@ -50,9 +52,14 @@ def test_settings_about_files_need_a_folder(settings):
 
 
 def test_the_other_settings_need_none():
-    RunSettings(evaluation_episodes=3, max_nonfinite_updates=4).check_without_folder()
+    RunSettings(
+        evaluation_episodes=3,
+        evaluation_updates=2,
+        interim_episodes=1,
+        max_nonfinite_updates=4,
+    ).check_without_folder()
     names = {field.name for field in dataclasses.fields(RunSettings)}
-    assert len(names) == 8
+    assert len(names) == 10
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -36,7 +36,7 @@ SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
             {"action_distribution": "tanh_gaussian"},
             "is for continuous actions",
         ),
-        ((TABULAR, CHAIN), {"channels": (4,)}, "are not images"),
+        ((TABULAR, CHAIN), {"channels": (4,)}, "is not an image"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_when_the_run_starts(env, fields, advice):

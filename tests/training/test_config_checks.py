@@ -133,7 +133,8 @@ def test_every_field_of_the_critics_fit_is_of_one_fit():
     fields = {field.name for field in dataclasses.fields(TRPOConfig)}
     of_one_fit = {name for fields in OF_ONE_FIT.values() for name in fields}
     assert {name for name in fields if name.startswith("critic_")} == of_one_fit | {
-        "critic_fit"
+        "critic_fit",
+        "critic_observation",
     }
     for fit, values in OF_ONE_FIT.items():
         TRPOConfig(**SMALL, critic_fit=fit, **values)

@@ -9,11 +9,13 @@ import numpy as np
 import optax
 import pytest
 from compiling import fast_jit
-from probes import CHAIN, TABULAR
+from probes import CHAIN, NUM_STATES, TABULAR, Tabular, make_tables
 
 from trpo_jax import Hyperparameters, TRPOConfig, UpdateStatus, init, step, train
 from trpo_jax.networks import MLP, Value
+from trpo_jax.training.components import make_components
 from trpo_jax.training.schedules import make_schedule
+from trpo_jax.training.state import LEARNT, make_act_fn
 
 CONFIG = TRPOConfig(
     env=(TABULAR, CHAIN),
@@ -129,6 +131,71 @@ def test_hyperparameters_replaced_in_a_state_are_what_counts(start):
 
     values = jnp.array([0.1, 0.2])
     np.testing.assert_array_equal(fast_jit(jax.vmap(max_kl))(values), values)
+
+
+WITH_NORMALISERS = dataclasses.replace(
+    CONFIG, normalize_observations=True, normalize_returns=True
+)
+WIDER = make_tables(np.zeros((NUM_STATES, 3)), features=CHAIN.features)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train(WITH_NORMALISERS).state
+
+
+def test_a_warm_start_has_the_networks_of_one_state_and_the_rest_of_another(trained):
+    config = dataclasses.replace(WITH_NORMALISERS, num_envs=3, max_kl=0.02)
+    start = fast_jit(init)(config, jax.random.key(1))
+    state = fast_jit(lambda start: start.with_networks_of(trained))(start)
+    assert state.origin == start.origin
+    for name in state._fields:
+        source = trained if name in LEARNT else start
+        pairs = zip(
+            jax.tree.leaves(getattr(state, name)),
+            jax.tree.leaves(getattr(source, name)),
+            strict=True,
+        )
+        assert all(jnp.all(one == other) for one, other in pairs), name
+
+
+def test_the_first_ratio_of_a_warm_start_is_one(trained):
+    start = fast_jit(init)(WITH_NORMALISERS, jax.random.key(1))
+
+    @fast_jit
+    def act(state):
+        act_fn = make_act_fn(make_components(WITH_NORMALISERS), state)
+        seen = (start.rollout.observation, jnp.ones(4, bool))
+        return act_fn(jax.random.key(2), (), *seen)[1:]
+
+    actions, log_probs = act(start.with_networks_of(trained))
+    expected, old_log_probs = act(trained)
+    np.testing.assert_array_equal(actions, expected)
+    np.testing.assert_array_equal(jnp.exp(log_probs - old_log_probs), 1)
+    assert not jnp.any(act(start)[1] == old_log_probs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "difference"),
+    [
+        ({"hidden_sizes": (5,)}, "hidden_sizes: (4,) and (5,)"),
+        ({"normalize_returns": False}, "normalize_returns: True and False"),
+        ({"critic": Value(MLP((3,)))}, "kernel: (3, 4) and (3, 3)"),
+        ({"env": (Tabular(3), WIDER)}, "bias: (2,) and (3,)"),
+        ({"env": "CartPole-v1"}, "observation: (3,) and (4,)"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_by_both(trained, fields, difference):
+    config = dataclasses.replace(WITH_NORMALISERS, **fields)
+    state = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    with pytest.raises(ValueError, match=re.escape(difference)):
+        jax.eval_shape(lambda state: state.with_networks_of(trained), state)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_only_a_state_has_networks_to_start_with(trained):
+    with pytest.raises(TypeError, match=r"result\.state for the result of train"):
+        trained.with_networks_of(trained.params)
 
 
 def test_counted_updates_end_where_an_int32_does_and_never_wrap(start):

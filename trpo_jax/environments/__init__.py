@@ -20,6 +20,7 @@ from trpo_jax.environments.protocol import (
 )
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
+from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.observations import MaskedObservation
 
@@ -37,6 +38,7 @@ __all__ = [
     "MultiDiscrete",
     "SquashedActions",
     "TimeStep",
+    "VariedEnvironment",
     "make_brax",
     "make_environment",
     "make_gymnax",
@@ -62,8 +64,9 @@ def make_environment(env: Any) -> Environment:
 
     Args:
         env: An id; a gymnax (environment, params) pair, or the environment alone for
-            its default parameters; or any `Environment`. An id is one of gymnax, such
-            as "CartPole-v1", unless it begins with a suite:
+            its default parameters; or any `Environment`. Parameters with a leading axis
+            [num_envs] make a different environment in each row of the batch. An id is
+            one of gymnax, such as "CartPole-v1", unless it begins with a suite:
 
             - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
             - "jumanji/Snake-v1";

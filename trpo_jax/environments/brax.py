@@ -14,8 +14,9 @@ from trpo_jax.environments import suites
 from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
-from trpo_jax.errors import UsageError, array_types
+from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
+from trpo_jax.observations import Observation
 
 _BACKENDS = ("spring", "generalized", "positional", "mjx")
 
@@ -52,9 +53,6 @@ class BraxEnvironment:
             env: The environment.
             episode_length: Steps after which an episode is cut.
             name: Its name in messages; its class if None.
-
-        Raises:
-            UsageError: If the observation is not one array.
         """
         self._env = env = suites.narrowed_attributes(env)
         self._episode_length = episode_length
@@ -63,14 +61,8 @@ class BraxEnvironment:
         size = env.action_size
         self.action_space = Box(size, (-1.0,) * size, (1.0,) * size)
         raw = jax.eval_shape(self._reset, jax.random.key(0))
-        if not isinstance(raw.obs, jax.ShapeDtypeStruct):
-            raise UsageError(
-                f"{self.name} observes {array_types(raw.obs)}. Wrap the environment so "
-                "that `obs` in its state is one array, and write "
-                "env=trpo_jax.environments.BraxEnvironment(wrapped, episode_length)."
-            )
         self._state_type = raw
-        self.observation_shape: tuple[int, ...] = raw.obs.shape
+        self.observation_shape: PyTree = suites.shape_of(raw.obs)
         self._restart = restarting(self.reset)
 
     def __repr__(self) -> str:
@@ -82,10 +74,10 @@ class BraxEnvironment:
         return ".html" if has_bodies(self._env, self._state_type) else None
 
     @suites.single_precision
-    def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Float[Array, "..."]]:
+    def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         raw = self._reset(key)
-        return BraxState(raw, jnp.int32(0)), jnp.asarray(raw.obs, jnp.float32)
+        return BraxState(raw, jnp.int32(0)), suites.observed(raw.obs)
 
     @suites.single_precision
     def step(
@@ -100,7 +92,7 @@ class BraxEnvironment:
         length = state.length + 1
         terminated = raw.done > 0
         truncated = (length >= self._episode_length) & ~terminated
-        final_observation = jnp.asarray(raw.obs, jnp.float32)
+        final_observation = suites.observed(raw.obs)
         following, observation = self._restart(
             terminated | truncated, key, (BraxState(raw, length), final_observation)
         )
@@ -139,7 +131,7 @@ def make_brax(
 
     Raises:
         UsageError: If brax is not installed, has no such environment or backend (the
-            message names the nearest), or the observation is not one array.
+            message names the nearest).
     """
     envs = import_extra("brax.envs", extra="brax")
     advice = "Register your own by brax.envs.register_environment(name, class)."

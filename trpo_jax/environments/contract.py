@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from trpo_jax.environments.protocol import (
     ActionSpace,
@@ -123,6 +124,13 @@ def action_type(environment: Environment) -> jax.ShapeDtypeStruct:
     )
 
 
+@cached
+def observation_type(environment: Environment) -> PyTree:
+    """Return the shapes and dtypes of one observation."""
+    _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
+    return observation
+
+
 def _check_bounds(name: str, space: Box) -> None:
     """Raise unless `space` has no bounds, or low < high for each number."""
     size, low, high = space
@@ -154,17 +162,19 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
     values = values_of(observation)
     if isinstance(observation, MaskedObservation):
         _check_mask(who, observation.action_mask, environment.action_space)
+    if not jax.tree.leaves(values):
+        raise UsageError(f"{who} observes {array_types(values)}; write an array.")
     shape = environment.observation_shape
-    if not isinstance(shape, tuple):
+    found = jax.tree.map(lambda leaf: leaf.shape, values)
+    if isinstance(found, tuple) and not isinstance(shape, tuple):
         raise UsageTypeError(
             f"{type(environment).__name__}.observation_shape is "
-            f"{describe_type(shape)}; write a tuple, such as (2,)."
+            f"{describe_type(shape)}; write a tuple, such as {found}."
         )
-    if not isinstance(values, jax.ShapeDtypeStruct) or values.shape != shape:
+    if found != shape:
         raise UsageError(
-            f"{who} observes {array_types(values)}, but observation_shape is "
-            f"{list(shape)}; write one array of that shape, such as a concatenation of "
-            "all parts, or trpo_jax.environments.MaskedObservation(array, action_mask)."
+            f"{who} observes {array_types(values)}, but observation_shape is {shape}; "
+            f"write observation_shape = {found}, or return such an observation."
         )
 
 

@@ -20,16 +20,19 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError
+from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached, holds_tracers
 
 
 class GymnaxEnvironment:
     """An environment of gymnax 1.x with its parameters.
 
-    Observations become float32, those from a Discrete space one-hot; rewards become
-    float32; actions are clipped to the Box before the dynamics see them; `truncated`
-    is false where the episode also terminated. All is computed in 32 bits, also under
+    Observations become float32, those from a Discrete space one-hot; bytes (uint8), and
+    integers in a Dict or a Tuple space, stay as they are. Rewards become float32;
+    actions are clipped to the Box before the dynamics see them; `truncated` is false
+    where the episode also terminated. All is computed in 32 bits, also under
     `jax_enable_x64`.
     """
 
@@ -60,7 +63,7 @@ class GymnaxEnvironment:
         self._check_step()
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
-        self.observation_shape: tuple[int, ...] = observation.shape
+        self.observation_shape: PyTree = suites.shape_of(observation)
 
     def __repr__(self) -> str:
         return f"GymnaxEnvironment({self.name})"
@@ -71,7 +74,7 @@ class GymnaxEnvironment:
         return ".gif" if self.name in DRAWN_BY_GYMNAX else None
 
     @suites.single_precision
-    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, "..."]]:
+    def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         observation, state = self._raw_reset(key, self._params)
         return jax.tree.map(suites.strong, state), self._observe(observation)
@@ -98,6 +101,8 @@ class GymnaxEnvironment:
         self, states: PyTree, returns: Float[np.ndarray, " T"], path: Path
     ) -> None:
         """Draw one episode of T steps, by the renderer of gymnax."""
+        while hasattr(states, "env_state"):  # of a wrapper
+            states = states.env_state
         draw_gymnax(self._env, self._params, states, returns, path)
 
     def _check_step(self) -> None:
@@ -116,10 +121,10 @@ class GymnaxEnvironment:
                 "Environment."
             )
 
-    def _observe(self, observation: Any) -> Float[Array, "..."]:
+    def _observe(self, observation: Any) -> Observation:
         if self._num_categories is not None:
             return jax.nn.one_hot(observation, self._num_categories, dtype=jnp.float32)
-        return jnp.asarray(observation, jnp.float32)
+        return suites.observed(observation)
 
     def _act(self, action: Num[Array, "..."]) -> Any:
         action = suites.narrowed(action)  # drawn outside of `single_precision`
@@ -133,7 +138,9 @@ class GymnaxEnvironment:
                 return action
 
 
-def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
+def make_gymnax(
+    env: str | tuple[Any, Any] | Any,
+) -> GymnaxEnvironment | VariedEnvironment:
     """Return a gymnax environment by its id, from a pair, or from an object.
 
     The same argument gives the same object, so that nothing compiles twice.
@@ -141,11 +148,13 @@ def make_gymnax(env: str | tuple[Any, Any] | Any) -> GymnaxEnvironment:
     Args:
         env: An id, built in or registered with `gymnax.register`, such as
             "CartPole-v1"; the two values that `gymnax.make` returns; or the first of
-            them, whose default parameters are then used.
+            them, whose default parameters are then used. Parameters that have a leading
+            axis [num_envs], all or some, make a `VariedEnvironment`.
 
     Raises:
-        UsageError: If no environment has that id (the message names the nearest), or
-            its data or its spaces are not supported.
+        UsageError: If no environment has that id (the message names the nearest), its
+            data or its spaces are not supported, or parameters do not have the same
+            number of rows.
     """
     if isinstance(env, str):
         return _make_by_id(env)
@@ -219,8 +228,31 @@ class _Pair(NamedTuple):
 
 
 @cached
-def _make_from_pair(pair: _Pair) -> GymnaxEnvironment:
-    return GymnaxEnvironment(pair.env, pair.params)
+def _make_from_pair(pair: _Pair) -> GymnaxEnvironment | VariedEnvironment:
+    env, params = pair
+    if params is None or not (varied := _varied(env, params)):
+        return GymnaxEnvironment(env, params)
+    leaves, structure = jax.tree.flatten(suites.narrowed(params))
+
+    def make(rows: dict[int, Array]) -> GymnaxEnvironment:
+        chosen = [rows.get(index, leaf) for index, leaf in enumerate(leaves)]
+        return GymnaxEnvironment(env, jax.tree.unflatten(structure, chosen))
+
+    return VariedEnvironment(make, {index: leaves[index] for index in varied})
+
+
+def _varied(env: Any, params: Any) -> list[int]:
+    """Return which leaves of parameters have one axis more than the default ones."""
+    default = getattr(env, "default_params", None)
+    structure: Any = jax.tree.structure(default)
+    if structure != jax.tree.structure(params):
+        return []
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(default), strict=True)
+    return [
+        index
+        for index, (leaf, one) in enumerate(pairs)
+        if jnp.ndim(leaf) == jnp.ndim(one) + 1
+    ]
 
 
 def _action_space(space: Any, name: str) -> ActionSpace:
@@ -241,17 +273,17 @@ def _action_space(space: Any, name: str) -> ActionSpace:
 
 
 def _num_categories(env: Any, env_params: Any, name: str) -> int | None:
-    """Return the size of a Discrete observation space, None for arrays."""
+    """Return the size of a Discrete observation space, None for other spaces."""
     from gymnax.environments import spaces
 
     space = env.observation_space(env_params)
     if isinstance(space, spaces.Discrete):
         return int(space.n)
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box | spaces.Dict | spaces.Tuple):
         return None
     raise UsageError(
         f"{name} has the observation space {space!r}, which is not supported. Wrap the "
-        "environment so that it returns one array (a Box), or a Discrete observation."
+        "environment so that it is a Box, a Discrete, a Dict or a Tuple space."
     )
 
 

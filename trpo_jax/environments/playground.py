@@ -23,8 +23,7 @@ def make_playground(name: str, episode_length: int | None = None) -> BraxEnviron
 
     Raises:
         UsageError: If Playground is not installed, has no such environment (the message
-            names the nearest) or cannot download its robots, or the observation is not
-            one array.
+            names the nearest) or cannot download its robots.
     """
     registry = import_extra("mujoco_playground", extra="playground").registry
     advice = (

@@ -44,8 +44,9 @@ class TimeStep(NamedTuple):
     """Result of one step of one environment.
 
     Attributes:
-        observation: Observation to act on next, float32[…] or a `MaskedObservation`:
-            the first of a new episode if this step ended one.
+        observation: Observation to act on next, an array or any pytree of arrays, or a
+            `MaskedObservation` of them: the first of a new episode if this step ended
+            one.
         reward: Float32 scalar.
         terminated: Whether the task ended, so that no reward can follow, bool scalar.
             Takes precedence where both flags are set.
@@ -74,8 +75,12 @@ class Environment(Protocol):
         """Return the hash of this object."""
 
     @property
-    def observation_shape(self) -> tuple[int, ...]:
-        """Shape of one observation; of its values if it is masked."""
+    def observation_shape(self) -> PyTree:
+        """Shape of one observation, of its values if it is masked.
+
+        Of a pytree, the shapes of its leaves in the same containers, such as
+        {"camera": (32, 32, 3), "speed": ()}.
+        """
 
     @property
     def action_space(self) -> ActionSpace:

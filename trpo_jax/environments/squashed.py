@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.environments.protocol import Box, Drawable, Environment, TimeStep
+from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError
 from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached
@@ -42,6 +43,9 @@ class SquashedActions:
         # In NumPy: an array made while a program is traced would not outlive it.
         self._low, self._high = np.array([low, high], np.float32)
         self.action_space = Box(space.size)
+        if isinstance(environment, VariedEnvironment):
+            self.num_variants = environment.num_variants
+            self.reset_variant = environment.reset_variant
         self.observation_shape = environment.observation_shape
 
     def __repr__(self) -> str:

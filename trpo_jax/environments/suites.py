@@ -130,6 +130,28 @@ def strong_as(tree: PyTree, types: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, like: strong(leaf, like.dtype), tree, types)
 
 
+def observed(observation: PyTree) -> PyTree:
+    """Return an observation with floats as float32, and bytes (uint8) as they are.
+
+    Other integers become float32 in an observation of one array, which is normalised
+    as a whole. In a pytree they stay: a network may take them as indices.
+    """
+
+    def convert(leaf: Any) -> Array:
+        array = strong(leaf)
+        is_kept = array.dtype == jnp.uint8 or leaf is not observation
+        if is_kept and not jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        return array.astype(jnp.float32)
+
+    return jax.tree.map(convert, observation)
+
+
+def shape_of(observation: PyTree) -> PyTree:
+    """Return `observation_shape` for an observation, or its types."""
+    return jax.tree.map(lambda leaf: leaf.shape, observation)
+
+
 def flat_box(low: Any, high: Any, shape: tuple[int, ...]) -> Box:
     """Return the space of a flat action, with infinite bounds where there is none.
 

@@ -11,7 +11,8 @@ class Network(Protocol):
     """A function with parameters, static under `jit`: hashable, two methods.
 
     `init(key, observations)` returns parameters; `apply(params, observations)` maps
-    observations float[N, …] to a `Distribution` with batch [N], or to values float[N].
+    observations, an array [N, …] or a pytree of such arrays, to a `Distribution` with
+    batch [N], or to values float[N].
     """
 
     @property
@@ -27,8 +28,8 @@ class Network(Protocol):
 class RecurrentNetwork(Protocol):
     """A function of an episode so far, static under `jit`: hashable, three methods.
 
-    It maps B sequences of T observations [B, T, …] to a `Distribution` with batch
-    [B, T], or to values float[B, T]. `memory` [B, …], a pytree, carries what came
+    It maps B sequences of T observations, leaves [B, T, …], to a `Distribution` with
+    batch [B, T], or to values float[B, T]. `memory` [B, …], a pytree, carries what came
     before the sequence; `starts` bool[B, T] marks the observations that begin an
     episode, at which the memory is replaced by the initial one.
     """

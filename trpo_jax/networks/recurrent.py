@@ -1,8 +1,9 @@
 """Policies and critics that remember the episode so far, with a GRU."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float
 
 from trpo_jax.networks.initializers import orthogonal
 from trpo_jax.observations import Observation, masks_of, values_of
@@ -81,10 +82,12 @@ class _Memory(nn.Module):
     def __call__(
         self,
         memory: Float[Array, "B H"],
-        observations: Num[Array, "B T ..."],
+        observations: Observation,
         starts: Bool[Array, "B T"],
     ) -> Float[Array, "B T H"]:
-        steps = observations.reshape(-1, *observations.shape[2:])
+        steps = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), observations
+        )
         features = self.torso(steps).reshape(*starts.shape, -1)
         along_time = nn.scan(
             _ForgetfulGRU,

@@ -5,17 +5,23 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num, Shaped
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, array_types
 from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.observations import Observation
 
+_NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 class MLP(nn.Module):
     """Dense layers, each with an activation, on flattened observations.
+
+    The leaves of a pytree are flattened and concatenated, in the order of
+    `jax.tree.leaves`; integers become floats.
 
     Attributes:
         hidden_sizes: Width of each layer; if empty, the features are the observation.
@@ -26,9 +32,15 @@ class MLP(nn.Module):
     activation: Activation = nn.tanh
 
     @nn.compact
-    def __call__(self, observations: Num[Array, "N ..."]) -> Float[Array, "N F"]:
-        """Map observations [N, …] to features float[N, F]."""
-        x = observations.reshape(observations.shape[0], -1)
+    def __call__(self, observations: Observation) -> Float[Array, "N F"]:
+        """Map observations [N, …] to features float[N, F].
+
+        Raises:
+            UsageError: If a leaf does not hold numbers.
+        """
+        leaves = [_as_float(leaf) for _, leaf in _named_leaves(observations)]
+        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
+        x = jnp.concatenate(flat, axis=-1)
         for size in self.hidden_sizes:
             x = self.activation(nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))(x))
         return x
@@ -36,6 +48,9 @@ class MLP(nn.Module):
 
 class CNN(nn.Module):
     """Convolutions without padding, each with an activation, then an MLP.
+
+    In a pytree, each image has convolutions of its own, and flat leaves join the MLP.
+    Bytes (uint8) are pixels: they are divided by 255.
 
     Each convolution is a product of its patches with a matrix. Training several seeds
     side by side maps it over kernels: a convolution would become a grouped convolution,
@@ -56,27 +71,70 @@ class CNN(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, observations: Num[Array, "N ..."]) -> Float[Array, "N F"]:
+    def __call__(self, observations: Observation) -> Float[Array, "N F"]:
         """Map images [N, H, W, C], or [N, H, W] of one channel, to features [N, F].
 
         Raises:
-            UsageError: If observations are not images, or smaller than the filters.
+            UsageError: If there is no image, an image is smaller than the filters, or a
+                leaf is neither an image nor flat.
         """
-        if observations.ndim not in (3, 4):
+        maps, flat = [], []
+        for name, leaf in _named_leaves(observations):
+            if leaf.ndim < 3 and name:
+                flat.append(leaf)
+                continue
+            if leaf.ndim not in (3, 4):
+                raise UsageError(
+                    f"{_described(name, leaf)} is not an image [H, W, C] or [H, W]"
+                    f"{', nor flat' if name else ''}; reshape it, or write channels=() "
+                    "for an MLP on flat observations."
+                )
+            x = _as_float(leaf) / 255 if leaf.dtype == jnp.uint8 else _as_float(leaf)
+            x = x.reshape(*x.shape[:3], -1)
+            for filters in self.channels:
+                patches = _patches(x, self.kernel_size, self.stride, name)
+                layer = nn.Dense(filters, kernel_init=orthogonal(math.sqrt(2)))
+                x = self.activation(layer(patches))
+            maps.append(x)
+        if not maps:
             raise UsageError(
-                f"observations of shape {observations.shape[1:]} are not images [H, W, "
-                "C] or [H, W]; write channels=() for an MLP on flat observations."
+                f"observations {array_types(observations)} have no image [N, H, W, C] "
+                "or [N, H, W]; write channels=() for an MLP on flat observations."
             )
-        x = observations.reshape(*observations.shape[:3], -1)
-        for filters in self.channels:
-            patches = _patches(x, self.kernel_size, self.stride)
-            layer = nn.Dense(filters, kernel_init=orthogonal(math.sqrt(2)))
-            x = self.activation(layer(patches))
-        return MLP(self.hidden_sizes, self.activation)(x)
+        return MLP(self.hidden_sizes, self.activation)([*maps, *flat])
+
+
+def _named_leaves(
+    observations: Observation,
+) -> list[tuple[str, Shaped[Array, "N ..."]]]:
+    """Return the leaves with their paths, as "camera.left"; "" for an array alone."""
+    leaves = [
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in jax.tree.leaves_with_path(observations)
+    ]
+    for name, leaf in leaves:
+        # Not by `isdtype`, which refuses the types of keys.
+        if not any(jnp.issubdtype(leaf.dtype, kind) for kind in _NUMBERS):
+            raise UsageError(
+                f"{_described(name, leaf)} does not hold numbers, which the default "
+                "networks take; convert it in the environment, or write a policy and "
+                "critic of your own."
+            )
+    return leaves
+
+
+def _described(name: str, leaf: Shaped[Array, "N ..."]) -> str:
+    one = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    return f"the observation{f' entry {name!r}' * bool(name)}, {array_types(one)},"
+
+
+def _as_float(leaf: Num[Array, "..."] | Bool[Array, "..."]) -> Float[Array, "..."]:
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return leaf if floating else leaf.astype(jnp.float32)
 
 
 def _patches(
-    images: Num[Array, "N H W C"], size: int, stride: int
+    images: Num[Array, "N H W C"], size: int, stride: int, name: str
 ) -> Num[Array, "N H2 W2 P"]:
     """Return every size × size patch, its pixels side by side on the last axis."""
     height, width = (
@@ -84,9 +142,10 @@ def _patches(
     )
     if min(height, width) < 1:
         raise UsageError(
-            f"images of {images.shape[1]} × {images.shape[2]} are smaller than filters "
-            f"of {size} × {size}; write fewer convolutions (channels), or a smaller "
-            "stride or kernel."
+            f"images{f' {name!r}' * bool(name)} of {images.shape[1]} × "
+            f"{images.shape[2]} are smaller than filters of {size} × {size}; write "
+            "fewer convolutions (channels), a smaller stride or a smaller kernel, or "
+            "flatten in the environment what is not an image."
         )
     offsets = itertools.product(range(size), repeat=2)
     return jnp.concatenate(

@@ -112,12 +112,23 @@ def return_curve(run: Run) -> Curve:
 
     Each seed is smoothed by itself, before mean and interval are taken over seeds.
     """
+    by_seed = _by_seed(run, "episode_return")
+    return Curve(run.steps, *mean_interval(trailing_mean(by_seed, run.window)))
+
+
+def evaluation_curve(run: Run) -> Curve:
+    """Return the mean return of each evaluation in training, without smoothing."""
+    return Curve(run.steps, *mean_interval(_by_seed(run, "evaluation_return")))
+
+
+def _by_seed(run: Run, name: str) -> Float[np.ndarray, "S U"]:
+    """Return a metric of each seed; NaN where it is null or missing."""
     by_seed = np.full((run.num_seeds, len(run.updates)), np.nan)
     for update, line in enumerate(run.updates):
-        seen = line.get("episode_return_by_seed") or [line.get("episode_return")]
+        seen = line.get(f"{name}_by_seed") or [line.get(name)]
         numbers = [_number(value) for value in seen[: run.num_seeds]]
         by_seed[: len(numbers), update] = numbers
-    return Curve(run.steps, *mean_interval(trailing_mean(by_seed, run.window)))
+    return by_seed
 
 
 def metric_curve(run: Run, name: str) -> Curve:

@@ -18,7 +18,13 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from trpo_jax.pictures.curves import Curve, Run, metric_curve, return_curve
+from trpo_jax.pictures.curves import (
+    Curve,
+    Run,
+    evaluation_curve,
+    metric_curve,
+    return_curve,
+)
 
 _DPI = 120
 # Distinguishable for the colour-blind: Okabe and Ito 2008, without the pale yellow.
@@ -87,6 +93,7 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
     axes = dict(zip(envs, _panels(figure, rows, columns, len(envs)), strict=True))
     for run, style in zip(runs, styles_of(runs), strict=True):
         _draw(axes[run.env], return_curve(run), style)
+        _draw_evaluations(axes[run.env], evaluation_curve(run), style)
     for env, axis in axes.items():
         axis.set_title(env, fontsize=11)
         if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
@@ -96,7 +103,9 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
                 xycoords="axes fraction",
                 ha="center",
             )
-    figure.supylabel("episode return", fontsize=10)
+    evaluated = any(axis.containers for axis in axes.values())
+    dots = " (dots: evaluations by greedy actions)" if evaluated else ""
+    figure.supylabel(f"episode return{dots}", fontsize=10)
     _finish(figure, axes[envs[0]], runs, path, legend=len(runs) > len(envs))
 
 
@@ -174,6 +183,16 @@ def _draw(axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False) 
         marker="o" if len(steps) == 1 else None,
     )
     axis.fill_between(steps, low, high, color=style.color, alpha=0.2, linewidth=0)
+
+
+def _draw_evaluations(axis: Axes, curve: Curve, style: Style) -> None:
+    """Draw a dot for each evaluation in training, with its interval over seeds."""
+    seen = np.isfinite(curve.mean)
+    if seen.any():
+        steps, mean, half_width = (values[seen] for values in curve)
+        axis.errorbar(
+            steps, mean, half_width, fmt="o", color=style.color, markersize=3, lw=0.8
+        )
 
 
 def _finish(

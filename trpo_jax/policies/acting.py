@@ -13,7 +13,13 @@ from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.rollouts import as_taken, init_rollout
 from trpo_jax.training.seeds import state_type
-from trpo_jax.training.state import PRECISION, TrainState, check_state, observe
+from trpo_jax.training.state import (
+    PRECISION,
+    TrainState,
+    check_state,
+    observation_type,
+    observe,
+)
 from trpo_jax.trust_region import Distribution
 from trpo_jax.trust_region.checks import whole
 
@@ -47,8 +53,8 @@ def act(
         state: Its state, of one seed.
         key: A typed key; consumed where actions are sampled.
         memory: The policy's memory, [B, …]; `initial_memory` to begin with.
-        observations: As the environments return them, float32[B, …] or a
-            `MaskedObservation` of such; normalised here if they were in training.
+        observations: As the environments return them, an array [B, …], any pytree of
+            such, or a `MaskedObservation`; normalised here if they were in training.
         starts: Which of them begin an episode, bool[B]; there, the memory is reset.
         actions: The most probable action, or one sampled from the policy.
 
@@ -164,11 +170,11 @@ def check_trained(config: TRPOConfig, state: TrainState) -> None:
             "the config that the state was trained with."
         )
     expected = state_type(config)
-    different = differences(
-        _acted_with(state, len(seeds)),
-        _acted_with(expected, len(seeds)),
-        lambda leaf: str(leaf.shape),
+    found, wanted = (
+        {"observation": observation_type(one), "params": one.params}
+        for one in (state, expected)
     )
+    different = differences(found, wanted, lambda leaf: str(leaf.shape))
     if different:
         space = make_components(config).environment.action_space
         raise UsageError(
@@ -176,15 +182,6 @@ def check_trained(config: TRPOConfig, state: TrainState) -> None:
             f"actions {space}. Shapes that differ (state, config): "
             f"{'; '.join(different)}. Pass the config that the state was trained with."
         )
-
-
-def _acted_with(state: TrainState, num_axes: int) -> dict[str, PyTree]:
-    """Return what acting reads of a state, without the axis of environments."""
-    observation = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[num_axes + 1 :], leaf.dtype),
-        state.rollout.observation,
-    )
-    return {"observation": observation, "params": state.params}
 
 
 def state_of_seed(config: TRPOConfig, state: TrainState, seed_index: int) -> TrainState:

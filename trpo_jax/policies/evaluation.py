@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +63,55 @@ def evaluate(
     max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     check_trained(config, state)
-    play = _program(config)
-    returns, ended = play(state, key, num_episodes, actions, max_steps)
-    if isinstance(returns, jax.core.Tracer):
-        return jnp.where(ended, returns, jnp.nan)
-    # With NumPy: `jax_debug_nans`, with which users look for their own NaN, would stop
-    # at a NaN that leaves a compiled program.
-    return jax.device_put(np.where(ended, returns, np.nan))
+    pending = start_evaluation(config, state, key, num_episodes, actions, max_steps)
+    if isinstance(pending.returns, jax.core.Tracer):
+        return jnp.where(pending.ended, pending.returns, jnp.nan)
+    return jax.device_put(pending.fetch())
+
+
+class PendingReturns(NamedTuple):
+    """Returns of episodes that are being played on the device.
+
+    Attributes:
+        returns: Undiscounted returns, float[num_episodes], or float[num_seeds,
+            num_episodes].
+        ended: Which episodes ended, bool of the same shape.
+    """
+
+    returns: Float[Array, "*seeds episodes"]
+    ended: Bool[Array, "*seeds episodes"]
+
+    def fetch(self) -> Float[np.ndarray, "*seeds episodes"]:
+        """Wait for the episodes and return their returns, NaN where one did not end."""
+        # With NumPy: `jax_debug_nans`, with which users look for their own NaN, would
+        # stop at a NaN that leaves a compiled program.
+        return np.where(self.ended, self.returns, np.nan)
+
+
+def start_evaluation(
+    config: TRPOConfig,
+    state: TrainState,
+    key: KeyLike,
+    num_episodes: int,
+    actions: Actions = "mode",
+    max_steps: int = _MAX_STEPS,
+) -> PendingReturns:
+    """Start the episodes of `evaluate`, without its checks and without waiting."""
+    return PendingReturns(
+        *_program(config)(state, key, num_episodes, actions, max_steps)
+    )
+
+
+def lower_evaluation(config: TRPOConfig, num_episodes: int) -> jax.stages.Lowered:
+    """Return the program of `evaluate(config, …, num_episodes)` to compile it ahead.
+
+    JAX keeps the executable with the lowered program, where the call of the same jitted
+    function finds it.
+    """
+    key_type = jax.eval_shape(lambda: jax.random.key(0))
+    return _program(config).lower(
+        state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
+    )
 
 
 @contextlib.contextmanager
@@ -84,13 +126,8 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
     if without_jit or not is_short(config.all_env_steps):
         yield
         return
-    key_type = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = _program(config).lower(
-        state_type(config), key_type, num_episodes, "mode", _MAX_STEPS
-    )
+    lowered = lower_evaluation(config, num_episodes)
     pool = ThreadPoolExecutor(max_workers=1)
-    # JAX keeps the executable with the lowered program, where the call of the same
-    # jitted function finds it.
     pool.submit(lowered.compile)
     try:
         yield
@@ -129,6 +166,16 @@ def summarize_returns(
     }
 
 
+def mean_over_ended(
+    returns: Float[np.ndarray, "*seeds episodes"],
+) -> Float[np.ndarray, "*seeds"]:
+    """Return the mean return of the episodes that ended; NaN if none did."""
+    ended = np.isfinite(returns)
+    total = np.sum(returns, axis=-1, where=ended, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / ended.sum(axis=-1))
+
+
 def format_evaluation(evaluation: dict[str, Any]) -> str:
     """Return the result of `summarize_returns` as one to three lines of text."""
     mean, std = evaluation["return_mean"], evaluation["return_std"]
@@ -163,7 +210,7 @@ def _evaluate(
 ) -> tuple[Float[Array, "*seeds episodes"], Bool[Array, "*seeds episodes"]]:
     """Return the returns of the episodes, and which of them ended."""
 
-    def play(state: TrainState, key: KeyLike) -> tuple[Array, Array]:
+    def play_one(state: TrainState, key: KeyLike) -> tuple[Array, Array]:
         reset_key, key = jax.random.split(key)
 
         def unfinished(episodes: Episodes) -> Array:
@@ -177,5 +224,5 @@ def _evaluate(
         episodes = jax.lax.while_loop(unfinished, step, start)
         return episodes.returns, episodes.ended
 
-    returns = over_seeds(config, play)(state, run_keys(config, key))
+    returns = over_seeds(config, play_one)(state, run_keys(config, key))
     return replicate(config, returns)

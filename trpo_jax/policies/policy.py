@@ -8,12 +8,23 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
-from trpo_jax.errors import UsageError, UsageTypeError, describe_type
-from trpo_jax.observations import values_of
+from trpo_jax.environments.suites import shape_of
+from trpo_jax.errors import (
+    UsageError,
+    UsageTypeError,
+    array_types,
+    describe_type,
+)
+from trpo_jax.observations import (
+    Observation,
+    entries_of,
+    part_of,
+    values_of,
+    with_values,
+)
 from trpo_jax.policies.acting import (
     Actions,
     act,
@@ -24,17 +35,16 @@ from trpo_jax.policies.acting import (
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.state import TrainState
-
-# NumPy arrays as well: after training, observations need not come from JAX.
-Seen = Num[Array, "..."] | Num[np.ndarray, "..."] | MaskedObservation
+from trpo_jax.training.state import TrainState, observation_type
 
 
 class LoadedPolicy:
     """A policy that maps one observation to one action. Pure: `jit` it, `vmap` it.
 
-    Observations are as the environment returns them; the normaliser of the run is
-    applied inside. Actions are as the environment takes them, within its bounds.
+    Observations are as the environment returns them; entries that the policy does not
+    see (`policy_observation`) may be left out, then the others are a dict. The
+    normaliser of the run is applied inside. Actions are as the environment takes them,
+    within its bounds.
 
     Attributes:
         config: The run that it comes from.
@@ -55,15 +65,16 @@ class LoadedPolicy:
         self._state = state
         self._actions = actions
         self._environment = make_components(config).environment
-        self._observation_type = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            state.rollout.observation,
-        )
+        self._observation_type = observation_type(state)
+        # Named one by one: what is left of an observation is then a dict.
+        seen = config.policy_observation
+        self._names = (seen,) if isinstance(seen, str) else seen
+        self._seen_type = part_of(self._observation_type, self._names)
         self.initial_memory: PyTree = jax.tree.map(
             lambda leaf: leaf[0], initial_memory(config, 1)
         )
 
-    def __call__(self, observation: Seen, key: KeyLike) -> Num[Array, "..."]:
+    def __call__(self, observation: PyTree, key: KeyLike) -> Num[Array, "..."]:
         """Return the action for an observation; consumes `key` if it is sampled.
 
         Raises:
@@ -81,7 +92,7 @@ class LoadedPolicy:
     def step(
         self,
         memory: PyTree,
-        observation: Seen,
+        observation: PyTree,
         key: KeyLike,
         start: Bool[Array, ""] | bool = False,
     ) -> tuple[PyTree, Num[Array, "..."]]:
@@ -94,46 +105,60 @@ class LoadedPolicy:
             start: Whether an episode begins here; if so, the memory is reset.
 
         Raises:
-            UsageTypeError: If `key` is not a key, or the observation not numbers.
+            UsageTypeError: If `key` is not a key, or the observation not of arrays.
             UsageError: If the observation is not one of the run's environment.
         """
         key = as_key(key)
-        if not isinstance(observation, MaskedObservation):
-            try:
-                observation = jnp.asarray(observation)
-            except (TypeError, ValueError) as error:
-                raise UsageTypeError(
-                    f"the observation is {describe_type(observation)}; write one array "
-                    f"of numbers {self._environment.observation_shape}."
-                ) from error
-        self._check_observation(observation)
-        inputs: Any = (memory, observation, start)
+        inputs: Any = (memory, self._complete(self._seen(observation)), start)
         memory, seen, starts = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)
         acted = act(self.config, self._state, key, memory, seen, starts, self._actions)
         memory, action = jax.tree.map(lambda leaf: leaf[0], acted)
         return memory, self._within_bounds(action)
 
-    def _check_observation(self, observation: Seen) -> None:
+    def _seen(self, observation: PyTree) -> Observation:
+        """Return what the policy sees of an observation, as arrays."""
         masked = isinstance(self._observation_type, MaskedObservation)
         if isinstance(observation, MaskedObservation) != masked:
+            wanted = "MaskedObservation(values, mask)" if masked else "values alone"
             raise UsageError(
                 f"{self.config.env} has {'' if masked else 'no '}action masks; write "
-                + ("MaskedObservation(values, mask)." if masked else "an array.")
+                f"{wanted}."
             )
-        shape = values_of(observation).shape
-        expected = values_of(self._observation_type).shape
+        try:
+            part = part_of(observation, self._names)
+            seen = jax.tree.map(_as_array, self._seen_type, part)
+        except (KeyError, TypeError, ValueError) as error:
+            wanted = f"a pytree {array_types(self._seen_type)}"
+            if isinstance(self._seen_type, jax.ShapeDtypeStruct):
+                wanted = f"one array of numbers {self._seen_type.shape}"
+            raise UsageTypeError(
+                f"the observation is {describe_type(observation)}; write {wanted}."
+            ) from error
+        shape, expected = map(shape_of, (seen, self._seen_type))
         if shape == expected:
-            return
-        advice = "."
-        if shape[1:] == expected:  # a batch
+            return seen
+        advice, sizes = ".", {leaf.shape[:1] for leaf in jax.tree.leaves(seen)}
+        one = jax.tree.map(lambda leaf: leaf.shape[1:], seen)
+        if one == expected and len(sizes) == 1:  # a batch
+            (num_observations,) = sizes.pop()
             advice = (
                 "; for a batch write jax.vmap(policy)(observations, "
-                f"jax.random.split(key, {shape[0]}))."
+                f"jax.random.split(key, {num_observations}))."
             )
         raise UsageError(
             f"the observation has the shape {shape}, but this policy maps one "
             f"observation {expected} to one action{advice}"
         )
+
+    def _complete(self, seen: Observation) -> Observation:
+        """Return an observation with zeros for what the policy does not see."""
+        if self._names is None:
+            return seen
+        values = values_of(self._observation_type)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), values)
+        entries = entries_of(zeros) | values_of(seen)
+        container = jax.tree.structure(values, is_leaf=lambda node: node is not values)
+        return with_values(seen, jax.tree.unflatten(container, entries.values()))
 
     def _within_bounds(self, action: Num[Array, "..."]) -> Num[Array, "..."]:
         if isinstance(self._environment, SquashedActions):
@@ -142,6 +167,12 @@ class LoadedPolicy:
         if isinstance(space, Box) and space.low is not None:
             return jnp.clip(action, jnp.array(space.low), jnp.array(space.high))
         return action
+
+
+def _as_array(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
+    """Return a leaf of an observation as an array; integers and masks in their type."""
+    floating = jnp.issubdtype(wanted.dtype, jnp.floating)
+    return jnp.asarray(leaf, None if floating else wanted.dtype)
 
 
 def export_policy(
@@ -155,8 +186,10 @@ def export_policy(
         exported = jax.export.deserialize(bytearray(open(path, "rb").read()))
         actions = exported.call(observations, seed)
 
-    with a batch of observations float32[B, …] of any B, and a uint32 scalar that seeds
-    the sampling of actions, if they are sampled. Where the environment has action
+    with a batch of observations [B, …] of any B, and a uint32 scalar that seeds the
+    sampling of actions, if they are sampled. Observations with entries are a dict if
+    they are one in the environment or `policy_observation` selects what the policy
+    sees, and that alone; of other containers, a tuple. Where the environment has action
     masks, observations are a pair of values and masks bool[B, K]. A policy with a
     memory is called as
 
@@ -196,17 +229,15 @@ def _batched(policy: LoadedPolicy) -> tuple[Callable, tuple[PyTree, ...]]:
         return jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype)
 
     leaves, structure = jax.tree.flatten(policy.initial_memory)
-    observations = jax.tree.map(batched, policy._observation_type)
-    if isinstance(observations, MaskedObservation):
-        observations = tuple(observations)
+    observations = jax.tree.map(batched, policy._seen_type)
+    seen = jax.tree.structure(observations)
     starts = jax.ShapeDtypeStruct((batch,), bool)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
     def act(
         memory: list[Array], observations: PyTree, starts: Array, seed: Array
     ) -> tuple[list[Array], Array]:
-        if isinstance(observations, tuple):
-            observations = MaskedObservation(*observations)
+        observations = jax.tree.unflatten(seen, jax.tree.leaves(observations))
         index = jnp.arange(starts.shape[0])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
         state = jax.tree.unflatten(structure, memory)
@@ -218,5 +249,14 @@ def _batched(policy: LoadedPolicy) -> tuple[Callable, tuple[PyTree, ...]]:
         return act([], observations, starts, seed)[1]
 
     if leaves:
-        return act, ([batched(leaf) for leaf in leaves], observations, starts, seed)
-    return act_without_memory, (observations, seed)
+        memory = [batched(leaf) for leaf in leaves]
+        return act, (memory, _plain(observations), starts, seed)
+    return act_without_memory, (_plain(observations), seed)
+
+
+def _plain(tree: PyTree) -> PyTree:
+    """Return a pytree with its containers, but for dicts, as tuples."""
+    entries = entries_of(tree)
+    if type(tree) is dict:
+        return {name: _plain(entry) for name, entry in tree.items()}
+    return tuple(map(_plain, entries.values())) if entries else tree

@@ -58,10 +58,12 @@ class Manifest(NamedTuple):
 
     Attributes:
         updates: Updates made.
-        score: Mean return in training since the checkpoint before, by which the best
-            ones are kept; None if no episode ended.
+        score: Mean return since the checkpoint before, by which the best ones are kept:
+            of the latest evaluation if the run has any, else in training. None if no
+            episode ended.
         config: `config_to_dict` of the run.
         jax_settings: `jax_settings` of the process.
+        action_space: Of the environment, as text: "Discrete(num_actions=2)".
         leaves: Shape and dtype of each leaf by its path, as "float32[4,64]"; filled in
             by `save`.
         format: Number of the layout.
@@ -72,6 +74,7 @@ class Manifest(NamedTuple):
     score: float | None
     config: dict[str, Any]
     jax_settings: dict[str, Any]
+    action_space: str = ""
     leaves: dict[str, str] = {}  # noqa: RUF012
     format: int = FORMAT
     version: str = __version__
@@ -145,8 +148,6 @@ def restore(
         OtherCheckpointError: If it is of another config, version, shape or, when
             resuming, of other settings of JAX.
     """
-    from orbax.checkpoint import PyTreeCheckpointer
-
     manifest = verify(path)
     if resuming:
         _check_settings(path, manifest)
@@ -158,19 +159,17 @@ def restore(
         like = like_fn()
         wanted = jax.eval_shape(_leaves, like)
     _check_same(path, manifest, wanted, config)
-    with PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore((path / _ARRAYS).absolute())
     # Orbax does not write empty arrays.
     empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
     host = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
-    host |= {name: np.asarray(leaf) for name, leaf in restored.items()}
+    host |= read_arrays(path)
     if _types(host) != _types(wanted):
         raise DamagedCheckpointError(
             f"{path}: Orbax returned other leaves than were written."
         )
 
     def device(location: Any, leaf: Any) -> jax.Array:
-        array = jnp.asarray(host[_name(location)])
+        array = jnp.asarray(host[name_of(location)])
         if not _is_key(leaf):
             return array
         return jax.random.wrap_key_data(array, impl=stored["jax_default_prng_impl"])
@@ -178,42 +177,38 @@ def restore(
     return jax.tree_util.tree_map_with_path(device, like), manifest
 
 
-def restore_last(
+def read_last(
     paths: list[pathlib.Path],
-    like_fn: Callable[[], PyTree],
-    config: dict[str, Any],
+    read_fn: Callable[[pathlib.Path], Any],
     warn_fn: Callable[[str], None],
     *,
-    resuming: bool,
-) -> tuple[PyTree, int] | None:
-    """Return the state of the last whole checkpoint, and its updates.
-
-    None if there are no checkpoints. Damaged ones are named to `warn_fn`.
+    rename: bool = False,
+) -> Any:
+    """Return what is read from the last whole checkpoint; None if there is none at all.
 
     Args:
         paths: Checkpoints in one folder, the preferred one last, as `complete` or
             `by_score` return them.
-        like_fn: As `restore`.
-        config: As `restore`.
+        read_fn: Reads one, as `restore` or `verify`.
         warn_fn: Called with a message for each damaged checkpoint that is later.
-        resuming: As `restore`; and damaged checkpoints are renamed to
-            `<updates>.damaged`, so that the run can write them again.
+        rename: Rename damaged checkpoints to `<updates>.damaged`, so that the run can
+            write them again.
 
     Raises:
         DamagedCheckpointError: If none is whole; then nothing is renamed.
-        OtherCheckpointError: As `restore`.
+        OtherCheckpointError: As `read_fn`.
     """
     damaged: dict[pathlib.Path, str] = {}
     for path in reversed(paths):
         try:
-            state, manifest = restore(path, like_fn, config, resuming=resuming)
+            found = read_fn(path)
         except DamagedCheckpointError as error:
             damaged[path] = str(error)
             continue
         for other, reason in damaged.items():
-            renamed = f" It is renamed to {_rename(other)}." if resuming else ""
+            renamed = f" It is renamed to {_rename(other)}." if rename else ""
             warn_fn(f"{reason}{renamed} {path.name} is used instead.")
-        return state, manifest.updates
+        return found
     if damaged:
         raise DamagedCheckpointError(
             f"no checkpoint in {paths[0].parent} is whole: {' '.join(damaged.values())}"
@@ -256,6 +251,28 @@ def verify(path: pathlib.Path) -> Manifest:
             f"{FORMAT}; use trpo_jax {values.get('version')}, which wrote it."
         )
     return Manifest(**values)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the leaves of a checkpoint that is whole, keys as their raw data.
+
+    By their paths in the state, as "params.params.hidden_0.kernel"; without empty ones.
+    """
+    from orbax.checkpoint import PyTreeCheckpointer
+
+    with PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore((path / _ARRAYS).absolute())
+    return {name: np.asarray(leaf) for name, leaf in restored.items()}
+
+
+def copy(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Copy a checkpoint; the copy appears once it is complete on disk."""
+    partial = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(path, partial)
+    for written in (*partial.rglob("*"), partial):
+        _sync(written)
+    partial.rename(to)
 
 
 def complete(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -302,12 +319,13 @@ def _leaves(state: PyTree) -> dict[str, jax.Array]:
     """Return the leaves by their paths, keys as their raw data."""
     named, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
-        _name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        name_of(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in named
     }
 
 
-def _name(path: Any) -> str:
+def name_of(path: Any) -> str:
+    """Return the name of a leaf, as "params.params.hidden_0.kernel", from its path."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
@@ -342,9 +360,11 @@ def _check_same(
     wanted: dict[str, Any],
     config: dict[str, Any],
 ) -> None:
+    # No state depends on how long the run is to be, and `resume` may change it.
+    length = {"total_timesteps": None}
     differences = differing(
-        {"trpo_jax": manifest.version, **manifest.config},
-        {"trpo_jax": __version__, **config},
+        {"trpo_jax": manifest.version, **manifest.config, **length},
+        {"trpo_jax": __version__, **config, **length},
     )
     if not differences:  # else these are the reason for other shapes
         differences = differing(manifest.leaves, _types(wanted))

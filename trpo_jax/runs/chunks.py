@@ -10,8 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
+from trpo_jax.policies.evaluation import (
+    PendingReturns,
+    lower_evaluation,
+    mean_over_ended,
+)
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
@@ -37,12 +42,16 @@ class Chunk(NamedTuple):
             with several seeds.
         state: The state after the last update, or None if it was not asked for.
         seconds: Seconds since the end of the chunk before.
+        evaluation: Returns of the episodes that evaluate the state after the last
+            update, float[num_episodes], or float[num_seeds, num_episodes] with several
+            seeds, NaN for one that did not end; None if it was not evaluated.
     """
 
     updates: int
     metrics: Metrics
     state: TrainState | None
     seconds: float
+    evaluation: Float[np.ndarray, "*seeds episodes"] | None = None
 
 
 class Programs(NamedTuple):
@@ -60,8 +69,15 @@ class Programs(NamedTuple):
     copy: jax.stages.Wrapped
 
 
-def compile_programs(config: TRPOConfig) -> Programs:
-    """Compile the functions of a run, one while the next is traced."""
+def compile_programs(
+    config: TRPOConfig, *, interim_episodes: int | None = None
+) -> Programs:
+    """Compile the functions of a run, one while the next is traced.
+
+    Args:
+        config: The run.
+        interim_episodes: Also compile the evaluation over so many episodes.
+    """
     like = state_type(config)
     # `init` and `copy` run seldom: compiling fast matters more than running fast.
     programs = Programs(
@@ -73,16 +89,19 @@ def compile_programs(config: TRPOConfig) -> Programs:
     )
     keys = jax.eval_shape(lambda: run_keys(config))
     arguments = ((keys,), (like, jax.ShapeDtypeStruct((), jnp.int32)), (like,))
+
+    def lowered() -> Iterator[jax.stages.Lowered]:
+        for program, inputs in zip(programs, arguments, strict=True):
+            yield program.lower(*inputs)
+        if interim_episodes is not None:
+            yield lower_evaluation(config, interim_episodes)
+
     # JAX keeps each executable with its lowered program, where the first call of the
     # same jitted function finds it. A cache of our own would also have to distinguish
     # JAX's settings (x64, key implementation). Under JAX_DISABLE_JIT, `lower` raises.
     if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-        lowered = (
-            program.lower(*inputs)
-            for program, inputs in zip(programs, arguments, strict=True)
-        )
         with ThreadPoolExecutor() as pool:
-            list(pool.map(jax.stages.Lowered.compile, lowered))
+            list(pool.map(jax.stages.Lowered.compile, lowered()))
     return programs
 
 
@@ -94,6 +113,8 @@ def run_chunks(
     last: int,
     wants_state_fn: Callable[[int], bool] = lambda updates: False,
     boundary_every: int | None = None,
+    evaluate_fn: Callable[[TrainState, int], PendingReturns] | None = None,
+    evaluate_every: int | None = None,
     stop_fn: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chunk]:
     """Yield the updates `first` + 1 … `last` in chunks, as they are made.
@@ -109,31 +130,42 @@ def run_chunks(
         wants_state_fn: Whether the chunk that ends after so many updates is to bring
             the state. The last one always does.
         boundary_every: Chunks end at the multiples of this number.
+        evaluate_fn: (state, its updates) ↦ the episodes that evaluate it, started but
+            not waited for.
+        evaluate_every: Chunks also end at the multiples of this number, and bring the
+            evaluation of their last state.
         stop_fn: Asked before each chunk; once true, the chunks in flight are finished.
     """
-    in_flight: deque[tuple[int, int, Metrics, TrainState | None]] = deque()
+    in_flight: deque[tuple[int, int, Metrics, TrainState | None, PendingReturns | None]]
+    in_flight = deque()
+    boundaries = [every for every in (boundary_every, evaluate_every) if every]
     size, clock, updates = 1, time.perf_counter(), first
 
     def fetch() -> Chunk:
         """Wait for the metrics of the first chunk in flight."""
         nonlocal size, clock
-        ends, count, metrics, kept = in_flight.popleft()
+        ends, count, metrics, kept, pending = in_flight.popleft()
         filled = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(metrics))
+        evaluation = pending.fetch() if pending else None
         before, clock = clock, time.perf_counter()
         fitting = int(count * _CHUNK_SECONDS / max(clock - before, 1e-9))
         # At most twice as many: one short chunk may be an accident.
         size = max(1, min(fitting, 2 * count, CAPACITY))
-        return Chunk(ends, filled, kept, clock - before)
+        return Chunk(ends, filled, kept, clock - before, evaluation)
 
     while updates < last and not stop_fn():
-        end = min(updates + size, last)
-        if boundary_every is not None:
-            end = min(end, (updates // boundary_every + 1) * boundary_every)
+        ends = ((updates // every + 1) * every for every in boundaries)
+        end = min(updates + size, last, *ends)
         count, updates = end - updates, end
         state, metrics = programs.run_updates(state, jnp.int32(count))
         wanted = updates < last and wants_state_fn(updates)
-        kept = programs.copy(state) if wanted else None
-        in_flight.append((updates, count, metrics, kept))
+        evaluated = evaluate_every is not None and updates % evaluate_every == 0
+        # A copy, because the next updates overwrite the state, perhaps beside the
+        # evaluation.
+        copied = updates < last and (wanted or evaluated)
+        kept = programs.copy(state) if copied else state
+        pending = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
+        in_flight.append((updates, count, metrics, kept if wanted else None, pending))
         if len(in_flight) > 1:
             yield fetch()
     while in_flight:
@@ -173,7 +205,8 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
 
     Returns:
         n dictionaries of scalars, or of arrays [num_seeds], by the names of `Metrics`
-        and `UpdateInfo`; under "update" the updates that the run has made.
+        and `UpdateInfo`; under "update" the updates that the run has made, and in the
+        last one, if it was evaluated, under "evaluation_return" the mean return.
     """
     metrics = chunk.metrics
     flat = metrics._asdict()
@@ -185,6 +218,9 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
     count = len(metrics.updates)
     made = np.arange(chunk.updates - count, chunk.updates) + 1
     flat = {"update": made, "env_steps": metrics.env_steps, **flat}
-    return [
+    rows = [
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)
     ]
+    if chunk.evaluation is not None:
+        rows[-1]["evaluation_return"] = mean_over_ended(chunk.evaluation)
+    return rows

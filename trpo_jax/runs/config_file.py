@@ -104,7 +104,7 @@ def from_python(values: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple) and all(isinstance(one, int) for one in value):
+    if isinstance(value, tuple) and all(isinstance(one, int | str) for one in value):
         return list(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -29,7 +29,8 @@ _POOR_RESIDUAL = 0.3
 class Watcher:
     """Shows a run as a progress bar; where there is no terminal, as plain lines.
 
-    Return, KL, CG residual, accepted fraction, entropy and speed, of the last update.
+    Return, KL, CG residual, accepted fraction, entropy and speed of the last update,
+    and the latest evaluation. Where no episode ended, the return before is shown.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Watcher:
         self._task = self._progress.add_task("compiling", total=config.total_timesteps)
         self._line_every = -(-config.num_updates // _NUM_PLAIN_LINES)
         self._return = np.full(config.num_seeds, np.nan)
+        self._evaluation: np.ndarray | None = None
 
     def __enter__(self) -> "Watcher":
         self._progress.start()
@@ -87,6 +89,7 @@ class Watcher:
             update = one["update"]
             ended = np.broadcast_to(one["episode_count"] > 0, self._return.shape)
             self._return = np.where(ended, one["episode_return"], self._return)
+            self._evaluation = one.get("evaluation_return", self._evaluation)
             last = update == self._config.num_updates
             shown = update % self._line_every == 0 or last
             if shown and not self._console.is_terminal:
@@ -100,10 +103,11 @@ class Watcher:
             )
 
     def _describe(self, metrics: dict[str, np.ndarray], speed: float) -> str:
-        known = self._return[np.isfinite(self._return)]
-        returns = f"{known.mean():.2f}" if known.size else "–"
-        if known.size > 1:
-            returns += f" ± {known.std(ddof=1):.2f}"
+        returns = _mean_and_std(self._return)
+        if not np.any(metrics["episode_count"]):
+            returns += " (no episode ended)"
+        if self._evaluation is not None:
+            returns += f"  evaluation {_mean_and_std(self._evaluation)}"
         mean = {name: np.mean(value) for name, value in metrics.items()}
         residual = mean["cg_relative_residual"]
         poor = " (poor)" if residual > _POOR_RESIDUAL else ""
@@ -115,3 +119,10 @@ class Watcher:
             f"explained {mean['explained_variance']:.2f}  "
             f"{speed:,.0f} steps/s"
         )
+
+
+def _mean_and_std(by_seed: np.ndarray) -> str:
+    """Return the mean of the numbers that are finite, ± their standard deviation."""
+    known = by_seed[np.isfinite(by_seed)]
+    text = f"{known.mean():.2f}" if known.size else "–"
+    return f"{text} ± {known.std(ddof=1):.2f}" if known.size > 1 else text

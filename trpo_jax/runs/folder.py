@@ -41,6 +41,7 @@ class RunFolder:
     timing.jsonl      when the updates were made, and how fast
     checkpoints/      whole states
     evaluation.json   evaluation of the last state
+    warm_start/       the checkpoint of another run that this one started from
     pictures/         drawn from these
     """
 
@@ -59,10 +60,21 @@ class RunFolder:
         self.timing = self.path / "timing.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
+        self.warm_start = self.path / "warm_start"
         self._writing = threading.Lock()
 
-    def create(self, config: TRPOConfig, settings: RunSettings) -> None:
+    def create(
+        self,
+        config: TRPOConfig,
+        settings: RunSettings,
+        warm_start: pathlib.Path | None = None,
+    ) -> None:
         """Write the first files of a run into a folder that is locked (`lock`).
+
+        Args:
+            config: The run.
+            settings: Its settings.
+            warm_start: The checkpoint that it starts from, which is copied.
 
         Raises:
             UsageError: If the folder holds a run, or anything else, or cannot be
@@ -71,6 +83,8 @@ class RunFolder:
         self.check_new(config)
         with _readable_errors(self.path):
             write_json(self.settings, dataclasses.asdict(settings))
+            if warm_start is not None:
+                checkpoints.copy(warm_start, self.warm_start)
             # Last: a folder with this file holds a run.
             write_json(self.config, config_to_dict(config))
 
@@ -78,11 +92,12 @@ class RunFolder:
         """Raise UsageError as `create` does, without touching anything."""
         with _readable_errors(self.path):
             if self.config.exists():
-                self._check_same(config, "name another folder")
+                stored = self._check_same(config, "name another folder")
+                longer = config.total_timesteps > stored["total_timesteps"]
+                command = self.how_to_resume(config, longer=longer)
                 raise UsageError(
                     f"{self.path} holds this run already. Go on with it by "
-                    f"trpo_jax.resume, as `{self.how_to_resume(config)}`, or name "
-                    "another folder."
+                    f"trpo_jax.resume, as `{command}`, or name another folder."
                 )
             if not self._is_free():
                 raise UsageError(
@@ -91,37 +106,53 @@ class RunFolder:
 
     def _is_free(self) -> bool:
         """Return whether there is nothing, or only what a killed `create` left."""
-        left = {".lock", "settings.partial", "config.partial"}
+        left = {".lock", "settings.partial", "config.partial", ".warm_start.partial"}
         with contextlib.suppress(UsageError):  # no settings, or those of something else
             self.read_settings()
             left.add(self.settings.name)
         there = self.path.iterdir() if self.path.exists() else ()
         return all(path.name in left for path in there)
 
-    def _check_same(self, config: TRPOConfig, advice: str) -> None:
-        """Raise UsageError with advice if the folder holds another config."""
-        stored = read_config_values(self.config)
-        differences = differing(stored, config_to_dict(config))
+    def _check_same(self, config: TRPOConfig, advice: str) -> dict[str, Any]:
+        """Return the fields of the run's config, of which `total_timesteps` may differ.
+
+        Raises:
+            UsageError: With advice, if another field differs.
+        """
+        stored = {"total_timesteps": config.total_timesteps}
+        stored |= read_config_values(self.config)
+        length = {"total_timesteps": stored["total_timesteps"]}
+        differences = differing(stored, config_to_dict(config) | length)
         if differences:
             raise UsageError(
                 f"{self.path} holds a run with another config. What differs (there, "
                 f"here): {'; '.join(differences)}; {advice}."
             )
+        return stored
 
-    def how_to_resume(self, config: TRPOConfig) -> str:
+    def how_to_resume(self, config: TRPOConfig, *, longer: bool = False) -> str:
         """Return the command that resumes the run, or the call if it needs one.
 
         A config with Python objects has to be passed again, which only a call can do.
+
+        Args:
+            config: The config of the run.
+            longer: Whether to train longer, for `config.total_timesteps`.
         """
+        steps = config.total_timesteps
         if from_python(config_to_dict(config)):
-            return f"trpo_jax.resume({str(self.path)!r}, config)"
-        return f"python -m trpo_jax resume {shlex.quote(str(self.path))}"
+            more = f", total_timesteps={steps}" if longer else ""
+            return f"trpo_jax.resume({str(self.path)!r}, config{more})"
+        more = f" --total-timesteps {steps}" if longer else ""
+        return f"python -m trpo_jax resume {shlex.quote(str(self.path))}{more}"
 
     def read_config(self, config: TRPOConfig | None = None) -> TRPOConfig:
         """Return the config of the run that the folder holds.
 
         Args:
-            config: The same, if it has Python objects, which no file can hold.
+            config: The same, if it has Python objects, which no file can hold. Its
+                `total_timesteps` is replaced by the folder's, which `resume` may have
+                changed.
 
         Raises:
             UsageError: If there is no run, or `config` is another; the message names
@@ -134,8 +165,34 @@ class RunFolder:
         advice = "leave out the argument config"
         if from_python(stored):
             advice = "pass the config that the run was started with"
-        self._check_same(config, advice)
-        return config
+        stored = self._check_same(config, advice)
+        return dataclasses.replace(config, total_timesteps=stored["total_timesteps"])
+
+    def with_length(self, config: TRPOConfig, total_timesteps: int) -> TRPOConfig:
+        """Return the config of the run with another number of steps.
+
+        Raises:
+            UsageError: If it is not more than what is done.
+            UsageTypeError: If it is not a whole number.
+        """
+        changed = dataclasses.replace(config, total_timesteps=total_timesteps)
+        saved = checkpoints.complete(self.checkpoints)
+        done = int(saved[-1].name) if saved else 0
+        if changed.num_updates <= done:
+            raise UsageError(
+                f"total_timesteps={total_timesteps} is not more than the "
+                f"{done * config.batch_size} steps that the run in {self.path} has "
+                "made; write more, or leave it out."
+            )
+        return changed
+
+    def keep_length(self, config: TRPOConfig) -> None:
+        """Write the config of the run, if its number of steps is another."""
+        if self.read_values().get("total_timesteps") == config.total_timesteps:
+            return
+        # First: that of a state which will not be the last must not remain.
+        self.evaluation.unlink(missing_ok=True)
+        write_json(self.config, config_to_dict(config))
 
     def read_values(self) -> dict[str, Any]:
         """Return the fields of the run's config.
@@ -169,15 +226,29 @@ class RunFolder:
         best: bool = False,
         resuming: bool = False,
     ) -> tuple[TrainState, int] | None:
-        """Return the newest or best state, and its updates, as `restore_last` does."""
+        """Return the newest or best state that is whole, and its updates.
+
+        None if there is no checkpoint. Errors are those of `checkpoints.restore`.
+
+        Args:
+            config: The config of the run.
+            warn_fn: Called with a message for each damaged checkpoint.
+            best: Whether to prefer the best state.
+            resuming: As `checkpoints.restore`; damaged checkpoints are renamed.
+        """
         paths = checkpoints.by_score if best else checkpoints.complete
-        return checkpoints.restore_last(
+        found = checkpoints.read_last(
             paths(self.checkpoints),
-            functools.partial(state_type, config),
-            config_to_dict(config),
+            functools.partial(
+                checkpoints.restore,
+                like_fn=functools.partial(state_type, config),
+                config=config_to_dict(config),
+                resuming=resuming,
+            ),
             warn_fn,
-            resuming=resuming,
+            rename=resuming,
         )
+        return None if found is None else (found[0], found[1].updates)
 
     def read_settings(self) -> RunSettings:
         """Return the settings of the run; UsageError if the file is not usable."""

@@ -13,7 +13,10 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.state import TrainState
 
 CheckpointChoice = Literal["last", "best"]
-"""The newest checkpoint, or the one with the best return in training."""
+"""The newest checkpoint, or the one with the best return.
+
+That of the latest evaluation if the run evaluates in training, else in training itself.
+"""
 
 
 def load_state(
@@ -30,7 +33,7 @@ def load_state(
     Args:
         folder: The folder of a run.
         config: The config that `run` was given, if it has Python objects.
-        checkpoint: The newest, or the one with the best return in training.
+        checkpoint: The newest, or the one with the best return.
 
     Raises:
         UsageError: If there is no run or no such checkpoint; or the checkpoint is of
@@ -46,7 +49,7 @@ def load_state(
         if checkpoints.complete(run_folder.checkpoints):
             raise UsageError(
                 f"no checkpoint in {run_folder.path} has a return: no episode had "
-                "ended in training before one was saved; write checkpoint='last', on "
+                "ended before one was saved; write checkpoint='last', on "
                 "the command line --checkpoint last."
             )
         raise UsageError(
@@ -73,7 +76,7 @@ def load_policy(
         config: The config that `run` was given, if it has Python objects.
         actions: The most probable action, or one sampled from the policy.
         seed_index: Index of one of the run's seeds.
-        checkpoint: The newest, or the one with the best return in training.
+        checkpoint: The newest, or the one with the best return.
 
     Raises:
         UsageError: As `load_state`; or if the run has fewer seeds.

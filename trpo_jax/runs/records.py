@@ -15,7 +15,14 @@ from trpo_jax.runs.loggers import BackgroundLogger, Logger, Row
 
 # Of these, a mean over seeds is meaningless: they are codes.
 _CODES = ("status", "cg_status")
-_BY_SEED = ("episode_return", *_CODES)
+_BY_SEED = (
+    "episode_return",
+    "evaluation_return",
+    "kl",
+    "entropy",
+    "explained_variance",
+    *_CODES,
+)
 
 
 class Records:
@@ -107,7 +114,8 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
     Returns:
         The scalars by their names. Of several seeds: the mean of the finite numbers,
         under `<name>_std` their standard deviation (divided by n − 1), and under
-        `<name>_by_seed` a list of each seed's return and, instead of a mean, status.
+        `<name>_by_seed` a list of each seed's returns, KL, entropy, explained variance
+        and, instead of a mean, status.
     """
     row: Row = {}
     for name, value in metrics.items():

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
+    PendingReturns,
     compiling_evaluation,
     evaluate,
     format_evaluation,
+    start_evaluation,
     summarize_returns,
 )
 from trpo_jax.runs import checkpoints
@@ -27,6 +28,7 @@ from trpo_jax.runs.records import Records, summarize_seeds
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
+from trpo_jax.runs.warm_start import find_start, read_learnt
 from trpo_jax.tracing import is_tracing
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import run_keys, state_type
@@ -71,6 +73,7 @@ def run(
     folder: str | pathlib.Path | None = None,
     settings: RunSettings | None = None,
     *,
+    warm_start: str | pathlib.Path | None = None,
     loggers: Sequence[Logger] = (),
     progress: bool = True,
 ) -> RunResult:
@@ -87,6 +90,9 @@ def run(
         folder: A folder that does not exist yet, or is empty; None to write nothing.
         settings: What to record. Without a folder, only the fields about evaluation and
             stopping may be set.
+        warm_start: The folder of a run, to start with the policy, critic and
+            normalisers of its newest checkpoint in place of fresh ones. Updates and
+            schedules start anew. It is copied, so that `resume` does not need it.
         loggers: Further destinations for the metrics of each update. A logger that
             raises is dropped with a warning, and updates that a slow one cannot take in
             time are dropped; the run goes on.
@@ -98,7 +104,8 @@ def run(
     Raises:
         UsageError: Before anything compiles: if the folder holds a run already or
             cannot be written, the config does not make a run, a setting asks for files
-            without a folder, or a logger's package is not installed.
+            without a folder, the networks of the warm start do not fit (the message
+            names what differs), or a logger's package is not installed.
         RunError: During the run: if the disk is full, or no update is finite any more.
         Interrupted: A KeyboardInterrupt, if a signal came to a run with a folder.
     """
@@ -107,18 +114,21 @@ def run(
     watcher = Watcher(config, progress=progress)
     if folder is None:
         settings.check_without_folder()
-        return _Run(config, settings, loggers, watcher, None).finish()
+        start = None if warm_start is None else find_start(warm_start, config)
+        return _Run(config, settings, loggers, watcher, None, start).finish()
     run_folder = RunFolder(folder)
     run_folder.check_new(config)
+    start = None if warm_start is None else find_start(warm_start, config)
     with run_folder.lock(make=True):
-        run_folder.create(config, settings)
-        return _Run(config, settings, loggers, watcher, run_folder).finish()
+        run_folder.create(config, settings, start)
+        return _Run(config, settings, loggers, watcher, run_folder, start).finish()
 
 
 def resume(
     folder: str | pathlib.Path,
     config: TRPOConfig | None = None,
     *,
+    total_timesteps: int | None = None,
     loggers: Sequence[Logger] = (),
     progress: bool = True,
 ) -> RunResult:
@@ -128,10 +138,17 @@ def resume(
     after it is cut off, and made again. If every checkpoint is damaged, nothing is
     touched. A finished run is evaluated if it was not yet, and returned.
 
+    With more `total_timesteps` than first asked, the run goes on as one of that length
+    would from there: bit-identical to it with constant schedules and the same
+    `compiler_options`. Other schedules extend over the new length, so that a factor may
+    jump: a linear one that has come down to 0 goes on at ½ in a run twice as long.
+
     Args:
         folder: The folder that `run` was given.
         config: The config that `run` was given, if it has Python objects (a network, a
             schedule): a folder holds no code, only their descriptions.
+        total_timesteps: Steps to train for in all, in place of those that the run has
+            in its folder, which keeps the new number; rounded up to whole rollouts.
         loggers: As `run`.
         progress: As `run`.
 
@@ -141,28 +158,48 @@ def resume(
     Raises:
         UsageError: If there is no run; it is of another config, version or shape, or
             was trained under other settings of JAX (the message names what differs);
-            every checkpoint is damaged; or another process runs there.
+            every checkpoint is damaged; another process runs there; or
+            `total_timesteps` is not more than what is done.
         RunError: As `run`.
         Interrupted: As `run`.
     """
     run_folder = RunFolder(folder)
-    config = run_folder.read_config(config)
+    stored = run_folder.read_config(config)
+    steps = stored.total_timesteps
+    if (
+        config is not None
+        and total_timesteps is None
+        and config.total_timesteps > steps
+    ):
+        raise UsageError(
+            f"config has total_timesteps={config.total_timesteps}, but the run in "
+            f"{run_folder.path} {steps}; to train longer: "
+            f"{run_folder.how_to_resume(config, longer=True)}"
+        )
     settings = run_folder.read_settings()
-    _check(config, settings, loggers)
-    watcher = Watcher(config, progress=progress)
+    _check(stored, settings, loggers)
     with run_folder.lock():
-        return _Run(config, settings, loggers, watcher, run_folder).finish()
+        if total_timesteps is not None:
+            stored = run_folder.with_length(stored, total_timesteps)
+        watcher = Watcher(stored, progress=progress)
+        start = run_folder.warm_start if run_folder.warm_start.exists() else None
+        return _Run(stored, settings, loggers, watcher, run_folder, start).finish()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """A run in this process, whose folder, if it has one, is locked."""
+    """A run in this process, whose folder, if it has one, is locked.
+
+    Attributes:
+        warm_start: The checkpoint of another run that it starts from, if any.
+    """
 
     config: TRPOConfig
     settings: RunSettings
     loggers: Sequence[Logger]
     watcher: Watcher
     folder: RunFolder | None
+    warm_start: pathlib.Path | None
 
     def finish(self) -> RunResult:
         """Restore the newest checkpoint, train the rest, and evaluate."""
@@ -187,8 +224,8 @@ class _Run:
         restored = self._restore()
         first = restored[1] if restored else 0
         last = self.config.num_updates
-        if restored is not None and first == last:
-            self.watcher.notify(f"all {last:,} updates are done")
+        if restored is not None and first >= last:
+            self.watcher.notify(f"all {first:,} updates are done")
             return restored[0]
         config = self.config
         seeds = f", {config.num_seeds} seeds" if config.num_seeds > 1 else ""
@@ -200,9 +237,20 @@ class _Run:
         if first > 0:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
         with compiling_evaluation(config, self.settings.evaluation_episodes):
-            programs = compile_programs(config)
-            state = restored[0] if restored else programs.init(run_keys(config))
+            programs = compile_programs(config, interim_episodes=self._interim_episodes)
+            state = restored[0] if restored else self._first_state(programs)
             return self._train(programs, state, first, signals)
+
+    def _first_state(self, programs: Programs) -> TrainState:
+        """Return the state before the first update."""
+        state = programs.init(run_keys(self.config))
+        if self.warm_start is None:
+            return state
+        self._log_event("warm_start", checkpoint=str(self.warm_start))
+        self.watcher.notify(f"starting with what {self.warm_start} has learnt")
+        # The other run, if it goes on, may delete its checkpoint at any time.
+        path = self.folder.warm_start if self.folder else self.warm_start
+        return state._replace(**read_learnt(path, self.config))
 
     def _restore(self) -> tuple[TrainState, int] | None:
         """Return the state of the newest checkpoint, and its updates."""
@@ -212,7 +260,9 @@ class _Run:
         restored = self.folder.restore(self.config, self._warn, resuming=True)
         event = "resumed" if self.folder.events.exists() else "started"
         updates = restored[1] if restored else 0
-        self._log_event(event, updates=updates, **system_info())
+        self.folder.keep_length(self.config)
+        steps = self.config.total_timesteps
+        self._log_event(event, updates=updates, total_timesteps=steps, **system_info())
         return restored
 
     def _train(
@@ -233,6 +283,8 @@ class _Run:
                 last=last,
                 wants_state_fn=saver.due,
                 boundary_every=self.settings.checkpoint_updates,
+                evaluate_fn=self._start_evaluation,
+                evaluate_every=self.settings.evaluation_updates,
                 stop_fn=lambda: bool(signals),
             ):
                 metrics = by_update(chunk)
@@ -249,7 +301,7 @@ class _Run:
                     self._warn(nonfinite.describe(updates))
                 if self.folder is None:
                     continue
-                saver.add_returns(np.asarray(chunk.metrics.episode_return))
+                saver.add_returns(chunk)
                 # A state that meets NaN is not worth a checkpoint, but the last one is
                 # what the run ends with.
                 finite = not nonfinite.consecutive_in_all_seeds or updates == last
@@ -265,6 +317,18 @@ class _Run:
             self._warn(nonfinite.describe(updates))
         assert chunk.state is not None  # the last one brings it
         return chunk.state
+
+    @property
+    def _interim_episodes(self) -> int | None:
+        """Episodes of an evaluation in training; None if there is none."""
+        evaluates = self.settings.evaluation_updates is not None
+        return self.settings.interim_episodes if evaluates else None
+
+    def _start_evaluation(self, state: TrainState, updates: int) -> PendingReturns:
+        """Start an evaluation in training; a resumed run plays the same episodes."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
+        key = jax.random.fold_in(key, updates)
+        return start_evaluation(self.config, state, key, self.settings.interim_episodes)
 
     def _own_loggers(self, first: int) -> list[Logger]:
         """Return the loggers that the settings ask for, which need a folder."""

@@ -11,6 +11,7 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.settings import RunSettings
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
 
 
@@ -26,12 +27,14 @@ class Saver:
         """
         self._folder = folder
         self._config = config_to_dict(config)
+        self._action_space = str(make_components(config).environment.action_space)
         # Read here: a `with jax.enable_x64(…)` block does not reach other threads.
         self._jax_settings = checkpoints.jax_settings()
         self._settings = settings
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._saving: Future[Any] | None = None
         self._returns: list[float] = []
+        self._evaluated = settings.evaluation_updates is not None
         self._last_due = time.monotonic()
 
     def due(self, updates: int) -> bool:
@@ -47,10 +50,15 @@ class Saver:
         self._last_due = now
         return True
 
-    def add_returns(self, episode_returns: np.ndarray) -> None:
-        """Add the returns of some updates to the next checkpoint's score."""
-        finite = episode_returns[np.isfinite(episode_returns)]
-        self._returns.extend(finite.ravel().tolist())
+    def add_returns(self, chunk: Chunk) -> None:
+        """Add the returns of a chunk to the next checkpoint's score."""
+        if not self._evaluated:
+            returns = np.asarray(chunk.metrics.episode_return)
+        elif chunk.evaluation is not None:
+            returns, self._returns = chunk.evaluation, []
+        else:
+            return
+        self._returns.extend(returns[np.isfinite(returns)].tolist())
 
     def save(self, chunk: Chunk) -> None:
         """Start saving a chunk's state, once the one before is saved.
@@ -62,7 +70,7 @@ class Saver:
         score = float(np.mean(self._returns)) if self._returns else None
         self._returns = []
         manifest = checkpoints.Manifest(
-            chunk.updates, score, self._config, self._jax_settings
+            chunk.updates, score, self._config, self._jax_settings, self._action_space
         )
         self._saving = self._pool.submit(self._save, chunk.state, manifest)
 

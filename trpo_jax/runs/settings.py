@@ -19,9 +19,15 @@ class RunSettings:
     keep_last: int = 3
     """Newest checkpoints to keep."""
     keep_best: int = 1
-    """Older checkpoints to keep for their return in training."""
+    """Older checkpoints to keep for their return: in the latest evaluation if the run
+    evaluates in training, else in training itself."""
     evaluation_episodes: int = 128
     """Episodes that evaluate the last policy when the run is done."""
+    evaluation_updates: int | None = None
+    """Updates between two evaluations in training, by greedy actions; None for none."""
+    interim_episodes: int = 8
+    """Episodes of each evaluation in training: few, since on a CPU they take time from
+    the updates."""
     tensorboard: bool = False
     """Also write TensorBoard's event files."""
     wandb: str | None = None
@@ -36,11 +42,13 @@ class RunSettings:
             "keep_last": 1,
             "keep_best": 0,
             "evaluation_episodes": 1,
+            "evaluation_updates": 1,
+            "interim_episodes": 1,
             "max_nonfinite_updates": 1,
         }
         for name, fewest in least.items():
             value = getattr(self, name)
-            if not (name == "checkpoint_updates" and value is None):
+            if not (name in _MAY_BE_NONE and value is None):
                 object.__setattr__(self, name, whole(name, value, least=fewest))
         minutes = self.checkpoint_minutes
         if minutes is not None and not (
@@ -71,4 +79,10 @@ class RunSettings:
                 )
 
 
-_WITHOUT_FILES = ("evaluation_episodes", "max_nonfinite_updates")
+_MAY_BE_NONE = ("checkpoint_updates", "evaluation_updates")
+_WITHOUT_FILES = (
+    "evaluation_episodes",
+    "evaluation_updates",
+    "interim_episodes",
+    "max_nonfinite_updates",
+)

@@ -16,14 +16,21 @@ import optax
 from jaxtyping import Array, Bool, Key, PyTree
 
 from trpo_jax.networks import Network, Observation, RecurrentNetwork, init_network
+from trpo_jax.observations import Part, part_of
 from trpo_jax.trust_region import mean_over_rows, split_rows
 from trpo_jax.trust_region.flat import max_norm
 
 
 class FlatNetwork(NamedTuple):
-    """A network without a memory: each step is a row."""
+    """A network without a memory: each step is a row.
+
+    Attributes:
+        network: The network.
+        part: Names of the entries of observations that it sees, None for all.
+    """
 
     network: Network
+    part: Part = None
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Return (), the memory of a network that has none."""
@@ -33,7 +40,7 @@ class FlatNetwork(NamedTuple):
         self, memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
     ) -> PyTree:
         """Return the observations [N, …] of N = B·T steps."""
-        return self.to_rows(observations)
+        return self.to_rows(part_of(observations, self.part))
 
     def to_rows(self, leaves: PyTree) -> PyTree:
         """[T, B, …] → [N, …], all steps of the first environment first."""
@@ -86,9 +93,15 @@ class Sequences(NamedTuple):
 
 
 class SequenceNetwork(NamedTuple):
-    """A network with a memory: each environment's sequence is a row."""
+    """A network with a memory: each environment's sequence is a row.
+
+    Attributes:
+        network: The network.
+        part: Names of the entries of observations that it sees, None for all.
+    """
 
     network: RecurrentNetwork
+    part: Part = None
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Return the memory [B, …] before the first step of an episode."""
@@ -98,7 +111,8 @@ class SequenceNetwork(NamedTuple):
         self, memory: PyTree, observations: Observation, starts: Bool[Array, "T B"]
     ) -> Sequences:
         """Return the sequences of B environments, which continue from `memory`."""
-        return Sequences(memory, *self.to_rows((observations, starts)))
+        seen = part_of(observations, self.part)
+        return Sequences(memory, *self.to_rows((seen, starts)))
 
     def to_rows(self, leaves: PyTree) -> PyTree:
         """[T, B, …] → [B, T, …]."""
@@ -124,11 +138,16 @@ class SequenceNetwork(NamedTuple):
 BatchedNetwork = FlatNetwork | SequenceNetwork
 
 
-def batched(network: Network | RecurrentNetwork) -> BatchedNetwork:
-    """Return a network as one of rows, whichever kind it is."""
+def batched(network: Network | RecurrentNetwork, part: Part = None) -> BatchedNetwork:
+    """Return a network as one of rows, whichever kind it is.
+
+    Args:
+        network: The network.
+        part: Names of the entries of observations that it sees, None for all.
+    """
     if isinstance(network, RecurrentNetwork):
-        return SequenceNetwork(network)
-    return FlatNetwork(network)
+        return SequenceNetwork(network, part)
+    return FlatNetwork(network, part)
 
 
 def init_params(

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jaxtyping import PyTree
 
 from trpo_jax import networks
 from trpo_jax.environments import (
@@ -14,7 +15,9 @@ from trpo_jax.environments import (
     make_environment,
     squash_actions,
 )
+from trpo_jax.environments.contract import observation_type
 from trpo_jax.errors import UsageError
+from trpo_jax.observations import part_of, values_of
 from trpo_jax.training.batching import BatchedNetwork, batched
 from trpo_jax.training.config import TRPOConfig
 
@@ -48,7 +51,11 @@ def make_components(config: TRPOConfig) -> Components:
     if config.action_distribution == "tanh_gaussian":
         environment = squash_actions(environment)
     policy, critic = make_networks(config, environment)
-    return Components(environment, batched(policy), batched(critic))
+    return Components(
+        environment,
+        batched(policy, config.policy_observation),
+        batched(critic, config.critic_observation),
+    )
 
 
 def make_networks(
@@ -62,22 +69,39 @@ def make_networks(
     # The config has replaced an NNX module by its `NNXNetwork`.
     policy: Any = config.policy
     critic: Any = config.critic
-    torso, size = _torso(config), config.memory_size
+    policy_torso, critic_torso = _torsos(config, environment)
+    size = config.memory_size
     if policy is None and size:
-        policy = networks.RecurrentPolicy(torso, _head(config, environment), size)
+        head = _head(config, environment)
+        policy = networks.RecurrentPolicy(policy_torso, head, size)
     elif policy is None:
-        policy = networks.Policy(torso, _head(config, environment))
-    if critic is None:
-        critic = networks.RecurrentValue(torso, size) if size else networks.Value(torso)
+        policy = networks.Policy(policy_torso, _head(config, environment))
+    if critic is None and size:
+        critic = networks.RecurrentValue(critic_torso, size)
+    elif critic is None:
+        critic = networks.Value(critic_torso)
     return policy, critic
 
 
-def _torso(config: TRPOConfig) -> nn.Module:
+def _torsos(config: TRPOConfig, environment: Environment) -> list[nn.Module]:
+    """Return the default torsos of policy and critic."""
     sizes, activation = config.hidden_sizes, getattr(jax.nn, config.activation)
-    if config.channels:
-        stride = config.convolution_stride
-        return networks.CNN(config.channels, 3, stride, sizes, activation)
-    return networks.MLP(sizes, activation)
+    mlp = networks.MLP(sizes, activation)
+    if not config.channels:
+        return [mlp, mlp]
+    cnn = networks.CNN(config.channels, 3, config.convolution_stride, sizes, activation)
+    parts = (config.policy_observation, config.critic_observation)
+    if parts == (None, None):
+        return [cnn, cnn]
+    # One of them may see an image and the other flat entries alone.
+    observation = observation_type(environment)
+    convolves = [_has_image(part_of(observation, part)) for part in parts]
+    return [cnn if one or not any(convolves) else mlp for one in convolves]
+
+
+def _has_image(observation: PyTree) -> bool:
+    leaves = jax.tree.leaves(values_of(observation))
+    return any(len(leaf.shape) in (2, 3) for leaf in leaves)
 
 
 def _head(config: TRPOConfig, environment: Environment) -> nn.Module:

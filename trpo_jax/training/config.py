@@ -20,8 +20,10 @@ from trpo_jax.training.config_checks import (
     check_devices,
     check_fractions,
     check_functions,
+    check_parts,
     check_static,
     check_types,
+    check_variants,
     plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
@@ -68,6 +70,11 @@ class TRPOConfig:
     memory_size: int = 0
     """Units of a GRU after these layers, for partially observable environments; 0 for
     none."""
+    policy_observation: str | tuple[str, ...] | None = None
+    """What the policy sees of observations that have entries, as a dict has: the entry
+    of this name, a dict of several, or None for all."""
+    critic_observation: str | tuple[str, ...] | None = None
+    """What the critic sees, likewise; it may see what the policy does not."""
     action_distribution: Literal[
         "gaussian", "state_dependent_gaussian", "gsde", "tanh_gaussian"
     ] = "gaussian"
@@ -179,6 +186,8 @@ class TRPOConfig:
         check_devices(self)
         check_fractions(self)
         check_functions(self)
+        check_variants(self)
+        check_parts(self)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
             if field.type is float:

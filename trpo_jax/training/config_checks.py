@@ -14,8 +14,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from trpo_jax.errors import UsageError, UsageTypeError, describe_type
+from trpo_jax.environments import make_environment
+from trpo_jax.environments.contract import observation_type
+from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.networks import Network, StateDependentGaussianHead
+from trpo_jax.observations import Part, entries_of, values_of
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.trust_region.checks import whole
@@ -23,8 +26,8 @@ from trpo_jax.trust_region.checks import whole
 WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
 
-PLAIN = (*WHOLE, int | Mesh | None, float, bool)
-"""Types of the fields that may be given as arrays."""
+PLAIN = (*WHOLE, int | Mesh | None, float, bool, Part)
+"""Types of the fields that may be given as arrays or lists."""
 
 MAX_COUNT = 2**31 - 1
 """Largest int32, which counts updates, and the transitions of one."""
@@ -195,6 +198,48 @@ def check_devices(config: Any) -> None:
                 f"devices={devices!r}: {size} of them do not divide {name}={count}; "
                 f"write {name}={nearest}, or "
                 f"devices={num_devices // size * math.gcd(count, size)}."
+            )
+
+
+def check_variants(config: Any) -> None:
+    """Check that there are as many environments as parameters of a varied one."""
+    variants = getattr(config.env, "num_variants", config.num_envs)
+    if variants != config.num_envs:
+        raise UsageError(
+            f"{config.env} has parameters for {variants} environments, but num_envs="
+            f"{config.num_envs}; write num_envs={variants}, or parameters with a "
+            f"leading axis of {config.num_envs}."
+        )
+
+
+def check_parts(config: Any) -> None:
+    """Check that observations have the entries that policy and critic are to see."""
+    for name in ("policy_observation", "critic_observation"):
+        part = getattr(config, name)
+        if part is None:
+            continue
+        parts = (part,) if isinstance(part, str) else part
+        if (
+            not isinstance(parts, tuple)
+            or not parts
+            or not all(isinstance(one, str) for one in parts)
+        ):
+            raise UsageTypeError(
+                f"{name}={part!r}; write the name of an entry of the observation, a "
+                "tuple of names, or None for all."
+            )
+        observed = values_of(observation_type(make_environment(config.env)))
+        entries = entries_of(observed)
+        if not entries:
+            raise UsageError(
+                f"{name}={part!r}, but {config.env} observes {array_types(observed)}, "
+                "which has no entries; write None."
+            )
+        unknown = [one for one in parts if one not in entries]
+        if unknown:
+            raise UsageError(
+                f"{name}={part!r}, but {config.env} observes no {unknown[0]!r}; write "
+                f"one of {', '.join(map(repr, entries))}, a tuple of them, or None."
             )
 
 

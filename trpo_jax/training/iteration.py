@@ -191,8 +191,10 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
 
     # 5. Update the observation normaliser last: until here the policy must see what it
     # saw when it acted, or the probability ratio would not start at 1.
-    observation_statistics = _updated(
-        state.observation_statistics, values_of(trajectory.observation)
+    observation_statistics = jax.tree.map(
+        lambda samples, statistics: _updated(statistics, samples),
+        values_of(trajectory.observation),
+        state.observation_statistics,
     )
 
     updates, done = optax.safe_increment(state.updates), trajectory.done
@@ -365,7 +367,7 @@ def _fit_critic(
 
 
 def _updated(
-    statistics: RunningStatistics | None, samples: Float[Array, "T B *S"]
+    statistics: RunningStatistics | None, samples: Num[Array, "T B *S"]
 ) -> RunningStatistics | None:
     """Return running statistics with those of a rollout; None if there are none."""
     if statistics is None:

@@ -20,11 +20,18 @@ _FIELDS = (
     "channels",
     "convolution_stride",
     "memory_size",
+    "policy_observation",
+    "critic_observation",
     "action_distribution",
     "critic_fit",
     "normalize_observations",
     "normalize_returns",
 )
+
+NETWORK_FIELDS = tuple(
+    name for name in _FIELDS if name not in ("num_envs", "critic_fit")
+)
+"""Fields that parameters and normalisers depend on."""
 
 
 @jax.tree_util.register_static
@@ -65,6 +72,14 @@ class Origin:
     def differences(self, other: "Origin") -> list[str]:
         """Return the fields that differ, with the values of both."""
         return differing(self._named(), other._named())
+
+    def network_differences(self, other: "Origin") -> list[str]:
+        """Return the `NETWORK_FIELDS` that differ, with the values of both."""
+        left, right = (
+            {name: origin._named()[name] for name in NETWORK_FIELDS}
+            for origin in (self, other)
+        )
+        return differing(left, right)
 
     def _named(self) -> dict[str, Any]:
         return dict(zip(_FIELDS, self.fields, strict=True)) | self.floats._asdict()

@@ -9,8 +9,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import Environment
+from trpo_jax.environments.varied import reset_batch
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
+from trpo_jax.training.packing import Packed, pack
 
 
 class RolloutState(NamedTuple):
@@ -90,7 +92,7 @@ def init_rollout(
         The state of B environments at the start of an episode.
     """
     keys = jax.random.split(key, num_envs)
-    env_state, observation = jax.vmap(environment.reset)(keys)
+    env_state, observation = reset_batch(environment, keys)
     return RolloutState(
         env_state,
         observation,
@@ -133,7 +135,7 @@ def rollout(
 
     def advance(
         state: RolloutState, keys: tuple[Key[Array, ""], Key[Array, " B"]]
-    ) -> tuple[RolloutState, Trajectory]:
+    ) -> tuple[RolloutState, Packed[Trajectory]]:
         action_key, env_keys = keys
         starts = state.episode_length == 0
         memory, action, log_prob = act_fn(
@@ -168,7 +170,7 @@ def rollout(
             episode_return=jnp.where(taken.done, 0, taken.episode_return),
             episode_length=jnp.where(taken.done, 0, taken.episode_length),
         )
-        return following, taken
+        return following, pack(taken)
 
     # All keys before the scan, inside which each split would be a kernel of its own.
     # Those of the environments are an array of their own, split over devices like them.
@@ -177,7 +179,8 @@ def rollout(
     steps = jnp.arange(num_steps)
     action_keys = jax.random.split(action_key, num_steps)
     action_keys = action_keys[steps // noise_period * noise_period]
-    return jax.lax.scan(advance, state, (action_keys, env_keys))
+    state, packed = jax.lax.scan(advance, state, (action_keys, env_keys))
+    return state, packed.unpack()
 
 
 def as_taken(action: Num[Array, "B ..."]) -> Num[Array, "B ..."]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
-from trpo_jax.observations import MaskedObservation, Observation, values_of
+from trpo_jax.observations import Observation, values_of, with_values
 from trpo_jax.training.batching import BoundNetwork, init_params
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
@@ -52,7 +52,9 @@ class TrainState(NamedTuple):
         critic_memory: The critic's memory of the episodes so far, [num_envs, …],
             computed with the parameters of the time; () if it has none. The policy's
             memory is in `rollout`.
-        observation_statistics: Running moments of observations, None if not normalised.
+        observation_statistics: Running moments of the values of observations, a
+            `RunningStatistics` in place of each leaf; None for a leaf that is not
+            normalised.
         return_statistics: Running moments of returns, None if not normalised.
         rollout: States of the environments, leaves [num_envs, …].
         hyperparameters: The traced floats, scalars.
@@ -65,7 +67,7 @@ class TrainState(NamedTuple):
     critic_params: PyTree
     critic_optimizer_state: PyTree
     critic_memory: PyTree
-    observation_statistics: RunningStatistics | None
+    observation_statistics: PyTree
     return_statistics: RunningStatistics | None
     rollout: RolloutState
     hyperparameters: Hyperparameters
@@ -83,6 +85,49 @@ class TrainState(NamedTuple):
             ),
             origin=self.origin.with_floats_of(Origin.of(config)),
         )
+
+    def with_networks_of(self, trained: "TrainState") -> "TrainState":
+        """Return this state with policy, critic and normalisers of a trained one.
+
+        A warm start is `init(config, key).with_networks_of(trained)`. Environments,
+        hyperparameters, key and number of updates remain those of this state, so that
+        schedules start anew; so does the optimiser of a first-order fit.
+
+        Raises:
+            UsageTypeError: If `trained` is not a `TrainState`.
+            UsageError: If its seeds, observations, networks or normalisers are not
+                those of this state; the message names both.
+        """
+        check_state(trained)
+        different = trained.origin.network_differences(self.origin) or differences(
+            learnt_types(trained), learnt_types(self), lambda leaf: str(leaf.shape)
+        )
+        if different:
+            raise UsageError(
+                "the networks of the trained state do not fit this one. What differs "
+                f"(trained, this): {'; '.join(different)}. Make this one by init, with "
+                "a config that has the values of the trained one."
+            )
+        return self._replace(**{name: getattr(trained, name) for name in LEARNT})
+
+
+LEARNT = ("params", "critic_params", "observation_statistics", "return_statistics")
+"""Fields of a `TrainState` that a warm start takes from another."""
+
+
+def learnt_types(state: TrainState) -> dict[str, PyTree]:
+    """Return the types of what a warm start takes, and of one observation."""
+    learnt = {name: getattr(state, name) for name in LEARNT}
+    return {"observation": observation_type(state), **learnt}
+
+
+def observation_type(state: TrainState) -> PyTree:
+    """Return shape and dtype of the observation of one environment."""
+    axes = len(state.updates.shape) + 1  # of seeds, if there are several
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype),
+        state.rollout.observation,
+    )
 
 
 def init(config: TRPOConfig, key: KeyLike) -> TrainState:
@@ -127,15 +172,15 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     critic_memory = critic.initial_memory(config.num_envs)
     check_policy(policy, params, environment, rollout_state)
     check_critic(critic, critic_params, critic_memory, rollout_state)
-    observation_statistics = init_statistics(environment.observation_shape)
+    observation_statistics = _init_observation_statistics(
+        config, rollout_state.observation
+    )
     state = TrainState(
         params=params,
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
         critic_memory=critic_memory,
-        observation_statistics=(
-            observation_statistics if config.normalize_observations else None
-        ),
+        observation_statistics=observation_statistics,
         return_statistics=init_statistics(()) if config.normalize_returns else None,
         rollout=rollout_state,
         hyperparameters=hyperparameters,
@@ -144,6 +189,27 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         origin=Origin.of(config),
     )
     return place(config, state)
+
+
+def _init_observation_statistics(
+    config: TRPOConfig, observations: Observation
+) -> PyTree:
+    """Return statistics of no samples for each floating leaf, None for the others."""
+
+    def init_leaf(leaf: Array) -> RunningStatistics | None:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        normalized = config.normalize_observations and floating
+        return init_statistics(leaf.shape[1:]) if normalized else None
+
+    values = values_of(observations)
+    statistics = jax.tree.map(init_leaf, values)
+    if config.normalize_observations and not jax.tree.leaves(statistics):
+        one = jax.tree.map(lambda leaf: leaf[0], values)
+        raise UsageError(
+            "normalize_observations=True is for floats, but the environment observes "
+            f"{array_types(one)}; write False, or convert them in the environment."
+        )
+    return statistics
 
 
 def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
@@ -186,7 +252,7 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
     if not isinstance(updates, jax.core.Tracer) and np.asarray(updates) >= MAX_COUNT:
         raise UsageError(
             f"the state has made {updates} updates, the most that are counted: start a "
-            "new run from its parameters."
+            "new run by init(config, key).with_networks_of(state)."
         )
 
 
@@ -214,14 +280,15 @@ def _in_single_precision(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def observe(state: TrainState, observations: Observation) -> Observation:
     """Return observations as the networks see them, normalised or not."""
-    if state.observation_statistics is None:
-        return observations
-    values = normalize(
-        state.observation_statistics, values_of(observations), clip=_OBSERVATION_CLIP
-    )
-    if isinstance(observations, MaskedObservation):
-        return observations._replace(values=values)
-    return values
+
+    def see(leaf: Array, statistics: RunningStatistics | None) -> Array:
+        if statistics is None:
+            return leaf
+        return normalize(statistics, leaf, clip=_OBSERVATION_CLIP)
+
+    values = values_of(observations)
+    seen = jax.tree.map(see, values, state.observation_statistics)
+    return with_values(observations, seen)
 
 
 def make_act_fn(components: Components, state: TrainState) -> ActFn:

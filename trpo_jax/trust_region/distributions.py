@@ -69,7 +69,8 @@ class Categorical(NamedTuple):
         log_probs = self.log_probs()
         chosen = actions[..., None] == jnp.arange(log_probs.shape[-1])
         total = jnp.sum(jnp.where(chosen, log_probs, 0), axis=-1)
-        return jnp.where(jnp.any(chosen, axis=-1), total, -jnp.inf)
+        exists = (actions >= 0) & (actions < log_probs.shape[-1])
+        return jnp.where(exists, total, -jnp.inf)
 
     def entropy(self) -> Float[Array, "*N"]:
         """Return −Σ_k π(k) log π(k), between 0 and log K."""

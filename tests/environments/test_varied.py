@@ -1,0 +1,164 @@
+"""A different environment in each row of a batch."""
+
+import dataclasses
+
+import gymnax
+import gymnax.wrappers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast_jit
+from probes import CHAIN, TABULAR
+from tiny import Line
+
+import trpo_jax
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    VariedEnvironment,
+    make_environment,
+)
+from trpo_jax.environments.varied import reset_batch
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+SMALL = {
+    "num_envs": 3,
+    "rollout_length": 8,
+    "total_timesteps": 48,
+    "hidden_sizes": (4,),
+}
+
+
+def pendulum(**params):
+    env, default = gymnax.make("Pendulum-v1")
+    return env, dataclasses.replace(default, **params)
+
+
+def play(environment, keys):
+    """Four steps with the same actions in each row."""
+
+    def act(state, index):
+        actions = jnp.full((len(keys), 1), 0.5 * index)
+        return jax.vmap(environment.step)(keys, state, actions)
+
+    state, _ = reset_batch(environment, keys)
+    return jax.lax.scan(act, state, jnp.arange(4))[1]
+
+
+def of_row(steps, row):
+    return jax.tree.map(lambda leaf: leaf[:, row], steps)
+
+
+def assert_close(left, right):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), left, right)
+
+
+@pytest.mark.parametrize("name", ["g", "max_torque"])
+def test_each_row_is_the_environment_with_its_parameters(name):
+    values = [2.0, 10.0, 30.0]
+    varied = make_environment(pendulum(**{name: jnp.array(values)}))
+    assert make_environment(varied) is varied
+    got = fast_jit(play, static_argnums=0)(varied, KEYS)
+    for row, value in enumerate(values):
+        alone = make_environment(pendulum(**{name: value}))
+        expected = fast_jit(play, static_argnums=0)(alone, KEYS)
+        assert_close(of_row(got, row), of_row(expected, row))
+
+
+def test_bounds_that_differ_are_left_to_the_environments():
+    bounded = make_environment(pendulum(g=jnp.ones(3))).action_space
+    assert bounded == Box(1, (-2.0,), (2.0,))
+    torques = make_environment(pendulum(max_torque=jnp.ones(3)))
+    assert torques.action_space == Box(1)
+
+
+def test_rows_keep_their_parameters_through_episodes():
+    """The reward of row i is i, in training and in more episodes than rows."""
+    reward = jnp.arange(3.0)[:, None, None] * jnp.ones((3, *CHAIN.reward.shape))
+    tables = dataclasses.replace(CHAIN, reward=reward)
+    config = trpo_jax.TRPOConfig(env=(TABULAR, tables), **SMALL)
+    result = trpo_jax.train(config)
+    rows = result.state.rollout.env_state.params
+    np.testing.assert_array_equal(jax.tree.leaves(rows)[0], reward)
+    returns = trpo_jax.evaluate(config, result.state, jax.random.key(1), 5)
+    assert returns[0] == returns[3] == 0
+    assert returns[1] >= 1
+    assert returns[2] >= 2
+    assert returns[4] >= 1
+
+
+def test_actions_may_be_squashed():
+    config = trpo_jax.TRPOConfig(
+        env=pendulum(g=jnp.array([5.0, 10.0, 15.0])),
+        action_distribution="tanh_gaussian",
+        **SMALL,
+    )
+    state = jax.eval_shape(trpo_jax.init, config, jax.random.key(0))
+    (g,) = jax.tree.leaves(state.rollout.env_state.params)
+    assert g.shape == (3,)
+
+
+class Heavy(Line):
+    """Pays its weight."""
+
+    picture_suffix = ".txt"
+
+    def __init__(self, weight):
+        super().__init__(Discrete(2))
+        self._weight = weight
+
+    def step(self, key, state, action):
+        state, step = super().step(key, state, action)
+        return state, step._replace(reward=self._weight)
+
+    def draw(self, states, returns, path):
+        path.write_text(f"weight {self._weight}, {len(states)} steps")
+
+
+def test_a_family_of_ones_own_is_varied():
+    environment = VariedEnvironment(Heavy, jnp.array([1.0, 2.0, 4.0]))
+    assert repr(environment) == "VariedEnvironment(Heavy × 3)"
+    config = trpo_jax.TRPOConfig(env=environment, **SMALL)
+    metrics = trpo_jax.train(config).metrics
+    np.testing.assert_allclose(metrics.episode_return, 7 / 3, rtol=1e-6)
+
+
+def test_the_environment_of_the_row_draws(tmp_path):
+    environment = VariedEnvironment(Heavy, jnp.array([1.0, 2.0]))
+    assert environment.picture_suffix == ".txt"
+    state, _ = reset_batch(environment, jax.random.split(jax.random.key(0)))
+    steps = jax.tree.map(lambda leaf: np.asarray(leaf)[[1, 1, 1]], state)
+    environment.draw(steps, np.zeros(3, np.float32), tmp_path / "heavy.txt")
+    assert (tmp_path / "heavy.txt").read_text() == "weight 2.0, 3 steps"
+
+
+@pytest.mark.parametrize("num_envs", [2, 6])
+def test_parameters_for_another_number_of_environments_are_refused(num_envs):
+    env = pendulum(g=jnp.ones(3))
+    fields = SMALL | {"num_envs": num_envs}
+    with pytest.raises(ValueError, match=r"for 3 env.*num_envs=3, or .* of \d\."):
+        trpo_jax.TRPOConfig(env=env, **fields)
+    trpo_jax.TRPOConfig(env=env, **SMALL)
+
+
+@pytest.mark.parametrize(
+    "params", [{"a": jnp.ones(3), "b": jnp.ones((2, 1))}, {"a": 1.0}, {}]
+)
+def test_parameters_need_the_same_number_of_rows(params):
+    with pytest.raises(ValueError, match="same number of rows"):
+        VariedEnvironment(lambda params: Heavy(params["a"]), params)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [gymnax.wrappers.LogWrapper, gymnax.wrappers.FlattenObservationWrapper],
+)
+def test_wrappers_of_gymnax_are_taken(wrapper):
+    env, params = pendulum(g=jnp.array([5.0, 10.0, 15.0]))
+    varied = make_environment((wrapper(env), params))
+    alone = make_environment((wrapper(env), pendulum(g=15.0)[1]))
+    got, expected = (
+        fast_jit(play, static_argnums=0)(one, KEYS) for one in (varied, alone)
+    )
+    assert_close(of_row(got, 2), of_row(expected, 2))

@@ -1,0 +1,112 @@
+"""A different environment in each row of a batch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
+
+from trpo_jax.environments.protocol import ActionSpace, Environment, TimeStep
+from trpo_jax.errors import UsageError, array_types
+from trpo_jax.observations import Observation
+
+
+class VariedState(NamedTuple):
+    """State of an episode.
+
+    Attributes:
+        env_state: The environment's own state.
+        params: The parameters of its row.
+    """
+
+    env_state: PyTree
+    params: PyTree
+
+
+class VariedEnvironment:
+    """Environments that differ in numbers: row i of a batch has parameters i.
+
+    For domain randomisation and meta-learning. Rows keep their parameters through all
+    episodes; in a batch of another size, as in an evaluation, row i has parameters
+    i mod V. The action space has no bounds where they depend on the parameters: each
+    environment clips to its own.
+    """
+
+    def __init__(self, make_fn: Callable[[PyTree], Any], params: PyTree):
+        """Describe the environments of V rows.
+
+        Args:
+            make_fn: params ↦ `Environment`, of one row. The parameters are traced, so
+                that shapes and spaces cannot depend on them.
+            params: The parameters of all rows, leaves [V, …].
+
+        Raises:
+            UsageError: If the leaves do not have the same number of rows.
+        """
+        self._make_fn = make_fn
+        self._params = params
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+        if len(sizes) != 1 or sizes == {()}:
+            raise UsageError(
+                f"parameters {array_types(params)} do not have the same number of rows;"
+                " write arrays with one leading axis, [num_envs, …]."
+            )
+        ((self.num_variants,),) = sizes
+        made: list[Environment] = []
+        jax.eval_shape(lambda: made.append(make_fn(self._params_of(0))))
+        self.action_space: ActionSpace = made[0].action_space
+        self.observation_shape: PyTree = made[0].observation_shape
+        self.picture_suffix: str | None = getattr(made[0], "picture_suffix", None)
+        self._name = getattr(made[0], "name", type(made[0]).__name__)
+
+    def __repr__(self) -> str:
+        return f"VariedEnvironment({self._name} × {self.num_variants})"
+
+    def reset(self, key: Key[Array, ""]) -> tuple[VariedState, Observation]:
+        """Start an episode of row 0; consumes `key`. Returns (state, observation)."""
+        return self.reset_variant(key, 0)
+
+    def reset_variant(
+        self, key: Key[Array, ""], row: Int[Array, ""] | int
+    ) -> tuple[VariedState, Observation]:
+        """Start an episode with the parameters of a row, modulo V; consumes `key`."""
+        params = self._params_of(row)
+        env_state, observation = self._make_fn(params).reset(key)
+        return VariedState(env_state, params), observation
+
+    def step(
+        self, key: Key[Array, ""], state: VariedState, action: Num[Array, "..."]
+    ) -> tuple[VariedState, TimeStep]:
+        """Act once, starting the next episode if this one ends; consumes `key`."""
+        environment = self._make_fn(state.params)
+        env_state, step = environment.step(key, state.env_state, action)
+        return VariedState(env_state, state.params), step
+
+    def draw(
+        self, states: VariedState, returns: Float[np.ndarray, " T"], path: Path
+    ) -> None:
+        """Draw one episode of T steps, as the environment of its row does."""
+        params = jax.tree.map(lambda leaf: leaf[0], states.params)
+        self._make_fn(params).draw(states.env_state, returns, path)
+
+    def _params_of(self, row: Int[Array, ""] | int) -> PyTree:
+        return jax.tree.map(
+            lambda leaf: jnp.asarray(leaf)[row % self.num_variants], self._params
+        )
+
+
+def reset_batch(
+    environment: Environment, keys: Key[Array, " B"]
+) -> tuple[PyTree, Observation]:
+    """Start an episode in each of B environments; consumes `keys`.
+
+    Returns:
+        States and first observations, leaves [B, …].
+    """
+    reset_variant = getattr(environment, "reset_variant", None)
+    if reset_variant is None:
+        return jax.vmap(environment.reset)(keys)
+    return jax.vmap(reset_variant)(keys, jnp.arange(len(keys)))
