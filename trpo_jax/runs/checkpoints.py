@@ -99,7 +99,7 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Raises:
         OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
-    leaves = _leaves(state)
+    leaves = leaves_by_path(state)
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
     partial = folder / f".{path.name}.partial"
@@ -116,9 +116,9 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
         (partial / _CHECKSUMS).write_text(_checksums(partial))
         for written in (*partial.rglob("*"), partial):
-            _sync(written)
+            sync(written)
         partial.rename(path)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -144,17 +144,10 @@ class Stored(NamedTuple):
         Args:
             like_fn: Returns the shapes and dtypes of the state.
         """
-        impl = self.manifest.jax_settings["jax_default_prng_impl"]
-
-        def device(location: Any, leaf: Any) -> jax.Array:
-            array = jnp.asarray(self.arrays[name_of(location)])
-            if not _is_key(leaf):
-                return array
-            return jax.random.wrap_key_data(array, impl=impl)
-
         with _settings_of(self.manifest):
             like = like_fn()
-        return jax.tree_util.tree_map_with_path(device, like)
+        impl = self.manifest.jax_settings["jax_default_prng_impl"]
+        return with_leaves(like, self.arrays, impl)
 
 
 def read(
@@ -183,7 +176,7 @@ def read(
     if resuming:
         _check_settings(path, manifest)
     with _settings_of(manifest):
-        wanted = jax.eval_shape(_leaves, like_fn())
+        wanted = jax.eval_shape(leaves_by_path, like_fn())
     _check_same(path, manifest, wanted, config)
     # Orbax does not write empty arrays.
     empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
@@ -299,7 +292,7 @@ def copy(path: pathlib.Path, to: pathlib.Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(path, partial)
     for written in (*partial.rglob("*"), partial):
-        _sync(written)
+        sync(written)
     partial.rename(to)
 
 
@@ -343,13 +336,34 @@ def _score(path: pathlib.Path) -> float:
     return -math.inf
 
 
-def _leaves(state: PyTree) -> dict[str, jax.Array]:
+def leaves_by_path(state: PyTree) -> dict[str, jax.Array]:
     """Return the leaves by their paths, keys as their raw data."""
     named, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
         name_of(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in named
     }
+
+
+def with_leaves(
+    like: PyTree, leaves: dict[str, Any], prng_impl: str | None = None
+) -> PyTree:
+    """Return a state with the leaves that `leaves_by_path` returned.
+
+    Args:
+        like: Shapes and dtypes of the state, as `jax.eval_shape` returns them.
+        leaves: Arrays of the host. Of a type that NumPy does not have (bfloat16) a file
+            gives back the bytes alone.
+        prng_impl: The implementation of its keys; JAX's own by default.
+    """
+
+    def device(location: Any, leaf: Any) -> jax.Array:
+        array = leaves[name_of(location)]
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=prng_impl)
+        return jnp.asarray(array.view(leaf.dtype) if array.dtype.kind == "V" else array)
+
+    return jax.tree_util.tree_map_with_path(device, like)
 
 
 def name_of(path: Any) -> str:
@@ -430,7 +444,8 @@ def _first_difference(path: pathlib.Path, stored: str, actual: str) -> str:
     return f"{path / _CHECKSUMS} is damaged: it does not list the files beside it."
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

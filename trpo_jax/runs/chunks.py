@@ -59,16 +59,16 @@ class Programs(NamedTuple):
     """The compiled functions of a run.
 
     Attributes:
-        init: keys ↦ state.
+        init: keys ↦ state; for the cells of a sweep, cells ↦ state.
         run_updates: (state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled);
             the state is donated.
         copy: state ↦ a copy in memory of its own.
         gather: state ↦ the same, with all environments, in this process alone.
     """
 
-    init: jax.stages.Wrapped
-    run_updates: jax.stages.Wrapped
-    copy: jax.stages.Wrapped
+    init: Callable[[Any], TrainState]
+    run_updates: Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+    copy: Callable[[TrainState], TrainState]
     gather: Callable[[TrainState], TrainState] = lambda state: state
 
 
@@ -83,19 +83,18 @@ def compile_programs(
     """
     like = state_type(config)
     # `init` and `copy` run seldom: compiling fast matters more than running fast.
-    programs = Programs(
-        init=jit_with_options(init_seeds, config, env_steps=0),
-        run_updates=jit_with_options(
+    programs = (
+        jit_with_options(init_seeds, config, env_steps=0),
+        jit_with_options(
             _run_updates, config, env_steps=config.all_env_steps, donate_argnums=(0,)
         ),
-        copy=jit_with_options(_copy, config, env_steps=0),
-        gather=functools.partial(gather, config),
+        jit_with_options(_copy, config, env_steps=0),
     )
     keys = jax.eval_shape(lambda: run_keys(config))
     arguments = ((keys,), (like, jax.ShapeDtypeStruct((), jnp.int32)), (like,))
 
     def lowered() -> Iterator[jax.stages.Lowered]:
-        for program, inputs in zip(programs[:3], arguments, strict=True):
+        for program, inputs in zip(programs, arguments, strict=True):
             yield program.lower(*inputs)
         if interim_episodes is not None:
             yield lower_evaluation(config, interim_episodes)
@@ -106,7 +105,7 @@ def compile_programs(
     if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         with ThreadPoolExecutor() as pool:
             list(pool.map(jax.stages.Lowered.compile, lowered()))
-    return programs
+    return Programs(*programs, gather=functools.partial(gather, config))
 
 
 def run_chunks(
@@ -201,9 +200,30 @@ def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
 def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
-    """Make `count` updates; traced, so that chunks of all sizes are one program."""
+    one_step = over_seeds(config, functools.partial(step, config))
+    state, records = repeat_step(one_step, state, count)
+    # Loops of both kinds of program start from, and end in, the same placement.
+    state = place(config, state, num_seeds=config.num_seeds)
+    return state, replicate(config, records)
+
+
+def repeat_step(
+    step_fn: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+    count: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """Make `count` steps; traced, so that chunks of all sizes are one program.
+
+    Args:
+        step_fn: state ↦ (state, metrics).
+        state: The state, of one run or of several.
+        count: At most `CAPACITY`.
+
+    Returns:
+        The last state, and metrics [CAPACITY, …] of which `count` are filled.
+    """
     # Under `jit` for its cache, so that `eval_shape` and the loop trace it once.
-    one_step = jax.jit(over_seeds(config, functools.partial(step, config)), inline=True)
+    one_step = jax.jit(step_fn, inline=True)
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry
@@ -215,10 +235,7 @@ def _run_updates(
     records = jax.tree.map(
         lambda leaf: jnp.zeros((CAPACITY, *leaf.shape), leaf.dtype), metrics_type
     )
-    state, records = jax.lax.fori_loop(0, count, body, (state, records))
-    # Loops of both kinds of program start from, and end in, the same placement.
-    state = place(config, state, num_seeds=config.num_seeds)
-    return state, replicate(config, records)
+    return jax.lax.fori_loop(0, count, body, (state, records))
 
 
 def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:

@@ -206,6 +206,11 @@ class RunFolder:
     def _no_run(self) -> str:
         if self.path.is_file():
             return f"{self.path} is a file; name the folder of a run."
+        if (self.path / "sweep.json").exists():
+            return (
+                f"{self.path} holds a sweep, not a run; name {self.path / 'best'}, the "
+                "folder of its best setting, which is there once the sweep is finished."
+            )
         there = self.path.exists()
         found = "holds no run (no config.json)" if there else "does not exist"
         start = ""

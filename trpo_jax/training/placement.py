@@ -139,18 +139,26 @@ def over_agents(config: TRPOConfig, fn: Callable) -> Callable:
     In a loop whose end depends on data, such as conjugate gradient, agents on different
     devices do not wait for one another.
     """
-    mapped = jax.vmap(fn)
-    mesh = make_mesh(config)
-    if mesh is None or mesh.shape[AGENTS] == 1:
-        return mapped
-    by_agent = PartitionSpec(AGENTS)
+    return _by_device(jax.vmap(fn), make_mesh(config), AGENTS)
+
+
+def over_environments(config: TRPOConfig, fn: Callable) -> Callable:
+    """Return `fn`, mapped over a leading axis of environments, in the same way."""
+    return _by_device(jax.vmap(fn), _mesh_here(config), ENVIRONMENTS)
+
+
+def _by_device(fn: Callable, mesh: Mesh | AbstractMesh | None, axis: str) -> Callable:
+    """Let each device along an axis call `fn` on its part of the arrays."""
+    if mesh is None or mesh.shape[axis] == 1:
+        return fn
+    parts = PartitionSpec(axis)
     return jax.shard_map(
-        mapped,
+        fn,
         mesh=mesh,
-        in_specs=by_agent,
-        out_specs=by_agent,
-        axis_names={AGENTS},
-        # The check demands that loops start from values marked as differing by agent,
+        in_specs=parts,
+        out_specs=parts,
+        axis_names={axis},
+        # The check demands that loops start from values marked as differing by device,
         # and environments start from constants.
         check_vma=False,
     )
