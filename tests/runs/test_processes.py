@@ -79,7 +79,8 @@ def kill_one(number, victim, folder, cache):
         deadline = time.monotonic() + 120
         while len(checkpoints.complete(folder / "checkpoints")) < 2:
             alive = all(one.poll() is None for one in running)
-            assert alive and time.monotonic() < deadline, outputs[0].read_text()
+            in_time = time.monotonic() < deadline
+            assert (alive, in_time) == (True, True), outputs[0].read_text()
             time.sleep(0.02)
         running[victim].kill()
         start = time.monotonic()

@@ -1,5 +1,6 @@
 """The best setting of a sweep as the folder of a run, which all commands take."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ from trpo_jax.runs.settings import RunSettings
 from trpo_jax.runs.sweep_folder import write_text
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import TrainState
 
 
@@ -79,5 +81,5 @@ def read_best(
     Raises:
         UsageError: If the checkpoint is damaged, or of another config.
     """
-    restored = RunFolder(path).restore(config, warn_fn)
-    return restored[0] if restored else None
+    stored = RunFolder(path).read_state(config, warn_fn)
+    return stored and stored.as_state(functools.partial(state_type, config))

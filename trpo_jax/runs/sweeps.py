@@ -197,9 +197,9 @@ class _Sweep:
     ):
         if jax.process_count() > 1:
             raise UsageError(
-                f"a sweep runs in one process, not in {jax.process_count()}; start one, "
-                "which uses all devices of its host, or train by trpo_jax.run, which "
-                "uses several."
+                f"a sweep runs in one process, not in {jax.process_count()}; start "
+                "one, which uses all devices of its host, or call trpo_jax.run, which "
+                "uses several processes."
             )
         self.search = search
         self.settings = settings
