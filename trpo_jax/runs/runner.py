@@ -180,6 +180,8 @@ def resume(
         Interrupted: As `run`.
     """
     run_folder = RunFolder(folder)
+    if config is not None:
+        check_config(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(together(_how_to_go_on(run_folder, config)))
         length, values, settings = on_writer(
