@@ -289,13 +289,13 @@ def _leave() -> NoReturn:
 def _message_at_abort(message: str) -> Iterator[None]:
     """Print a message, and exit with 1, when JAX aborts the process.
 
-    Which it does from C++, when the coordination service reports that another process
-    is dead, or when the service is gone with process 0; a Python callback that
-    JAX takes for this crashes.
+    It does so from C++, when its coordination service reports that another process is
+    dead, or is gone with process 0. The callback that JAX's client takes for this case
+    cannot be a Python function: the status that it is called with has no Python type.
     """
     text = message.encode()
 
-    # A handler of Python's own module would run in the main thread, too late.
+    # In C: a handler of Python's own would run later, in the main thread.
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handle(number: int) -> None:
         os.write(2, text)

@@ -295,7 +295,7 @@ class _Run:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
         with compiling_evaluation(config, self.settings.evaluation_episodes):
             programs = compile_programs(config, interim_episodes=self._interim_episodes)
-            # Compiling may take some longer, and the first exchange does not wait long.
+            # Waits for the slowest: gloo connects the devices of CPUs within 30 s.
             agree({"updates made": first}, None)
             state = restored[0] if restored else self._first_state(programs)
             return self._train(programs, state, first, signals)
@@ -483,7 +483,7 @@ def _check(
     loggers: Sequence[Logger],
     **arguments: Any,
 ) -> None:
-    """Raise what would fail later, before there is a folder, in every process.
+    """Raise, in every process, what would fail later in one, before there is a folder.
 
     Args:
         config: The run.
