@@ -116,8 +116,8 @@ def sweep(
         eta=eta,
         num_episodes=whole("num_episodes", num_episodes),
     )
-    settings = search.settings()
     devices = devices_of(config)
+    settings = search.settings()
     with contextlib.ExitStack() as stack:
         path = folder
         if path is None:
