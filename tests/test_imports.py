@@ -23,6 +23,7 @@ ROOMS = (
     "training",
     "policies",
     "runs",
+    "sweeps",
     "pictures",
     "completion",
     "__main__",
@@ -107,12 +108,14 @@ SLOW = {
     "brax": set(),
     "gymnax": set(),
     "jumanji": set(),
-    "matplotlib": {"trpo_jax.pictures.figures"},
+    "matplotlib": {"trpo_jax.pictures.figures", "trpo_jax.pictures.sweep_figures"},
+    "optuna": set(),
     "mujoco_playground": set(),
     "pandas": set(),
     "rich": {"trpo_jax.__main__", "trpo_jax.runs.console"},
     "target_gym": set(),
     "tyro": {"trpo_jax.__main__"},
+    "xarray": set(),
 }
 
 
@@ -140,7 +143,7 @@ def test_the_package_imports_nothing_slow():
     assert "trpo_jax.pictures.figures" not in modules
 
 
-MIRRORED = {"policies", "runs", "pictures"}
+MIRRORED = {"policies", "runs", "sweeps", "pictures"}
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if room(name) in MIRRORED])
