@@ -99,6 +99,12 @@ def make_environment(env: Any) -> Environment:
             return make_gymnax(env)
         if hasattr(env, "step") and hasattr(env, "action_spec"):
             return make_jumanji(env)
+        if hasattr(env, "step") and hasattr(env, "observation_space"):
+            raise UsageTypeError(
+                f"env is {describe_type(env)}, which has Gymnasium's form, and a batch "
+                "needs several of them; write its id, as 'gymnasium/CartPole-v1', or "
+                "trpo_jax.environments.GymnasiumEnvironment(function that makes it)."
+            )
         if hasattr(env, "step") and hasattr(env, "action_size"):
             raise UsageTypeError(
                 f"env is {describe_type(env)}, which has brax's form; write "

@@ -222,10 +222,11 @@ class GymnasiumEnvironment:
             return self._make()
         except (error.Error, ImportError) as problem:
             advice = "Install what it needs, or choose another environment."
-            if isinstance(problem, ImportError | error.DependencyNotInstalled):
-                advice = 'MuJoCo comes with: pip install "trpo_jax[gymnasium]"'
+            if isinstance(problem, error.DependencyNotInstalled):
+                # Gymnasium's own message says how, for packages of all kinds.
+                advice = 'MuJoCo also comes with: pip install "trpo_jax[gymnasium]"'
             raise UsageError(
-                f"{self.name} cannot be made: {problem} {advice}"
+                f"{self.name} cannot be made: {problem}. {advice}"
             ) from problem
 
     def _observe(self, observations: Any) -> Observation:

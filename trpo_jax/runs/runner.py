@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
@@ -158,6 +159,7 @@ def resume(
     Raises:
         UsageError: If there is no run; it is of another config, version or shape, or
             was trained under other settings of JAX (the message names what differs);
+            its environments are on the host, which no checkpoint holds;
             every checkpoint is damaged; another process runs there; or
             `total_timesteps` is not more than what is done.
         RunError: As `run`.
@@ -165,6 +167,13 @@ def resume(
     """
     run_folder = RunFolder(folder)
     stored = run_folder.read_config(config)
+    if is_on_host(stored.env):
+        raise UsageError(
+            f"the run in {run_folder.path} cannot be resumed: its environments "
+            f"({stored.env}) are on the host, and no checkpoint holds their state. To "
+            "start another run with what it has learnt: "
+            f"{run_folder.how_to_resume(stored)}"
+        )
     steps = stored.total_timesteps
     if (
         config is not None
