@@ -142,7 +142,7 @@ class GymnasiumEnvironment:
         types = _of_batch((_STATE_TYPE, step), len(seeds))
         return io_callback(self._step_on_host, types, seeds, state, actions)
 
-    def _reset_on_host(self, seeds: Any) -> tuple[HostState, Observation]:
+    def _reset_on_host(self, seeds: Any) -> PyTree:
         seeds = np.asarray(seeds).tolist()
         with self._lock:
             vector = self._free_vector(len(seeds))
@@ -151,9 +151,7 @@ class GymnasiumEnvironment:
             self._batches[number] = _Batch(vector, steps=0)
             return _state(number, len(seeds), 0), self._observe(observation)
 
-    def _step_on_host(
-        self, seeds: Any, state: HostState, actions: Any
-    ) -> tuple[HostState, TimeStep]:
+    def _step_on_host(self, seeds: Any, state: HostState, actions: Any) -> PyTree:
         with self._lock:
             number, vector, steps = self._batch_of(state)
             observation, reward, terminated, truncated, _ = vector.step(
@@ -221,15 +219,16 @@ class GymnasiumEnvironment:
         try:
             return self._make()
         except (error.Error, ImportError) as problem:
+            # The message of Gymnasium itself says how to install other packages.
             advice = "Install what it needs, or choose another environment."
-            if isinstance(problem, error.DependencyNotInstalled):
-                # Gymnasium's own message says how, for packages of all kinds.
-                advice = 'MuJoCo also comes with: pip install "trpo_jax[gymnasium]"'
+            if "MuJoCo is not installed" in str(problem):
+                advice = 'Install it with: pip install "trpo_jax[gymnasium]"'
+            reason = str(problem).rstrip(".")
             raise UsageError(
-                f"{self.name} cannot be made: {problem}. {advice}"
+                f"{self.name} cannot be made: {reason}. {advice}"
             ) from problem
 
-    def _observe(self, observations: Any) -> Observation:
+    def _observe(self, observations: Any) -> PyTree:
         """Return a copy of observations [B, …], in the types of the device."""
         space = self._observations
         if isinstance(space, self._gymnasium.spaces.Discrete):
@@ -310,8 +309,8 @@ def _batched(call_fn: Callable[..., PyTree], name: str) -> Callable[..., PyTree]
     def refuse(axis_size: int, is_mapped: Any, *batches: PyTree) -> Any:
         raise UsageError(
             f"{name} is stepped on the host, where its environments cannot be copied "
-            "for several runs; do not map vmap over seeds, keys or hyperparameters, "
-            "but write one train(config, key) after another."
+            "for several runs. Instead of vmap over seeds, keys or hyperparameters, "
+            "write a loop of train(config, key)."
         )
 
     @jax.custom_batching.custom_vmap
