@@ -110,9 +110,7 @@ def test_a_run_repeats_and_so_does_its_evaluation():
     np.testing.assert_array_equal(*returns)
     assert (returns[0] >= 8).all()
     other = trpo_jax.train(CONFIG, jax.random.key(1))
-    assert not np.array_equal(
-        other.metrics.critic_loss, results[0].metrics.critic_loss
-    )
+    assert not np.array_equal(other.metrics.critic_loss, results[0].metrics.critic_loss)
 
 
 def test_a_run_goes_on_beside_its_evaluations():

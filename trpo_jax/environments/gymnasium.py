@@ -136,9 +136,8 @@ class GymnasiumEnvironment:
     def _call_step(
         self, seeds: Int[Array, " B"], state: HostState, actions: Num[Array, "B ..."]
     ) -> tuple[HostState, TimeStep]:
-        observation, flag = self._observation_type, jax.ShapeDtypeStruct((), bool)
-        reward = jax.ShapeDtypeStruct((), jnp.float32)
-        step = TimeStep(observation, reward, flag, flag, observation)
+        observation = self._observation_type
+        step = TimeStep(observation, _FLOAT, _FLAG, _FLAG, observation)
         types = _of_batch((_STATE_TYPE, step), len(seeds))
         return io_callback(self._step_on_host, types, seeds, state, actions)
 
@@ -275,13 +274,15 @@ def is_on_host(env: Any) -> bool:
     return getattr(env, "on_host", False)
 
 
-_INT = jax.ShapeDtypeStruct((), jnp.int32)
+_INT: Any = jax.ShapeDtypeStruct((), jnp.int32)
+_FLOAT: Any = jax.ShapeDtypeStruct((), jnp.float32)
+_FLAG: Any = jax.ShapeDtypeStruct((), bool)
 _STATE_TYPE = HostState(_INT, _INT, _INT)
 
 
 def _state(number: int, num_envs: int, steps: int) -> Any:
-    full = functools.partial(np.full, num_envs, dtype=np.int32)
-    return HostState(full(number), np.arange(num_envs, dtype=np.int32), full(steps))
+    fields: Any = np.broadcast_arrays(number, np.arange(num_envs), steps)
+    return HostState(*(field.astype(np.int32) for field in fields))
 
 
 def _of_batch(types: PyTree, size: int) -> PyTree:
@@ -370,7 +371,9 @@ def _check_observations(space: Any, name: str) -> None:
             for part in space.spaces:
                 _check_observations(part, name)
         case (
-            spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete()
+            spaces.Box()
+            | spaces.Discrete()
+            | spaces.MultiDiscrete()
             | spaces.MultiBinary()
         ):
             return
