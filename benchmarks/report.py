@@ -111,7 +111,13 @@ def peers(rows: list[dict]) -> str:
 
 def host(rows: list[dict]) -> str:
     return table(
-        ("rollout", "on the device", "on the host", "sb3-contrib", "host / sb3-contrib"),
+        (
+            "rollout",
+            "on the device",
+            "on the host",
+            "sb3-contrib",
+            "host / sb3-contrib",
+        ),
         (
             (
                 f"{row['num_envs']} × {row['rollout_length']}",

@@ -3,7 +3,7 @@
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
 python run_trpo_jax.py zoo                             # the zoo settings of sb3-contrib
 python run_trpo_jax.py zoo NUM_ENVS ROLLOUT_LENGTH     # in rollouts of another size
-python run_trpo_jax.py host NUM_ENVS ROLLOUT_LENGTH    # the same, on Gymnasium's CartPole
+python run_trpo_jax.py host NUM_ENVS ROLLOUT_LENGTH    # the same, Gymnasium's CartPole
 python run_trpo_jax.py ours                            # our line search and critic
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
 python run_trpo_jax.py compile_short                   # the same, by the command line
