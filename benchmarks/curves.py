@@ -8,7 +8,8 @@ import re
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trpo_jax.pictures.curves import Curve, mean_interval
+from trpo_jax.pictures.curves import Curve
+from trpo_jax.runs.intervals import mean_interval
 
 BINS = 50
 

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from benchmarks import curves
+from benchmarks.compiled.scaling import grown
+from benchmarks.compiled.targets import REJAX, TARGETS
 from benchmarks.statistics import (
     interquartile_mean,
     normalized,
@@ -164,6 +166,68 @@ def draw_locomotion(rows: list[dict], path: pathlib.Path) -> bool:
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.supxlabel("environment steps", fontsize=9)
     figure.supylabel("return", fontsize=9)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def draw_compiled(rows: list[dict], path: pathlib.Path) -> bool:
+    """Draw modelled time: of one batch on each target, and with the devices."""
+    parts = ("launches", "memory", "operations", "communication")
+    size = {"num_envs": 4096, "rollout_length": 128, "per_device": False}
+    names = {"feed-forward": "TRPO", REJAX: "rejax's PPO"}
+    bars = {
+        f"{names[row['program']]}, {row['target']}": row["modelled_seconds"]
+        for target in TARGETS
+        for row in rows
+        if row["target"] == target
+        and row["program"] in names
+        and size.items() <= row.items()
+    }
+    lines = {
+        (TARGETS[row["target"]].kind, row["num_envs"] // row["devices"])
+        for row in grown(rows)
+    }
+    if not bars or not lines:
+        return False
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 4), gridspec_kw={"width_ratios": [3, 2]}
+    )
+    start = np.zeros(len(bars))
+    for part in parts:
+        widths = np.array([1e3 * spent[part] for spent in bars.values()])
+        left.barh(list(bars), widths, left=start, label=part)
+        start += widths
+    left.invert_yaxis()
+    left.set_xlabel("modelled milliseconds of an update, 4,096 × 128")
+    left.legend(
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1.0),
+    )
+    for kind, envs in sorted(lines):
+        points = [
+            (
+                row["devices"],
+                row["modelled_seconds"]["communication"] / row["modelled_step_seconds"],
+            )
+            for row in grown(rows)
+            if TARGETS[row["target"]].kind == kind
+            and row["num_envs"] // row["devices"] == envs
+        ]
+        right.plot(*zip(*points, strict=True), "o-", label=f"{kind}, {envs:,} × 32")
+    right.axhline(0.1, color="gray", linestyle=":")
+    right.set_xscale("log", base=2)
+    right.xaxis.set_major_formatter("{x:.0f}")
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.set_ylim(bottom=0)
+    right.set_xlabel("devices, with the same work for each")
+    right.set_ylabel("modelled share of communication")
+    right.legend(fontsize=8, frameon=False)
+    for axis in (left, right):
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return _save(figure, path)
 

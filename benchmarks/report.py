@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.cases import cases_of
+from benchmarks.compiled.musts import exchanges, faults
+from benchmarks.compiled.scaling import grown, row_of, size_at_share
+from benchmarks.compiled.targets import TARGETS
 from benchmarks.harness import RESULTS, read_rows
 from benchmarks.pictures import (
+    draw_compiled,
     draw_curves,
     draw_locomotion,
     draw_profile,
@@ -423,6 +427,171 @@ def evidence(rows: list[dict]) -> str:
     )
 
 
+def compiled_programs(rows: list[dict]) -> list[tuple[str, int, int]]:
+    """Return name and size of each program whose size is fixed, names together."""
+    fixed = [row for row in rows if not row["per_device"]]
+    order = list(dict.fromkeys(row["program"] for row in fixed))
+    sizes = {(r["program"], r["num_envs"], r["rollout_length"]) for r in fixed}
+    return sorted(sizes, key=lambda size: (order.index(size[0]), *size[1:]))
+
+
+def described(program: tuple[str, int, int], num_agents: int = 1) -> str:
+    name, num_envs, length = program
+    agents = f"{num_agents:,} agents of " if num_agents > 1 else ""
+    return f"{name}, {agents}{num_envs:,} × {length}"
+
+
+def by_target(
+    rows: list[dict], fact: Callable[[dict], str], kinds: tuple = ("h100", "v5e")
+) -> str:
+    """Return a table of one fact: programs by targets of some kinds."""
+    rows = [row for row in rows if TARGETS[row["target"]].kind in kinds]
+    names = [
+        name
+        for name, target in TARGETS.items()
+        if target.kind in kinds and name != "v5e-64"
+    ]
+
+    def line(program: tuple[str, int, int]) -> list[str]:
+        found = {name: row_of(rows, program, name) for name in names}
+        agents = max(row["num_agents"] for row in found.values() if row)
+        cells = (fact(row) if row else "–" for row in found.values())
+        return [described(program, agents), *cells]
+
+    return table(("program", *names), map(line, compiled_programs(rows)))
+
+
+def compiled(rows: list[dict]) -> str:
+    def modelled(row: dict) -> str:
+        communication = 1e3 * row["modelled_seconds"]["communication"]
+        within = f" ({significant(communication)})" if communication else ""
+        return significant(1e3 * row["modelled_step_seconds"]) + within
+
+    def mebibytes(row: dict) -> str:
+        return significant(row["temporary_bytes"] / KIBI**2)
+
+    sections = {
+        "Kernels of an update": by_target(rows, lambda row: f"{row['kernels']:,}"),
+        "Kernels of an update, by loop": compiled_loops(rows),
+        "Temporaries of each device, MiB": by_target(rows, mebibytes),
+        "Exchanges between devices": compiled_exchanges(rows),
+        "Modelled milliseconds of an update (in brackets: communication)": by_target(
+            rows, modelled
+        ),
+        "The same by XLA's own model of a v5e, without communication": by_target(
+            rows,
+            lambda row: significant(1e3 * row["modelled_seconds_by_xla"]),
+            kinds=("v5e",),
+        ),
+        "Modelled scaling, with the same work for each device": compiled_scaling(rows),
+        "Processor seconds to compile": by_target(
+            rows, lambda row: f"{row['compile_processor_seconds']:.0f}"
+        ),
+    }
+    return "\n\n".join(f"**{title}**\n\n{body}" for title, body in sections.items())
+
+
+def compiled_loops(rows: list[dict]) -> str:
+    """Return how the kernels of the programs of one device are made up."""
+    signs = {"exactly": "", "at most": "≤ ", "as stated": "≈ ", "assumed": "≥ "}
+
+    def part(loop: dict) -> str:
+        times = (
+            f"{signs[counted]}{count:,}"
+            for count, counted in zip(loop["times"], loop["counted"], strict=True)
+        )
+        name = f" ({loop['loop'].split(' > ')[-1]})" if loop["loop"] else ""
+        return " × ".join((*times, str(loop["kernels"]))) + name
+
+    return table(
+        ("program", "target", "kernels: iterations × kernels of one"),
+        (
+            (described(program, row["num_agents"]), target, parts)
+            for program in compiled_programs(rows)
+            for target in ("h100-1", "v5e-1")
+            if (row := row_of(rows, program, target))
+            for parts in [" + ".join(map(part, row["loops"]))]
+        ),
+    )
+
+
+def compiled_exchanges(rows: list[dict]) -> str:
+    def each(row: dict) -> str:
+        sizes: dict[tuple[str, int], int] = {}
+        for exchange in row["collectives"]:
+            key = exchange["kind"], exchange["nbytes"]
+            sizes[key] = sizes.get(key, 0) + exchange["times"]
+        return ", ".join(
+            f"{times} {'' if kind == 'all-reduce' else kind + ' '}of {size:,}"
+            for (kind, size), times in sorted(sizes.items(), key=lambda x: -x[0][1])
+        )
+
+    def line(program: tuple[str, int, int], target: str, row: dict) -> tuple:
+        one = TARGETS[target].kind + "-1"
+        alone = row_of(rows, program, one) if target == "h100-8" else None
+        return (
+            described(program, row["num_agents"]),
+            target,
+            exchanges(row),
+            each(row) or "none",
+            f"{row['parameter_bytes']:,}",
+            "; ".join(faults(row, alone)) or "nothing",
+        )
+
+    return table(
+        (
+            "program",
+            "target",
+            "exchanges",
+            "bytes of each (all-reduce, if not named)",
+            "bytes of the parameters",
+            "what is wrong",
+        ),
+        (
+            line(program, target, row)
+            for program in compiled_programs(rows)
+            for target in ("h100-8", "v5e-256")
+            if (row := row_of(rows, program, target))
+        ),
+    )
+
+
+def compiled_scaling(rows: list[dict]) -> str:
+    def line(row: dict) -> tuple:
+        spent = row["modelled_seconds"]
+        size = size_at_share(rows, row["target"], 0.1)
+        sent = sum(c["nbytes"] * c["times"] for c in row["collectives"])
+        return (
+            row["target"],
+            f"{row['num_envs'] // row['devices']:,} × {row['rollout_length']}",
+            f"{row['kernels']:,}",
+            f"{row['modelled_operations']:.3g}",
+            f"{row['modelled_bytes']:.3g}",
+            f"{exchanges(row)} ({sent:,} bytes)",
+            *(significant(1e3 * value) for value in spent.values()),
+            f"{spent['communication'] / row['modelled_step_seconds']:.0%}",
+            "–" if size is None else f"{size:,.0f}",
+        )
+
+    return table(
+        (
+            "target",
+            "environments × steps of a device",
+            "kernels",
+            "modelled operations",
+            "modelled bytes",
+            "exchanges",
+            "launches, modelled ms",
+            "memory",
+            "operations",
+            "communication",
+            "its share",
+            "environments of a device at which it is 10 %",
+        ),
+        map(line, grown(rows)),
+    )
+
+
 def kills(rows: list[dict]) -> str:
     header = ("kills", "while saving", "before progress", "what differed in the end")
     return table(
@@ -436,6 +605,31 @@ def kills(rows: list[dict]) -> str:
             )
             for row in rows
         ],
+    )
+
+
+def sweep(rows: list[dict]) -> str:
+    def line(row: dict, name: str, side: str) -> tuple[str, ...]:
+        figures = row[side]
+        seconds = figures.get("estimated_seconds", figures["seconds"])
+        steps = row["ours"]["steps_per_second"] * row["ours"]["seconds"]
+        ratio = seconds / row["ours"]["seconds"]
+        return (
+            f"{row['measure']}: {name}",
+            f"{seconds:,.0f}",
+            f"{steps / seconds:,.0f}",
+            significant(figures["peak_gib"]),
+            significant(ratio),
+        )
+
+    sides = {
+        "`sweep`": "ours",
+        "single runs, estimated": "single",
+        "rejax PPO, vmapped": "theirs",
+    }
+    return table(
+        ("runs", "seconds", "steps per second", "peak memory, GiB", "seconds / ours"),
+        [line(row, name, side) for row in rows for name, side in sides.items()],
     )
 
 
@@ -464,6 +658,7 @@ def latest(rows: list[dict]) -> list[dict]:
 
 TABLES: dict[str, Callable[[list[dict]], str]] = {
     "kills": kills,
+    "sweep": sweep,
     "evidence": evidence,
     "overhead": overhead,
     "peers": peers,
@@ -473,6 +668,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "scaling": scaling,
     "learning": learning,
     "locomotion": locomotion,
+    "compiled": compiled,
 }
 
 # Tables of the front page.
@@ -493,6 +689,7 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
         ),
     },
     "locomotion": {"locomotion": ("return against steps", draw_locomotion)},
+    "compiled": {"compiled": ("modelled time of an update", draw_compiled)},
 }
 
 
@@ -503,6 +700,9 @@ def insert(text: str, name: str, body: str) -> str:
 
 
 def rows_of(name: str, results: pathlib.Path) -> list[dict]:
+    if name == "compiled":  # a file for each kind of device
+        files = sorted(results.glob("compiled-*.jsonl"))
+        return [row for file in files for row in read_rows(file)]
     rows = read_rows(results / f"{name}.jsonl")
     return latest(rows) if name in ("learning", "evidence") else rows
 

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from trpo_jax.pictures.curves import mean_interval
+from trpo_jax.runs.intervals import mean_interval
 
 Scores = Sequence[ArrayLike]
 

@@ -23,7 +23,7 @@ from benchmarks import (
     report,
     scaling,
     statistics,
-    sweep,
+    sweeps,
 )
 from benchmarks.runs import command, configure, parse_overrides
 from trpo_jax.environments import Box, Discrete, MaskedObservation, MultiDiscrete
@@ -406,33 +406,28 @@ def test_a_single_seed_is_measured(trained, tmp_path):
     np.testing.assert_allclose(row["by_seed"], [returns.mean()], rtol=1e-4)
 
 
-def test_points_of_a_sweep_are_trained_as_single_runs(trained):
-    config = configure("CartPole-v1", **TINY)
-    start = config.hyperparameters
-    points = sweep.grid(start, max_kl=(start.max_kl, 0.5), damping=())
-    assert points == [start, start._replace(max_kl=0.5)]
-    # Three at once of four, so that the second time is filled up.
-    swept = sweep.sweep(config, points, num_seeds=2, num_episodes=4, runs_at_once=3)
-    told, played, _ = zip(*swept, strict=True)
-    assert list(told) == points
-    np.testing.assert_allclose(played[0], trained[2], rtol=1e-4)
-    assert not np.allclose(played[0], played[1])
+def test_a_sweep_is_compared_with_an_estimate_of_single_runs():
+    printed = {
+        ("ours", "sweep"): {"seconds": 10.0},
+        ("ours", "single"): {"compile_seconds": 5.0, "by_run": [1.0, 3.0, 2.0]},
+        ("theirs", "sweep"): {"seconds": 40.0},
+    }
 
+    def run(side, arguments):
+        return printed[side, arguments[0]]
 
-def test_points_are_ranked_and_those_without_a_return_last():
-    by_seed = {1: [np.nan, 1], 2: [2, 3], 3: [4, 5]}
-    rows = [
-        {"hyperparameters": {"max_kl": kl}, "training_return": 1.0}
-        | statistics.summarize(returns)
-        for kl, returns in by_seed.items()
-    ]
-    table = sweep.ranking(rows, ["max_kl"])
-    assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["3", "2", "1"]
-
-
-def test_a_sweep_over_nothing_is_refused():
-    with pytest.raises(ValueError, match="write some for one of --max-kl, --damping"):
-        sweep.main("CartPole-v1")
+    row = sweeps.compare(2, 3, 1024, 3, run)
+    assert row["runs"] == 6
+    assert row["single"]["estimated_seconds"] == 5 + 6 * 2
+    assert (row["single_over_ours"], row["theirs_over_ours"]) == (1.7, 4.0)
+    for side in ("ours", "single", "theirs"):
+        row[side]["peak_gib"] = 2.0
+    row["ours"]["steps_per_second"] = 100.0
+    row["single"]["seconds"] = 11.0
+    ours, single, theirs = report.sweep([row]).splitlines()[2:]
+    assert ours.endswith("`sweep` | 10 | 100 | 2 | 1 |")
+    assert single.endswith("estimated | 17 | 59 | 2 | 1.7 |")
+    assert theirs.endswith("vmapped | 40 | 25 | 2 | 4 |")
 
 
 def test_pages_are_written_from_the_newest_rows(row):

@@ -433,7 +433,7 @@ def test_a_damaged_config_is_advised_on(command, content, copied, capsys):
         (["benchmark", "Pong-misc"], "write benchmark --env Pong-misc"),
         (["Pong-misc"], "write train --env Pong-misc"),
         (["trian"], "did you mean 'train'?"),
-        (["mine"], "one of the commands train, resume"),
+        (["mine"], "one of the commands train, sweep"),
         (["train", "mine.toml"], "write train --config mine.toml"),
     ],
 )
@@ -551,3 +551,114 @@ def test_as_a_process(args, status, told, tmp_path):
 def programs_of_these_tests_are_not_kept(request, monkeypatch):
     if "cache_settings" not in request.fixturenames:
         monkeypatch.setattr("trpo_jax.__main__.keep_compiled_programs", lambda: None)
+
+
+# --- sweeps
+
+
+class AskedError(Exception):
+    """Carries the arguments that a stand-in was called with."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return config, folder and options that a command line asks of `sweep`."""
+
+    def sweep(config, folder, **options):
+        raise AskedError(config, folder, options)
+
+    monkeypatch.setattr(runs, "sweep", sweep)
+
+    def ask(*args):
+        with pytest.raises(AskedError) as error:
+            parse(["sweep", *args])()
+        return error.value.args
+
+    return ask
+
+
+def test_several_values_are_swept_and_one_is_set(asked):
+    config, folder, options = asked(
+        *("--env", "Acrobot-v1", "--folder", "f", "--num-seeds", "3"),
+        *("--max-kl", "0.01", "0.02", "--hidden-sizes", "8,8", "16", "none"),
+        *("--damping", "log_uniform(1e-3, 1)", "--num-settings", "5"),
+        *("--num-envs", "4", "--normalize-observations", "true", "--cg-iterations=1e1"),
+        *("--fisher-stride", "None", "3", "--activation", "relu"),
+        *("--policy-observation", "None", "position", "position,speed"),
+    )
+    expected = trpo_jax.preset(
+        "Acrobot-v1",
+        num_envs=4,
+        normalize_observations=True,
+        activation="relu",
+        cg_iterations=10,
+    )
+    assert config == expected
+    assert folder == pathlib.Path("f")
+    swept = {
+        "max_kl": [0.01, 0.02],
+        "hidden_sizes": [(8, 8), (16,), ()],
+        "damping": trpo_jax.log_uniform(1e-3, 1),
+        "fisher_stride": [None, 3],
+        "policy_observation": [None, "position", ("position", "speed")],
+    }
+    assert {name: options[name] for name in swept} == swept
+    assert (options["num_seeds"], options["num_settings"]) == (3, 5)
+
+
+def test_a_sweep_starts_from_a_file(asked, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('env = "Acrobot-v1"\nnum_envs = 4\n')
+    config, _, options = asked(
+        "--config", str(path), "--max-kl", "0.1", "0.2", "--halving", "0.5", "--seed=7"
+    )
+    assert config == trpo_jax.preset("Acrobot-v1", num_envs=4, seed=7)
+    assert options["halving"] == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "no option has several values; write some to sweep over, as --max-kl"),
+        (["--max-kl", "0.1"], "no option has several values"),
+        (["CartPole-v1"], "write sweep --env CartPole-v1"),
+        (["--max-kl", "0.1", "x"], "--max-kl x: write 0.01"),
+        (["--normalize-returns", "yes"], "--normalize-returns yes: write true or"),
+        (["--hidden-sizes", "8x8", "4"], "--hidden-sizes 8x8: write 64,64"),
+        (
+            ["--damping", "0.1", "uniform(0, 1)"],
+            "--damping has an interval beside other values; write the interval alone",
+        ),
+        (["--max-kl", "0.1", "0.1"], "two settings are the same"),
+        (["--env", "Nothing-v0", "--max-kl", "1", "2"], "Nothing-v0"),
+    ],
+)
+def test_sweeps_that_cannot_work_are_refused_with_advice(args, message, capsys):
+    assert main(["sweep", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_sweep_is_recorded_resumed_and_drawn(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trpo_jax.__main__.keep_compiled_programs", lambda: None)
+    folder = str(tmp_path / "sweep")
+    options = ["--num-seeds", "2", "--num-episodes", "2", "--folder", folder]
+    assert main(["sweep", *TINY, *options, "--max-kl", "0.01", "0.1"]) == 0
+    first = capsys.readouterr().out
+    assert "2 settings × 2 seeds = 4 runs; 1 program(s) to compile" in first
+    assert f"python -m trpo_jax plot {folder}" in first
+    assert main(["resume", folder]) == 0
+    table = [line for line in first.splitlines() if line.startswith("|")]
+    again = capsys.readouterr().out.splitlines()
+    assert len(table) == 4
+    assert [line for line in again if line.startswith("|")] == table
+    assert main(["plot", folder]) == 0
+    assert "best-settings.png" in capsys.readouterr().out
+    assert main(["evaluate", folder]) == 2
+    assert f"name {folder}/best" in capsys.readouterr().err
+    longer = ["--total-timesteps", "192"]
+    assert main(["resume", folder, *longer]) == 2
+    advice = capsys.readouterr().err.split("write resume ")[1].split(" for its")[0]
+    assert advice.split() == [f"{folder}/best", *longer]
+    assert main(["resume", *advice.split()]) == 0
+    assert main(["plot", folder, f"{folder}/best"]) == 2
+    assert "which has pictures of its own" in capsys.readouterr().err

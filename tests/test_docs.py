@@ -65,22 +65,16 @@ def test_the_page_of_fields_is_that_of_the_source(cls):
 # --- examples
 
 
-def run_pages(names, folder):
-    """Run the pages' blocks, those of a page in one namespace, as a reader types them.
+def run_page(name, folder):
+    """Run a page's blocks in one namespace, as a reader types them.
 
     In a process of its own, because only there can it compile without optimisations.
     """
-    programs = {name: "\n".join(blocks(PAGES[name])) for name in names}
-    (folder / "programs.json").write_text(json.dumps(programs), "utf-8")
-    main = (
-        "import json, pathlib\n"
-        "programs = json.loads(pathlib.Path('programs.json').read_text('utf-8'))\n"
-        "for name, text in programs.items():\n"
-        "    exec(compile(text, name, 'exec'), {})\n"
-    )
+    program = folder / "page.py"
+    program.write_text("\n".join(blocks(PAGES[name])), "utf-8")
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
     result = subprocess.run(
-        [sys.executable, "-c", main],
+        [sys.executable, str(program)],
         cwd=folder,
         env={
             **os.environ,
@@ -95,15 +89,17 @@ def run_pages(names, folder):
     assert result.returncode == 0, result.stderr
 
 
-def test_the_readmes_examples_run(tmp_path):
+WITH_EXAMPLES = [name for name in PAGES if blocks(PAGES[name])]
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_of_a_page_run(name, tmp_path):
+    run_page(name, tmp_path)
+
+
+def test_pages_have_examples():
+    assert len(WITH_EXAMPLES) >= 5
     assert len(blocks(PAGES["README.md"])) >= 3
-    run_pages(["README.md"], tmp_path)
-
-
-def test_the_examples_of_the_other_pages_run(tmp_path):
-    names = [name for name in PAGES if name != "README.md" and blocks(PAGES[name])]
-    assert len(names) >= 4
-    run_pages(names, tmp_path)
 
 
 # --- links

@@ -108,12 +108,14 @@ SLOW = {
     "gymnasium": set(),
     "gymnax": set(),
     "jumanji": set(),
-    "matplotlib": {"trpo_jax.pictures.figures"},
+    "matplotlib": {"trpo_jax.pictures.figures", "trpo_jax.pictures.sweep_figures"},
+    "optuna": set(),
     "mujoco_playground": set(),
     "pandas": set(),
     "rich": {"trpo_jax.__main__", "trpo_jax.runs.console"},
     "target_gym": set(),
     "tyro": {"trpo_jax.__main__"},
+    "xarray": set(),
 }
 
 

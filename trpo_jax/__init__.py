@@ -15,7 +15,7 @@ from trpo_jax.errors import (
     UsageError,
     UsageTypeError,
 )
-from trpo_jax.pictures import plot_runs, render_episode
+from trpo_jax.pictures import plot_runs, plot_sweep, render_episode
 from trpo_jax.policies import evaluate, export_policy
 from trpo_jax.runs import (
     Interrupted,
@@ -23,11 +23,15 @@ from trpo_jax.runs import (
     RunError,
     RunResult,
     RunSettings,
+    SweepResult,
     load_policy,
     load_state,
+    load_sweep,
     measure_throughput,
     resume,
+    resume_sweep,
     run,
+    sweep,
 )
 from trpo_jax.training import (
     Hyperparameters,
@@ -37,9 +41,11 @@ from trpo_jax.training import (
     TRPOConfig,
     compiler_options,
     init,
+    log_uniform,
     preset,
     step,
     train,
+    uniform,
 )
 from trpo_jax.trust_region import (
     UpdateStatus,
@@ -54,6 +60,7 @@ __all__ = [
     "RunError",
     "RunResult",
     "RunSettings",
+    "SweepResult",
     "TRPOConfig",
     "TrainResult",
     "TrainState",
@@ -66,12 +73,18 @@ __all__ = [
     "init",
     "load_policy",
     "load_state",
+    "load_sweep",
+    "log_uniform",
     "measure_throughput",
     "plot_runs",
+    "plot_sweep",
     "preset",
     "render_episode",
     "resume",
+    "resume_sweep",
     "run",
     "step",
+    "sweep",
     "train",
+    "uniform",
 ]

@@ -28,16 +28,27 @@ from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.observations import Part
 from trpo_jax.policies import Actions, format_evaluation, summarize_returns
-from trpo_jax.runs import CheckpointChoice
+from trpo_jax.runs import CheckpointChoice, connect_processes
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
     read_config_values,
 )
-from trpo_jax.training import PRESETS, TRPOConfig, preset
+from trpo_jax.runs.processes import is_writer
+from trpo_jax.runs.sweep_folder import holds_sweep
+from trpo_jax.training import (
+    PRESETS,
+    PROGRAM_FIELDS,
+    TRACED_FIELDS,
+    Range,
+    TRPOConfig,
+    parse_range,
+    preset,
+)
 from trpo_jax.trust_region.checks import whole
 from trpo_jax.version import __version__
 
+_ID_OF_FILE = conf.arg(metavar="ID", help_behavior_hint="")
 _ID, _NAME = conf.arg(metavar="ID"), conf.arg(metavar="NAME")
 _Schedule = Literal["constant", "linear", "cosine"]
 
@@ -69,6 +80,8 @@ _Folders = Annotated[
     tuple[pathlib.Path, ...],
     conf.arg(metavar="FOLDER...", help_behavior_hint="(required)"),
 ]
+_Address = Annotated[str | None, conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
+_Count = Annotated[int | None, conf.arg(metavar="INT", help_behavior_hint="")]
 _Preset = Annotated[str | None, conf.arg(metavar="[ID]", help_behavior_hint="")]
 
 
@@ -154,6 +167,9 @@ def train(
     folder: _Path = None,
     config: _Path = None,
     warm_start: _Path = None,
+    coordinator: _Address = None,
+    num_processes: int | None = None,
+    process: int | None = None,
     run: conf.OmitArgPrefixes[_Options],
     records: conf.OmitArgPrefixes[runs.RunSettings] = _RECORDS,
 ) -> None:
@@ -168,11 +184,18 @@ def train(
         config: A .json or .toml file with the run options below, such as a run's
             config.json.
         warm_start: Folder of a run whose policy, critic and normalisers to start with.
+        coordinator: Train in several processes: the address of the first; or `auto`
+            under Slurm, Kubernetes or on Cloud TPU.
+        num_processes: How many processes there are, unless --coordinator is auto.
+        process: Which of them this is, from 0.
         run: The run.
         records: What is recorded, and how often.
     """
+    _connect(coordinator, num_processes, process)
     _check_environment(run.env)
     runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
+    if not is_writer():
+        return
     if folder is None:
         print("nothing was saved; to save a run, write --folder NAME")
         return
@@ -182,17 +205,187 @@ def train(
         print(f"  python -m trpo_jax render {shlex.quote(str(folder))}")
 
 
-def resume(folder: _Folder, /, *, total_timesteps: int | None = None) -> None:
-    """Resume a run that was interrupted or killed, or train it for longer.
+# Here a word is a value, so that one option has several: "64,64" is one value of
+# hidden_sizes.
+_Values = Annotated[
+    tuple[str, ...], conf.arg(metavar="VALUE ...", help_behavior_hint="")
+]
+_SweptFields: Any = dataclasses.make_dataclass(
+    "_SweptFields",
+    [
+        (name, _Values, dataclasses.field(default=()))
+        for name in (*TRACED_FIELDS, *PROGRAM_FIELDS)
+        if name not in ("policy", "critic")
+    ],
+    frozen=True,
+    kw_only=True,
+)
 
-    The result is bit-identical to that of an uninterrupted run.
+
+def sweep(
+    *,
+    env: Annotated[str | None, _ID_OF_FILE] = None,
+    folder: _Path = None,
+    config: _Path = None,
+    seed: _Count = None,
+    devices: _Count = None,
+    num_seeds: int = 8,
+    num_settings: _Count = None,
+    search_seed: int = 0,
+    halving: Annotated[
+        tuple[float, ...], conf.arg(metavar="FLOAT ...", help_behavior_hint="")
+    ] = (),
+    eta: float = 2.0,
+    num_episodes: int = 128,
+    memory_gib: Annotated[
+        float | None, conf.arg(metavar="GIB", help_behavior_hint="")
+    ] = None,
+    fields: conf.OmitArgPrefixes[_SweptFields] = _SweptFields(),  # noqa: B008
+) -> None:
+    """Train several settings, each with several seeds, side by side, and rank them.
+
+    Each option of `train` takes several values here, over which the sweep goes, as
+    --max-kl 0.01 0.02 or --hidden-sizes 64,64 128,128; one value sets the field. Floats
+    of a random search are drawn from an interval, in quotes, as
+    --damping "log_uniform(0.001, 1)". Fields that are left out come from the --config
+    file, then from the preset of the environment.
 
     Args:
-        folder: Folder of the run.
+        env: Id of an environment of gymnax, or of another suite, such as brax/ant.
+        folder: Folder for the records, new or of this same sweep, which then goes on;
+            without one, nothing is saved.
+        config: A .json or .toml file with fields, such as a run's config.json.
+        seed: Seed of all randomness.
+        devices: Devices that the runs are spread over; all by default.
+        num_seeds: Runs of each setting.
+        num_settings: Settings of a random search.
+        search_seed: Seed of its draws.
+        halving: Fractions of the updates after which only the best 1/eta of the
+            settings go on, as 0.25 0.5.
+        eta: The inverse of the share that goes on.
+        num_episodes: Episodes that evaluate each policy.
+        memory_gib: Memory that the programs may use; most of what is free by default.
+        fields: Values of the fields.
+    """
+    base = _base_config(env, config)
+    _check_environment(base.env)
+    values = {
+        name: [_read_value(name, word) for word in words]
+        for name, words in vars(fields).items()
+        if words
+    }
+    swept: dict[str, Any] = {
+        name: found[0] if isinstance(found[0], Range) else found
+        for name, found in values.items()
+        if len(found) > 1 or isinstance(found[0], Range)
+    }
+    for name, found in values.items():
+        if len(found) > 1 and any(isinstance(one, Range) for one in found):
+            raise UsageError(
+                f"{_option(name)} has an interval beside other values; write the "
+                'interval alone, in quotes, as "log_uniform(0.001, 1)".'
+            )
+    if not swept:
+        raise UsageError(
+            "no option has several values; write some to sweep over, as --max-kl 0.01 "
+            '0.02, or an interval, as --damping "log_uniform(0.001, 1)".'
+        )
+    # Set with one value each, in one step: some are only valid together.
+    fixed = {name: found[0] for name, found in values.items() if name not in swept}
+    common = {"seed": seed, "devices": devices}
+    fixed |= {name: value for name, value in common.items() if value is not None}
+    result = runs.sweep(
+        dataclasses.replace(base, **fixed),
+        folder,
+        num_seeds=num_seeds,
+        num_settings=num_settings,
+        search_seed=search_seed,
+        halving=halving,
+        eta=eta,
+        num_episodes=num_episodes,
+        memory_gib=memory_gib,
+        **swept,
+    )
+    if result.folder is None:
+        print("nothing was saved; to save a sweep, write --folder NAME")
+        return
+    print(f"recorded in {folder}, the best setting as a run in {folder}/best; to look:")
+    print(f"  python -m trpo_jax plot {shlex.quote(str(folder))}")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _read_value(name: str, word: str) -> Any:
+    """Return the value of a field that a word stands for; UsageError if none."""
+    found = parse_range(word)
+    if found is not None:
+        return found
+    kinds = {field.name: field.type for field in dataclasses.fields(TRPOConfig)}
+    kind: Any = kinds[name]
+    try:
+        if kind == tuple[int, ...]:
+            words = () if word == "none" else word.split(",")
+            return tuple(_whole(one) for one in words)
+        if word == "None" and NoneType in get_args(kind):
+            return None
+        if "," in word and tuple[str, ...] in get_args(kind):
+            return tuple(word.split(","))
+        if kind in (int, int | None):
+            return _whole(word)
+        if kind is float:
+            return float(word)
+        if kind is bool:
+            return {"true": True, "false": False}[word.lower()]
+    except (KeyError, ValueError):
+        examples = {float: "0.01", bool: "true or false", tuple[int, ...]: "64,64"}
+        raise UsageError(
+            f"{_option(name)} {word}: write {examples.get(kind, '64')}."
+        ) from None
+    return word
+
+
+def resume(
+    folder: _Folder,
+    /,
+    *,
+    total_timesteps: int | None = None,
+    devices: int | None = None,
+    coordinator: _Address = None,
+    num_processes: int | None = None,
+    process: int | None = None,
+) -> None:
+    """Resume a run that was interrupted or killed, or train it for longer; or a sweep.
+
+    The result is bit-identical to that of an uninterrupted run or sweep.
+
+    Args:
+        folder: Folder of the run or the sweep.
         total_timesteps: Environment steps to train for in all, if the run is to be
             longer than first asked. Schedules extend over the new length.
+        devices: Devices to go on with; by default as many of all as divide seeds and
+            environments.
+        coordinator: Go on in several processes, as `train`.
+        num_processes: As `train`.
+        process: As `train`.
     """
-    runs.resume(folder, total_timesteps=total_timesteps)
+    _connect(coordinator, num_processes, process)
+    if not holds_sweep(folder):
+        runs.resume(folder, total_timesteps=total_timesteps, devices=devices)
+    elif total_timesteps is devices is None:
+        runs.resume_sweep(folder)
+    elif devices is not None:
+        raise UsageError(
+            f"{folder} holds a sweep, which goes on with the devices of its config; "
+            "leave out --devices."
+        )
+    else:
+        raise UsageError(
+            f"{folder} holds a sweep, whose runs cannot be made longer; write resume "
+            f"{folder / 'best'} --total-timesteps {total_timesteps} for its best "
+            "setting, or sweep in another folder."
+        )
 
 
 def evaluate(
@@ -222,13 +415,21 @@ def evaluate(
 def plot(folders: _Folders, /, *, output: _Path = None) -> None:
     """Plot learning curves and diagnostics of one run, or of several in the same axes.
 
+    Of a sweep: the return against each swept field, and curves of the best settings.
     Pictures of several runs go to `trpo_jax-pictures` in the current folder.
 
     Args:
-        folders: Folders of the runs.
+        folders: Folders of the runs, or the folder of a sweep.
         output: Folder for the pictures; by default `pictures` in the run's folder.
     """
-    print(*pictures.plot_runs(folders, output), sep="\n")
+    sweeps = [folder for folder in folders if holds_sweep(folder)]
+    if sweeps and len(folders) > 1:
+        raise UsageError(
+            f"{sweeps[0]} holds a sweep, which has pictures of its own; write plot "
+            f"{sweeps[0]}, or plot {sweeps[0] / 'best'} beside the other runs."
+        )
+    plotted = pictures.plot_sweep(sweeps[0], output) if sweeps else None
+    print(*(plotted or pictures.plot_runs(folders, output)), sep="\n")
 
 
 def render(
@@ -360,7 +561,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         errors.print(
             "error: the device has too little memory; reduce --num-envs, --num-seeds, "
-            f"--micro-batch-size or --num-episodes.\n{error}",
+            "--micro-batch-size or --num-episodes, or in a sweep --memory-gib.\n"
+            f"{error}",
             style="red",
         )
         return 1
@@ -368,6 +570,16 @@ def main(args: Sequence[str] | None = None) -> int:
         errors.print(str(interrupted) or "interrupted")
         return 128 + getattr(interrupted, "signal", signal.SIGINT)
     return 0
+
+
+def _connect(
+    coordinator: str | None, num_processes: int | None, process: int | None
+) -> None:
+    """Connect the processes of a run, if there are several."""
+    if coordinator == "auto" and num_processes is process is None:
+        connect_processes()
+    elif (coordinator, num_processes, process) != (None, None, None):
+        connect_processes(coordinator, num_processes, process)
 
 
 def _random_key(seed: int) -> jax.Array:
@@ -398,7 +610,17 @@ def keep_compiled_programs() -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (train, resume, evaluate, plot, render, export, presets, benchmark)
+    for command in (
+        train,
+        sweep,
+        resume,
+        evaluate,
+        plot,
+        render,
+        export,
+        presets,
+        benchmark,
+    )
 }
 
 
@@ -429,8 +651,9 @@ def parse(args: Sequence[str]) -> functools.partial:
         return functools.partial(command, *args, **kwargs)
 
     options = {}
-    if command in (train, benchmark):
+    if command in (train, sweep, benchmark):
         _check_options(args)
+    if command in (train, benchmark):
         options = {"run": _Options(**vars(_default_config(args)))}
     return tyro.cli(
         functools.partial(deferred, **options),
@@ -473,11 +696,16 @@ def _default_config(args: Sequence[str]) -> TRPOConfig:
     first.add_argument("--env", nargs="?")
     first.add_argument("--config", nargs="?", type=pathlib.Path)
     given = first.parse_known_args(args)[0]
-    values = read_config_values(given.config) if given.config else {}
-    env = given.env or values.get("env", TRPOConfig.env)
+    return _base_config(given.env, given.config)
+
+
+def _base_config(env: str | None, path: pathlib.Path | None) -> TRPOConfig:
+    """Return the config of a file over the preset of its environment, or of `env`."""
+    values = read_config_values(path) if path else {}
+    env = env or values.get("env", TRPOConfig.env)
     if not isinstance(env, str):
         raise UsageError(
-            f"{given.config}: env is {env!r}; write the id of an environment, such as "
+            f"{path}: env is {env!r}; write the id of an environment, such as "
             '"CartPole-v1". An environment that is a Python object cannot come from a '
             "file: train it in Python, by trpo_jax.run(config, ...)."
         )
@@ -485,9 +713,9 @@ def _default_config(args: Sequence[str]) -> TRPOConfig:
     try:
         return config_from_dict({**base, **values, "env": env})
     except (UsageError, UsageTypeError) as error:
-        if given.config is None:
+        if path is None:
             raise
-        raise UsageError(f"{given.config}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _check_environment(env: str) -> None:

@@ -93,7 +93,8 @@ def completion_script(
             if not flags:
                 positional = value
             elif value is not None:
-                values |= dict.fromkeys(flags, value)
+                # The first command's choices: a sweep takes the same words.
+                values = dict.fromkeys(flags, value) | values
         if command == default:
             options.append("--version")
             command = "*"

@@ -129,15 +129,19 @@ def requirements_of(peer: str) -> pathlib.Path:
 
 
 def python_of(peer: str, environments: pathlib.Path) -> pathlib.Path:
-    """Return the interpreter of a peer's virtual environment; create it if needed."""
+    """Return the interpreter of a peer's virtual environment.
+
+    Created if there is none, or one of other requirements.
+    """
     folder = environments / PEERS[peer]
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
+    python, complete = folder / "bin" / "python", folder / "complete"
+    requirements = requirements_of(peer)
+    if not complete.exists() or complete.read_text() != requirements.read_text():
         print(f"making an environment for {peer} …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "-r"]
-        subprocess.run([*install, requirements_of(peer)], check=True)
-        (folder / "complete").touch()
+        subprocess.run([*install, requirements], check=True)
+        complete.write_text(requirements.read_text())
     return python
 
 

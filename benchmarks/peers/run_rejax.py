@@ -3,9 +3,13 @@
 python run_rejax.py steps NUM_ENVS NUM_STEPS   # 4 epochs of 4 minibatches, 64 × 64
 python run_rejax.py compile                    # tracing and compiling `train`
 python run_rejax.py solve SEEDS                # seconds to a return of 475
+python run_rejax.py sweep SETTINGS SEEDS STEPS # vmapped over learning rate and seed
+python run_rejax.py export NUM_ENVS NUM_STEPS PLATFORM FILE  # an update, to be compiled
 """
 
 import json
+import pathlib
+import resource
 import sys
 import time
 
@@ -39,18 +43,23 @@ def make(**settings) -> PPO:
     return algorithm.replace(eval_callback=lambda *_: ())
 
 
-def steps(num_envs: int, num_steps: int) -> dict:
-    batch = num_envs * num_steps
-    updates = max(2, 80_000 // batch)
-    algorithm = make(
+def make_of_size(num_envs: int, num_steps: int, updates: int) -> PPO:
+    timesteps = num_envs * num_steps * updates
+    return make(
         num_envs=num_envs,
         num_steps=num_steps,
         num_epochs=4,
         num_minibatches=4,
         learning_rate=3e-4,
-        total_timesteps=batch * updates,
-        eval_freq=batch * updates,
+        total_timesteps=timesteps,
+        eval_freq=timesteps,
     )
+
+
+def steps(num_envs: int, num_steps: int) -> dict:
+    batch = num_envs * num_steps
+    updates = max(2, 80_000 // batch)
+    algorithm = make_of_size(num_envs, num_steps, updates)
 
     @jax.jit
     def run(state):
@@ -74,20 +83,28 @@ SHORT = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": Fal
 
 
 def compile_train(options: dict | None = None) -> dict:
-    algorithm = make(
-        num_envs=64,
-        num_steps=128,
-        num_epochs=4,
-        num_minibatches=4,
-        learning_rate=3e-4,
-        total_timesteps=8192 * 4,
-        eval_freq=8192 * 4,
-    )
+    algorithm = make_of_size(64, 128, updates=4)
     key = jax.random.key(0)
     jax.eval_shape(algorithm.init_state, key)  # ours is traced by now, too
     start = time.perf_counter()
     jax.jit(algorithm.train).lower(key).compile(options)
     return {"seconds": time.perf_counter() - start}
+
+
+def export(num_envs: int, num_steps: int, platform: str, file: str) -> dict:
+    """Write one update for a platform as jax.export does; its leaves are arguments."""
+    algorithm = make_of_size(num_envs, num_steps, updates=1)
+    # A raw key, since the file format has no typed ones.
+    state = jax.eval_shape(algorithm.init_state, jax.random.PRNGKey(0))
+    leaves, structure = jax.tree.flatten(state)
+
+    @jax.jit
+    def update(leaves):
+        return jax.tree.leaves(algorithm.train_iteration(structure.unflatten(leaves)))
+
+    exported = jax.export.export(update, platforms=[platform])(leaves)
+    pathlib.Path(file).write_bytes(exported.serialize())
+    return {"bytes": len(exported.mlir_module_serialized)}
 
 
 def solve(num_seeds: int) -> dict:
@@ -129,11 +146,49 @@ def solve(num_seeds: int) -> dict:
     }
 
 
+def sweep(num_settings: int, num_seeds: int, timesteps: int) -> dict:
+    """Train all runs of a sweep as one program, from tracing to the last state."""
+    batch = 8 * 128
+    algorithm = make(
+        num_envs=8,
+        num_steps=128,
+        num_epochs=4,
+        num_minibatches=4,
+        total_timesteps=timesteps,
+        eval_freq=-(-timesteps // batch) * batch,
+    )
+
+    def train(learning_rate, key):
+        return algorithm.replace(learning_rate=learning_rate).train(key)[0]
+
+    rates = np.geomspace(1e-4, 3e-3, num_settings).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    over_seeds = jax.vmap(train, (None, 0))
+    start = time.perf_counter()
+    program = jax.jit(jax.vmap(over_seeds, (0, None))).lower(rates, keys).compile()
+    compiled = time.perf_counter()
+    jax.block_until_ready(program(rates, keys))
+    seconds = time.perf_counter() - start
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    if peak is None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": seconds,
+        "compile_seconds": compiled - start,
+        "steps_per_second": num_settings * num_seeds * timesteps / seconds,
+        "peak_gib": peak / 2**30,
+    }
+
+
 if __name__ == "__main__":
     measures = {
         "steps": steps,
         "compile": compile_train,
         "compile_short": lambda: compile_train(SHORT),
         "solve": solve,
+        "sweep": sweep,
+        "export": export,
     }
-    print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))
+    arguments = (int(word) if word.isdigit() else word for word in sys.argv[2:])
+    print(json.dumps(measures[sys.argv[1]](*arguments)))

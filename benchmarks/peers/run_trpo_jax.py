@@ -8,12 +8,17 @@ python run_trpo_jax.py ours                            # our line search and cri
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
 python run_trpo_jax.py compile_short                   # the same, by the command line
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
+python run_trpo_jax.py sweep SETTINGS SEEDS STEPS      # side by side, with records
+python run_trpo_jax.py single RUNS STEPS               # one after the other
 """
 
 import dataclasses
 import functools
 import json
+import pathlib
+import resource
 import sys
+import tempfile
 import time
 
 import jax
@@ -136,6 +141,55 @@ def solve(num_seeds: int) -> dict:
     }
 
 
+def sweep(num_settings: int, num_seeds: int, timesteps: int) -> dict:
+    """Train and evaluate all runs of a sweep, from imports to the written results."""
+    config = trpo_jax.TRPOConfig(total_timesteps=timesteps)
+    radii = np.geomspace(0.003, 0.1, num_settings)
+    with tempfile.TemporaryDirectory() as work:
+        folder = pathlib.Path(work) / "sweep"
+        start = time.perf_counter()
+        result = trpo_jax.sweep(
+            config, folder, num_seeds=num_seeds, max_kl=radii, progress=False
+        )
+        seconds = time.perf_counter() - start
+        events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+        groups = [one for one in events if one["event"] == "group"]
+    steps = num_settings * num_seeds * config.total_timesteps
+    return {
+        "seconds": seconds,
+        "steps_per_second": steps / seconds,
+        "peak_gib": peak_gib(),
+        "groups": [{"runs": one["runs"], "seconds": one["seconds"]} for one in groups],
+        "best": [float(result.best.max_kl), float(np.nanmax(result.returns.mean(1)))],
+    }
+
+
+def single(num_runs: int, timesteps: int) -> dict:
+    """Train and evaluate runs one after the other, with one compiled program."""
+    config = trpo_jax.TRPOConfig(total_timesteps=timesteps)
+    by_run = []
+    for seed in range(num_runs + 1):
+        start = time.perf_counter()
+        state = trpo_jax.train(config, jax.random.key(seed)).state
+        jax.block_until_ready(trpo_jax.evaluate(config, state, jax.random.key(seed)))
+        by_run.append(time.perf_counter() - start)
+    first, *others = by_run
+    return {
+        "seconds": sum(by_run),
+        "compile_seconds": first - float(np.median(others)),
+        "by_run": others,
+        "peak_gib": peak_gib(),
+    }
+
+
+def peak_gib() -> float:
+    """Return the most memory that the process had, or its device."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 if __name__ == "__main__":
     measures = {
         "steps": lambda *sizes: steps(make(*sizes)),
@@ -145,5 +199,7 @@ if __name__ == "__main__":
         "compile": compile_step,
         "compile_short": lambda: compile_step(trpo_jax.compiler_options(100_000)),
         "solve": solve,
+        "sweep": sweep,
+        "single": single,
     }
     print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))

@@ -42,7 +42,8 @@ def manifest(updates, score=None, config=CONFIG):
 
 
 def restore(path, like_fn=like, config=CONFIG, **options):
-    return checkpoints.restore(path, like_fn, config, **options)
+    stored = checkpoints.read(path, like_fn, config, **options)
+    return stored.as_state(like_fn), stored.manifest
 
 
 def restore_last(folder, warn_fn=print, *, resuming=False):
@@ -202,7 +203,7 @@ def test_what_orbax_says_of_a_disk_becomes_an_os_error(
     def fail(self, path, tree):
         raise ValueError(said)
 
-    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "save", fail)
+    monkeypatch.setattr(orbax.checkpoint.Checkpointer, "save", fail)
     with pytest.raises(ValueError if number is None else OSError) as error:
         checkpoints.save(folder, state(3.0), manifest(30))
     assert getattr(error.value, "errno", None) == number

@@ -180,7 +180,8 @@ def test_evaluations_in_training_are_those_of_the_checkpoints(evaluated, finishe
     assert [*rows.values()] == lines(finished[0] / "metrics.jsonl")
     for path in checkpoints.complete(evaluated / "checkpoints"):
         like = functools.partial(state_type, CONFIG)
-        state, manifest = checkpoints.restore(path, like, config_to_dict(CONFIG))
+        stored = checkpoints.read(path, like, config_to_dict(CONFIG))
+        state, manifest = stored.as_state(like), stored.manifest
         key = jax.random.fold_in(jax.random.key(CONFIG.seed), 2)
         key = jax.random.fold_in(key, manifest.updates)
         returns = trpo_jax.evaluate(CONFIG, state, key, 3)

@@ -26,7 +26,7 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.saver import Saver
-from trpo_jax.runs.warm_start import find_start, read_learnt
+from trpo_jax.runs.warm_start import as_learnt, find_start, read_learnt
 from trpo_jax.training.seeds import run_keys
 from trpo_jax.training.state import LEARNT
 
@@ -108,7 +108,7 @@ def test_one_seed_starts_all_and_several_start_as_many(tmp_path, num_seeds):
     source, trained = make_state(TWO, **several | {"num_seeds": num_seeds})
     trained = jax.tree.map(lambda leaf: leaf + 1, trained._replace(key=jnp.uint32(0)))
     folder = saved(tmp_path, source, trained)
-    learnt = read_learnt(find_start(folder, config), config)
+    learnt = as_learnt(read_learnt(find_start(folder, config), config), config)
     for name in LEARNT:
         for leaf, own, there in zip(
             *(jax.tree.leaves(tree) for tree in (learnt[name], getattr(fresh, name))),

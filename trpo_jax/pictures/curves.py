@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +10,10 @@ from jaxtyping import Float
 
 from trpo_jax.errors import UsageError
 from trpo_jax.runs.folder import RunFolder
+from trpo_jax.runs.intervals import mean_interval, quantile_of_mean
 
-# A point of a curve is a mean over one 25th of the run's updates.
-_SMOOTHED_PART = 25
+SMOOTHED_PART = 25
+"""Parts of a run's updates, of which a point of a curve is the mean of one."""
 
 
 class Run(NamedTuple):
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     @property
     def window(self) -> int:
         """Updates that a point of a curve is a mean of: 4 %, rounded up."""
-        return -(-len(self.updates) // _SMOOTHED_PART)
+        return -(-len(self.updates) // SMOOTHED_PART)
 
     def metric(self, name: str) -> Float[np.ndarray, " U"]:
         """Return a metric after each update; NaN where it is null or missing."""
@@ -139,7 +139,7 @@ def metric_curve(run: Run, name: str) -> Curve:
     """
     half_width = np.full(len(run.updates), np.nan)
     if run.num_seeds > 1:
-        half_width = run.metric(f"{name}_std") * _quantile_of_mean(run.num_seeds)
+        half_width = run.metric(f"{name}_std") * quantile_of_mean(run.num_seeds)
     smoothed = trailing_mean(np.stack([run.metric(name), half_width]), run.window)
     return Curve(run.steps, *smoothed)
 
@@ -159,30 +159,6 @@ def trailing_mean(
 
     with np.errstate(invalid="ignore"):
         return total(np.where(seen, values, 0.0)) / total(seen)
-
-
-def mean_interval(
-    by_seed: Float[np.ndarray, "S U"],
-) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
-    """Return the mean over seeds, and half the width of its 95 % interval.
-
-    x̄ ± t₀.₉₇₅(n − 1) · s / √n, with Student's t, over the n seeds that are not NaN. The
-    mean of no seed, and the interval of fewer than two, are NaN.
-    """
-    values = np.where(np.isfinite(by_seed), by_seed, np.nan)
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
-    counts = np.isfinite(by_seed).sum(axis=0)
-    return mean, std * [_quantile_of_mean(int(count)) for count in counts]
-
-
-def _quantile_of_mean(count: int) -> float:
-    """Return t₀.₉₇₅(n − 1) / √n; NaN for fewer than two."""
-    from scipy.special import stdtrit
-
-    if count < 2:
-        return math.nan
-    return float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
 
 
 def _read_line(text: str, where: str) -> dict[str, Any]:

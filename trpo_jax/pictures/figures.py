@@ -26,10 +26,10 @@ from trpo_jax.pictures.curves import (
     return_curve,
 )
 
-_DPI = 120
+DPI = 120
 # Distinguishable for the colour-blind: Okabe and Ito 2008, without the pale yellow.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", "--", "-.", ":")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
 _COLUMNS = 3
 
 
@@ -76,7 +76,7 @@ def styles_of(runs: Sequence[Run]) -> list[Style]:
         names = envs
     elif len({*names}) < len(runs):
         names = [str(run.folder) for run in runs]
-    looks = itertools.cycle(itertools.product(_LINES, _COLORS))
+    looks = itertools.cycle(itertools.product(LINES, COLORS))
     return [
         Style(name, color, line)
         for name, (line, color) in zip(names, looks, strict=False)
@@ -89,10 +89,10 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
     columns = min(_COLUMNS, len(envs))
     rows = -(-len(envs) // columns)
     size = (6.4, 4.2) if len(envs) == 1 else (4.2 * columns, 3.2 * rows + 0.7)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    axes = dict(zip(envs, _panels(figure, rows, columns, len(envs)), strict=True))
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = dict(zip(envs, make_panels(figure, rows, columns, len(envs)), strict=True))
     for run, style in zip(runs, styles_of(runs), strict=True):
-        _draw(axes[run.env], return_curve(run), style)
+        draw_curve(axes[run.env], return_curve(run), style)
         _draw_evaluations(axes[run.env], evaluation_curve(run), style)
     for env, axis in axes.items():
         axis.set_title(env, fontsize=11)
@@ -112,8 +112,8 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
 def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
     """Draw policy update and critic fit, a panel for each of six metrics."""
     rows = -(-len(_PANELS) // _COLUMNS)
-    figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=_DPI, layout="constrained")
-    axes = _panels(figure, rows, _COLUMNS, len(_PANELS))
+    figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=DPI, layout="constrained")
+    axes = make_panels(figure, rows, _COLUMNS, len(_PANELS))
     for axis, panel in zip(axes, _PANELS, strict=True):
         _draw_panel(axis, panel, runs)
     _finish(figure, axes[0], runs, path, legend=len(runs) > 1)
@@ -122,7 +122,7 @@ def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
 def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     for run, style in zip(runs, styles_of(runs), strict=True):
         curve = metric_curve(run, panel.metric)
-        _draw(axis, curve, style, logarithmic=panel.logarithmic)
+        draw_curve(axis, curve, style, logarithmic=panel.logarithmic)
         if panel.limit is not None:
             limit = metric_curve(run, panel.limit)
             axis.plot(limit.steps, limit.mean, ":", color=style.color)
@@ -144,7 +144,7 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     axis.set_ylabel(panel.unit, fontsize=9)
 
 
-def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
+def make_panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
     """Return the first `count` panels of a grid, and remove the others."""
     grid = figure.subplots(rows, columns, squeeze=False)
     for axis in grid.flat[count:]:
@@ -160,7 +160,9 @@ def _panels(figure: Figure, rows: int, columns: int, count: int) -> list[Axes]:
     return axes
 
 
-def _draw(axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False) -> None:
+def draw_curve(
+    axis: Axes, curve: Curve, style: Style, *, logarithmic: bool = False
+) -> None:
     """Draw a mean and its interval, without updates that measured nothing."""
     seen = np.isfinite(curve.mean)
     if logarithmic:  # 0 has no logarithm
@@ -211,6 +213,11 @@ def _finish(
             frameon=False,
             fontsize=9,
         )
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file."""
     FigureCanvasAgg(figure).print_figure(path)
 
 

@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +99,7 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     Raises:
         OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
-    leaves = _leaves(state)
+    leaves = leaves_by_path(state)
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
     partial = folder / f".{path.name}.partial"
@@ -116,23 +116,48 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
         (partial / _CHECKSUMS).write_text(_checksums(partial))
         for written in (*partial.rglob("*"), partial):
-            _sync(written)
+            sync(written)
         partial.rename(path)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return path
 
 
-def restore(
+class Stored(NamedTuple):
+    """A state as it is stored, which one process can send to another.
+
+    Attributes:
+        arrays: The leaves by their paths, keys as their raw data.
+        manifest: Its description.
+    """
+
+    arrays: dict[str, np.ndarray]
+    manifest: Manifest
+
+    def as_state(self, like_fn: Callable[[], PyTree]) -> PyTree:
+        """Return the state on the default device, as it was written.
+
+        But for types that JAX does not have without x64.
+
+        Args:
+            like_fn: Returns the shapes and dtypes of the state.
+        """
+        with _settings_of(self.manifest):
+            like = like_fn()
+        impl = self.manifest.jax_settings["jax_default_prng_impl"]
+        return with_leaves(like, self.arrays, impl)
+
+
+def read(
     path: pathlib.Path,
     like_fn: Callable[[], PyTree],
     config: dict[str, Any],
     *,
     resuming: bool = False,
-) -> tuple[PyTree, Manifest]:
-    """Return the state of a checkpoint, if it is whole and of this run.
+) -> Stored:
+    """Return what a checkpoint holds, if it is whole and of this run.
 
     Args:
         path: The checkpoint's folder.
@@ -140,8 +165,7 @@ def restore(
             Called under the settings of JAX that the checkpoint was written with.
         config: `config_to_dict` of the run.
         resuming: Whether the run is to go on from the state; then those settings have
-            to be the same now. Otherwise the state is restored as it was written, but
-            for types that JAX does not have without x64.
+            to be the same now.
 
     Raises:
         DamagedCheckpointError: If a file is not what was written.
@@ -151,30 +175,29 @@ def restore(
     manifest = verify(path)
     if resuming:
         _check_settings(path, manifest)
+    with _settings_of(manifest):
+        wanted = jax.eval_shape(leaves_by_path, like_fn())
+    _check_same(path, manifest, wanted, config)
+    # Orbax does not write empty arrays.
+    empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
+    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
+    arrays |= read_arrays(path)
+    if _types(arrays) != _types(wanted):
+        raise DamagedCheckpointError(
+            f"{path}: Orbax returned other leaves than were written."
+        )
+    return Stored(arrays, manifest)
+
+
+@contextlib.contextmanager
+def _settings_of(manifest: Manifest) -> Iterator[None]:
+    """Set JAX as it was when a checkpoint was written."""
     stored = manifest.jax_settings
     with (
         jax.enable_x64(stored["jax_enable_x64"]),
         jax.default_prng_impl(stored["jax_default_prng_impl"]),
     ):
-        like = like_fn()
-        wanted = jax.eval_shape(_leaves, like)
-    _check_same(path, manifest, wanted, config)
-    # Orbax does not write empty arrays.
-    empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
-    host = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
-    host |= read_arrays(path)
-    if _types(host) != _types(wanted):
-        raise DamagedCheckpointError(
-            f"{path}: Orbax returned other leaves than were written."
-        )
-
-    def device(location: Any, leaf: Any) -> jax.Array:
-        array = jnp.asarray(host[name_of(location)])
-        if not _is_key(leaf):
-            return array
-        return jax.random.wrap_key_data(array, impl=stored["jax_default_prng_impl"])
-
-    return jax.tree_util.tree_map_with_path(device, like), manifest
+        yield
 
 
 def read_last(
@@ -189,7 +212,7 @@ def read_last(
     Args:
         paths: Checkpoints in one folder, the preferred one last, as `complete` or
             `by_score` return them.
-        read_fn: Reads one, as `restore` or `verify`.
+        read_fn: Reads one, as `read` or `verify`.
         warn_fn: Called with a message for each damaged checkpoint that is later.
         rename: Rename damaged checkpoints to `<updates>.damaged`, so that the run can
             write them again.
@@ -258,9 +281,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     By their paths in the state, as "params.params.hidden_0.kernel"; without empty ones.
     """
-    from orbax.checkpoint import PyTreeCheckpointer
-
-    with PyTreeCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         restored = checkpointer.restore((path / _ARRAYS).absolute())
     return {name: np.asarray(leaf) for name, leaf in restored.items()}
 
@@ -271,7 +292,7 @@ def copy(path: pathlib.Path, to: pathlib.Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(path, partial)
     for written in (*partial.rglob("*"), partial):
-        _sync(written)
+        sync(written)
     partial.rename(to)
 
 
@@ -315,13 +336,34 @@ def _score(path: pathlib.Path) -> float:
     return -math.inf
 
 
-def _leaves(state: PyTree) -> dict[str, jax.Array]:
+def leaves_by_path(state: PyTree) -> dict[str, jax.Array]:
     """Return the leaves by their paths, keys as their raw data."""
     named, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
         name_of(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in named
     }
+
+
+def with_leaves(
+    like: PyTree, leaves: dict[str, Any], prng_impl: str | None = None
+) -> PyTree:
+    """Return a state with the leaves that `leaves_by_path` returned.
+
+    Args:
+        like: Shapes and dtypes of the state, as `jax.eval_shape` returns them.
+        leaves: Arrays of the host. Of a type that NumPy does not have (bfloat16) a file
+            gives back the bytes alone.
+        prng_impl: The implementation of its keys; JAX's own by default.
+    """
+
+    def device(location: Any, leaf: Any) -> jax.Array:
+        array = leaves[name_of(location)]
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=prng_impl)
+        return jnp.asarray(array.view(leaf.dtype) if array.dtype.kind == "V" else array)
+
+    return jax.tree_util.tree_map_with_path(device, like)
 
 
 def name_of(path: Any) -> str:
@@ -402,7 +444,8 @@ def _first_difference(path: pathlib.Path, stored: str, actual: str) -> str:
     return f"{path / _CHECKSUMS} is damaged: it does not list the files beside it."
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -412,10 +455,8 @@ def _sync(path: pathlib.Path) -> None:
 
 def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays by Orbax; OSError where TensorStore reports that it cannot."""
-    from orbax.checkpoint import PyTreeCheckpointer
-
     try:
-        with PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path.absolute(), arrays)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -423,3 +464,19 @@ def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
             raise
         number = int(code[1]) if code else errno.ENOSPC
         raise OSError(number, os.strerror(number)) from error
+
+
+def _checkpointer() -> Any:
+    """Return what writes and reads arrays by Orbax, in this process alone."""
+    from orbax.checkpoint import Checkpointer, PyTreeCheckpointHandler
+    from orbax.checkpoint.options import MultiprocessingOptions
+
+    # By default it waits for all processes of a run, of which one calls it.
+    process = jax.process_index()
+    alone = MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix="trpo_jax",
+    )
+    handler = PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return Checkpointer(handler, multiprocessing_options=alone)

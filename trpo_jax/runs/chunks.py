@@ -17,6 +17,7 @@ from trpo_jax.policies.evaluation import (
     lower_evaluation,
     mean_over_ended,
 )
+from trpo_jax.runs.processes import on_writer
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics, step
@@ -58,15 +59,17 @@ class Programs(NamedTuple):
     """The compiled functions of a run.
 
     Attributes:
-        init: keys ↦ state.
+        init: keys ↦ state; for the cells of a sweep, cells ↦ state.
         run_updates: (state, n) ↦ (state, metrics [CAPACITY, …] of which n are filled);
             the state is donated.
         copy: state ↦ a copy in memory of its own.
+        gather: state ↦ the same, with all environments, in this process alone.
     """
 
-    init: jax.stages.Wrapped
-    run_updates: jax.stages.Wrapped
-    copy: jax.stages.Wrapped
+    init: Callable[[Any], TrainState]
+    run_updates: Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+    copy: Callable[[TrainState], TrainState]
+    gather: Callable[[TrainState], TrainState] = lambda state: state
 
 
 def compile_programs(
@@ -80,12 +83,12 @@ def compile_programs(
     """
     like = state_type(config)
     # `init` and `copy` run seldom: compiling fast matters more than running fast.
-    programs = Programs(
-        init=jit_with_options(init_seeds, config, env_steps=0),
-        run_updates=jit_with_options(
+    programs = (
+        jit_with_options(init_seeds, config, env_steps=0),
+        jit_with_options(
             _run_updates, config, env_steps=config.all_env_steps, donate_argnums=(0,)
         ),
-        copy=jit_with_options(_copy, config, env_steps=0),
+        jit_with_options(_copy, config, env_steps=0),
     )
     keys = jax.eval_shape(lambda: run_keys(config))
     arguments = ((keys,), (like, jax.ShapeDtypeStruct((), jnp.int32)), (like,))
@@ -102,7 +105,7 @@ def compile_programs(
     if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         with ThreadPoolExecutor() as pool:
             list(pool.map(jax.stages.Lowered.compile, lowered()))
-    return programs
+    return Programs(*programs, gather=functools.partial(gather, config))
 
 
 def run_chunks(
@@ -120,7 +123,8 @@ def run_chunks(
     """Yield the updates `first` + 1 … `last` in chunks, as they are made.
 
     The device already works on the next chunk while the host handles one. How updates
-    are cut into chunks follows the clock, and does not change a bit of their results.
+    are cut into chunks follows the clock, of the writer where there are several
+    processes, and does not change a bit of their results.
 
     Args:
         programs: The functions of the run.
@@ -128,13 +132,14 @@ def run_chunks(
         first: Updates made already.
         last: Updates to stop after.
         wants_state_fn: Whether the chunk that ends after so many updates is to bring
-            the state. The last one always does.
+            the state; asked in the writer. The last one always does.
         boundary_every: Chunks end at the multiples of this number.
         evaluate_fn: (state, its updates) ↦ the episodes that evaluate it, started but
             not waited for.
         evaluate_every: Chunks also end at the multiples of this number, and bring the
             evaluation of their last state.
-        stop_fn: Asked before each chunk; once true, the chunks in flight are finished.
+        stop_fn: Asked before each chunk, in the writer; once true, the chunks in flight
+            are finished.
     """
     in_flight: deque[tuple[int, int, Metrics, TrainState | None, PendingReturns | None]]
     in_flight = deque()
@@ -153,24 +158,39 @@ def run_chunks(
         size = max(1, min(fitting, 2 * count, CAPACITY))
         return Chunk(ends, filled, kept, clock - before, evaluation)
 
-    while updates < last and not stop_fn():
+    def next_chunk() -> tuple[int, bool] | None:
+        """Return where it ends and whether it brings the state; None to stop."""
+        if updates == last or stop_fn():
+            return None
         ends = ((updates // every + 1) * every for every in boundaries)
         end = min(updates + size, last, *ends)
+        return end, end < last and wants_state_fn(end)
+
+    while (chunk := on_writer(next_chunk)) is not None:
+        end, wanted = chunk
         count, updates = end - updates, end
         state, metrics = programs.run_updates(state, jnp.int32(count))
-        wanted = updates < last and wants_state_fn(updates)
         evaluated = evaluate_every is not None and updates % evaluate_every == 0
         # A copy, because the next updates overwrite the state, perhaps beside the
         # evaluation.
         copied = updates < last and (wanted or evaluated)
         kept = programs.copy(state) if copied else state
         pending = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
-        in_flight.append((updates, count, metrics, kept if wanted else None, pending))
+        saved = programs.gather(kept) if wanted else None
+        in_flight.append((updates, count, metrics, saved, pending))
         if len(in_flight) > 1:
             yield fetch()
     while in_flight:
-        chunk = fetch()
-        yield chunk if in_flight else chunk._replace(state=state)
+        fetched = fetch()
+        yield fetched if in_flight else fetched._replace(state=state)
+
+
+def gather(config: TRPOConfig, state: TrainState) -> TrainState:
+    """Return a state with all environments, in this process alone."""
+    if jax.process_count() == 1 or jax.tree.leaves(state)[0].is_fully_addressable:
+        return state
+    whole = jit_with_options(replicate, config, env_steps=0)(state)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
 
 def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
@@ -180,9 +200,30 @@ def _copy(config: TRPOConfig, state: TrainState) -> TrainState:
 def _run_updates(
     config: TRPOConfig, state: TrainState, count: Int[Array, ""]
 ) -> tuple[TrainState, Metrics]:
-    """Make `count` updates; traced, so that chunks of all sizes are one program."""
+    one_step = over_seeds(config, functools.partial(step, config))
+    state, records = repeat_step(one_step, state, count)
+    # Loops of both kinds of program start from, and end in, the same placement.
+    state = place(config, state, num_seeds=config.num_seeds)
+    return state, replicate(config, records)
+
+
+def repeat_step(
+    step_fn: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+    count: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """Make `count` steps; traced, so that chunks of all sizes are one program.
+
+    Args:
+        step_fn: state ↦ (state, metrics).
+        state: The state, of one run or of several.
+        count: At most `CAPACITY`.
+
+    Returns:
+        The last state, and metrics [CAPACITY, …] of which `count` are filled.
+    """
     # Under `jit` for its cache, so that `eval_shape` and the loop trace it once.
-    one_step = jax.jit(over_seeds(config, functools.partial(step, config)), inline=True)
+    one_step = jax.jit(step_fn, inline=True)
 
     def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, records = carry
@@ -194,10 +235,7 @@ def _run_updates(
     records = jax.tree.map(
         lambda leaf: jnp.zeros((CAPACITY, *leaf.shape), leaf.dtype), metrics_type
     )
-    state, records = jax.lax.fori_loop(0, count, body, (state, records))
-    # Loops of both kinds of program start from, and end in, the same placement.
-    state = place(config, state, num_seeds=config.num_seeds)
-    return state, replicate(config, records)
+    return jax.lax.fori_loop(0, count, body, (state, records))
 
 
 def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:

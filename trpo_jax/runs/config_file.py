@@ -30,7 +30,7 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
         for name in names
     ]
     return {
-        field.name: _plain(getattr(config, field.name))
+        field.name: as_plain(getattr(config, field.name))
         for field in dataclasses.fields(config)
         if field.name not in ignored
     }
@@ -103,7 +103,8 @@ def from_python(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """Return the value of a field, fit for JSON; see `config_to_dict`."""
     if isinstance(value, tuple) and all(isinstance(one, int | str) for one in value):
         return list(value)
     if value is None or isinstance(value, bool | int | float | str):

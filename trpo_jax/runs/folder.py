@@ -28,7 +28,6 @@ from trpo_jax.runs.config_file import (
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import state_type
-from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
 
 
@@ -131,7 +130,7 @@ class RunFolder:
             )
         return stored
 
-    def how_to_resume(self, config: TRPOConfig, *, longer: bool = False) -> str:
+    def how_to_resume(self, config: TRPOConfig | None, *, longer: bool = False) -> str:
         """Return the command that resumes the run, or the call if it needs one.
 
         A config with Python objects has to be passed again, which only a call can do.
@@ -139,12 +138,13 @@ class RunFolder:
         what it has learnt.
 
         Args:
-            config: The config of the run.
+            config: The config of the run; None if its folder holds all of it.
             longer: Whether to train longer, for `config.total_timesteps`.
         """
-        steps, folder = config.total_timesteps, str(self.path)
-        needs_call = from_python(config_to_dict(config))
-        if is_on_host(config.env):
+        folder = str(self.path)
+        steps = config.total_timesteps if config is not None else None
+        needs_call = config is not None and from_python(config_to_dict(config))
+        if config is not None and is_on_host(config.env):
             another, saved = f"{folder}-2", checkpoints.complete(self.checkpoints)
             if needs_call:
                 start = f", warm_start={folder!r}" if saved else ""
@@ -221,6 +221,11 @@ class RunFolder:
     def _no_run(self) -> str:
         if self.path.is_file():
             return f"{self.path} is a file; name the folder of a run."
+        if (self.path / "sweep.json").exists():
+            return (
+                f"{self.path} holds a sweep, not a run; name {self.path / 'best'}, the "
+                "folder of its best setting, which is there once the sweep is finished."
+            )
         there = self.path.exists()
         found = "holds no run (no config.json)" if there else "does not exist"
         start = ""
@@ -232,29 +237,29 @@ class RunFolder:
             )
         return f"{self.path} {found}; name the folder of a run{start}."
 
-    def restore(
+    def read_state(
         self,
         config: TRPOConfig,
         warn_fn: Callable[[str], None],
         *,
         best: bool = False,
         resuming: bool = False,
-    ) -> tuple[TrainState, int] | None:
-        """Return the newest or best state that is whole, and its updates.
+    ) -> checkpoints.Stored | None:
+        """Return the newest or best checkpoint that is whole; None if there is none.
 
-        None if there is no checkpoint. Errors are those of `checkpoints.restore`.
+        Errors are those of `checkpoints.read`.
 
         Args:
             config: The config of the run.
             warn_fn: Called with a message for each damaged checkpoint.
             best: Whether to prefer the best state.
-            resuming: As `checkpoints.restore`; damaged checkpoints are renamed.
+            resuming: As `checkpoints.read`; damaged checkpoints are renamed.
         """
         paths = checkpoints.by_score if best else checkpoints.complete
-        found = checkpoints.read_last(
+        return checkpoints.read_last(
             paths(self.checkpoints),
             functools.partial(
-                checkpoints.restore,
+                checkpoints.read,
                 like_fn=functools.partial(state_type, config),
                 config=config_to_dict(config),
                 resuming=resuming,
@@ -262,7 +267,6 @@ class RunFolder:
             warn_fn,
             rename=resuming,
         )
-        return None if found is None else (found[0], found[1].updates)
 
     def read_settings(self) -> RunSettings:
         """Return the settings of the run; UsageError if the file is not usable."""
@@ -322,6 +326,7 @@ def system_info() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
     }
 
 

@@ -1,5 +1,6 @@
 """States and policies, loaded from the folder of a run."""
 
+import functools
 import pathlib
 import warnings
 from typing import Literal
@@ -10,6 +11,7 @@ from trpo_jax.policies.policy import LoadedPolicy
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import TrainState
 
 CheckpointChoice = Literal["last", "best"]
@@ -44,8 +46,8 @@ def load_state(
     config = run_folder.read_config(config)
     if checkpoint not in ("last", "best"):
         raise UsageError(f"checkpoint={checkpoint!r}; write 'last' or 'best'.")
-    found = run_folder.restore(config, warnings.warn, best=checkpoint == "best")
-    if found is None:
+    stored = run_folder.read_state(config, warnings.warn, best=checkpoint == "best")
+    if stored is None:
         if checkpoints.complete(run_folder.checkpoints):
             raise UsageError(
                 f"no checkpoint in {run_folder.path} has a return: no episode had "
@@ -56,7 +58,7 @@ def load_state(
             f"{run_folder.path} has no checkpoint yet; to go on with the run: "
             f"{run_folder.how_to_resume(config)}"
         )
-    return config, found[0]
+    return config, stored.as_state(functools.partial(state_type, config))
 
 
 def load_policy(

@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jaxlib
+from jax.sharding import Mesh
 
 from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
@@ -21,19 +24,38 @@ from trpo_jax.policies.evaluation import (
 )
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Programs, by_update, compile_programs, run_chunks
-from trpo_jax.runs.config_file import config_to_dict, read_config_values
+from trpo_jax.runs.config_file import (
+    config_from_dict,
+    config_to_dict,
+    read_config_values,
+)
 from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.folder import RunFolder, system_info, write_json
 from trpo_jax.runs.loggers import Logger, TensorBoardLogger, WandbLogger
+from trpo_jax.runs.processes import (
+    agree,
+    is_writer,
+    on_writer,
+    pass_on_signal,
+    passed_on_signals,
+    together,
+)
 from trpo_jax.runs.records import Records, summarize_seeds
 from trpo_jax.runs.saver import Saver
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
-from trpo_jax.runs.warm_start import find_start, read_learnt
+from trpo_jax.runs.stopping import (
+    Interrupted,
+    NonFiniteUpdates,
+    RunError,
+    interruptible,
+)
+from trpo_jax.runs.warm_start import as_learnt, find_start, read_learnt
 from trpo_jax.tracing import is_tracing
 from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.placement import put, state_shardings
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
+from trpo_jax.version import __version__
 
 
 class RunResult(NamedTuple):
@@ -50,23 +72,6 @@ class RunResult(NamedTuple):
     config: TRPOConfig
     folder: pathlib.Path | None
     evaluation: dict[str, Any]
-
-
-class RunError(RuntimeError):
-    """A failure stopped a run; the message says what is saved."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal stopped a run, which is saved.
-
-    Attributes:
-        signal: The signal's number.
-    """
-
-    def __init__(self, message: str, number: int):
-        """Keep the message and the signal's number."""
-        super().__init__(message)
-        self.signal = number
 
 
 def run(
@@ -111,17 +116,25 @@ def run(
         Interrupted: A KeyboardInterrupt, if a signal came to a run with a folder.
     """
     settings = RunSettings() if settings is None else settings
-    _check(config, settings, loggers)
-    watcher = Watcher(config, progress=progress)
-    if folder is None:
-        settings.check_without_folder()
-        start = None if warm_start is None else find_start(warm_start, config)
-        return _Run(config, settings, loggers, watcher, None, start).finish()
-    run_folder = RunFolder(folder)
-    run_folder.check_new(config)
-    start = None if warm_start is None else find_start(warm_start, config)
-    with run_folder.lock(make=True):
-        run_folder.create(config, settings, start)
+    run_folder = None if folder is None else RunFolder(folder)
+    check_config(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(together(_how_to_go_on(run_folder, config)))
+        _check(config, settings, loggers, folder=str(folder), warm_start=warm_start)
+
+        def make_folder() -> pathlib.Path | None:
+            if run_folder is not None:
+                run_folder.check_new(config)
+            start = None if warm_start is None else find_start(warm_start, config)
+            if run_folder is not None:
+                stack.enter_context(run_folder.lock(make=True))
+                run_folder.create(config, settings, start)
+            return start
+
+        if run_folder is None:
+            settings.check_without_folder()
+        start = on_writer(make_folder)
+        watcher = Watcher(config, progress=progress and is_writer())
         return _Run(config, settings, loggers, watcher, run_folder, start).finish()
 
 
@@ -130,6 +143,7 @@ def resume(
     config: TRPOConfig | None = None,
     *,
     total_timesteps: int | None = None,
+    devices: int | Mesh | None = None,
     loggers: Sequence[Logger] = (),
     progress: bool = True,
 ) -> RunResult:
@@ -150,6 +164,8 @@ def resume(
             schedule): a folder holds no code, only their descriptions.
         total_timesteps: Steps to train for in all, in place of those that the run has
             in its folder, which keeps the new number; rounded up to whole rollouts.
+        devices: Devices to go on with, as the field of a config, which a folder does
+            not hold.
         loggers: As `run`.
         progress: As `run`.
 
@@ -166,38 +182,73 @@ def resume(
         Interrupted: As `run`.
     """
     run_folder = RunFolder(folder)
-    stored = run_folder.read_config(config)
+    if config is not None:
+        check_config(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(together(_how_to_go_on(run_folder, config)))
+        length, values, settings = on_writer(
+            lambda: _read_run(run_folder, config, longer=total_timesteps is not None)
+        )
+        given = config_from_dict(values) if config is None else config
+        given = dataclasses.replace(given, total_timesteps=length)
+        if devices is not None:
+            given = dataclasses.replace(given, devices=devices)
+        _check(given, settings, loggers, folder=str(folder), length=total_timesteps)
+
+        def lock() -> tuple[int, pathlib.Path | None]:
+            stack.enter_context(run_folder.lock())
+            longer = given
+            if total_timesteps is not None:
+                longer = run_folder.with_length(given, total_timesteps)
+            start = run_folder.warm_start if run_folder.warm_start.exists() else None
+            return longer.total_timesteps, start
+
+        length, start = on_writer(lock)
+        given = dataclasses.replace(given, total_timesteps=length)
+        watcher = Watcher(given, progress=progress and is_writer())
+        return _Run(given, settings, loggers, watcher, run_folder, start).finish()
+
+
+def _read_run(
+    folder: RunFolder, config: TRPOConfig | None, *, longer: bool
+) -> tuple[int, dict[str, Any], RunSettings]:
+    """Return the steps, the fields and the settings of the run in a folder.
+
+    Raises:
+        UsageError: If there is no run; `config` is another, or has more steps and the
+            run is not to be `longer`; its environments are on the host.
+    """
+    stored = folder.read_config(config)
+    steps = stored.total_timesteps
     if is_on_host(stored.env):
         raise UsageError(
-            f"the run in {run_folder.path} cannot be resumed: its environments "
+            f"the run in {folder.path} cannot be resumed: its environments "
             f"({stored.env}) are on the host, and no checkpoint holds their state. To "
             "start another run with what it has learnt: "
-            f"{run_folder.how_to_resume(stored)}"
+            f"{folder.how_to_resume(stored)}"
         )
-    steps = stored.total_timesteps
-    if (
-        config is not None
-        and total_timesteps is None
-        and config.total_timesteps > steps
-    ):
+    if config is not None and config.total_timesteps > steps and not longer:
         raise UsageError(
             f"config has total_timesteps={config.total_timesteps}, but the run in "
-            f"{run_folder.path} {steps}; to train longer: "
-            f"{run_folder.how_to_resume(config, longer=True)}"
+            f"{folder.path} {steps}; to train longer: "
+            f"{folder.how_to_resume(config, longer=True)}"
         )
-    settings = run_folder.read_settings()
-    _check(stored, settings, loggers)
-    with run_folder.lock():
-        if total_timesteps is not None:
-            stored = run_folder.with_length(stored, total_timesteps)
-        watcher = Watcher(stored, progress=progress)
-        start = run_folder.warm_start if run_folder.warm_start.exists() else None
-        return _Run(stored, settings, loggers, watcher, run_folder, start).finish()
+    return steps, folder.read_values(), folder.read_settings()
+
+
+def _how_to_go_on(folder: RunFolder | None, config: TRPOConfig | None) -> str:
+    """Return what to do once a process of the run is lost."""
+    if folder is None:
+        return "The run has no folder and is lost; start it again."
+    return (
+        "To go on from the last checkpoint, on any number of processes: "
+        f"{folder.how_to_resume(config)}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """A run in this process, whose folder, if it has one, is locked.
+    """A run in this process, whose folder, if it has one, the writer has locked.
 
     Attributes:
         warm_start: The checkpoint of another run that it starts from, if any.
@@ -217,16 +268,23 @@ class _Run:
         to_save = self.folder is not None
         with self.watcher:
             try:
-                with interruptible(self.watcher.notify, active=to_save) as signals:
+                with interruptible(
+                    self.watcher.notify, active=to_save, signal_fn=pass_on_signal
+                ) as signals:
                     state = self._train_rest(signals)
                     self._stop_if_asked(signals, last)
                 evaluation = self._evaluation(state)
-                self._log_event("finished", updates=last)
-            except OSError as error:
+                on_writer(lambda: self._log_event("finished", updates=last))
+            except OSError as error:  # in the writer
                 raise self._stopped(str(error)) from error
             self.watcher.notify(format_evaluation(evaluation))
         path = self.folder.path if self.folder else None
         return RunResult(state, self.config, path, evaluation)
+
+    @property
+    def _files(self) -> RunFolder | None:
+        """The folder, in the process that writes to it."""
+        return self.folder if is_writer() else None
 
     def _train_rest(self, signals: list[int]) -> TrainState:
         """Train from the newest checkpoint, or from the start."""
@@ -247,6 +305,8 @@ class _Run:
             self.watcher.notify(f"resuming after update {first:,} of {last:,}")
         with compiling_evaluation(config, self.settings.evaluation_episodes):
             programs = compile_programs(config, interim_episodes=self._interim_episodes)
+            # Waits for the slowest: gloo connects the devices of CPUs within 30 s.
+            agree({"updates made": first}, None)
             state = restored[0] if restored else self._first_state(programs)
             return self._train(programs, state, first, signals)
 
@@ -259,20 +319,31 @@ class _Run:
         self.watcher.notify(f"starting with what {self.warm_start} has learnt")
         # The other run, if it goes on, may delete its checkpoint at any time.
         path = self.folder.warm_start if self.folder else self.warm_start
-        return state._replace(**read_learnt(path, self.config))
+        arrays = on_writer(lambda: read_learnt(path, self.config))
+        return state._replace(**as_learnt(arrays, self.config))
 
     def _restore(self) -> tuple[TrainState, int] | None:
         """Return the state of the newest checkpoint, and its updates."""
         if self.folder is None:
             return None
-        checkpoints.delete_partial(self.folder.checkpoints)
-        restored = self.folder.restore(self.config, self._warn, resuming=True)
-        event = "resumed" if self.folder.events.exists() else "started"
-        updates = restored[1] if restored else 0
-        self.folder.keep_length(self.config)
+        folder, config = self.folder, self.config
+        stored = on_writer(lambda: self._read_state(folder))
+        if stored is None:
+            return None
+        state = stored.as_state(functools.partial(state_type, config))
+        shardings = state_shardings(config, state, num_seeds=config.num_seeds)
+        return put(state, shardings), stored.manifest.updates
+
+    def _read_state(self, folder: RunFolder) -> checkpoints.Stored | None:
+        """Return the newest checkpoint, and record where the run starts."""
+        checkpoints.delete_partial(folder.checkpoints)
+        stored = folder.read_state(self.config, self._warn, resuming=True)
+        event = "resumed" if folder.events.exists() else "started"
+        updates = stored.manifest.updates if stored else 0
+        folder.keep_length(self.config)
         steps = self.config.total_timesteps
         self._log_event(event, updates=updates, total_timesteps=steps, **system_info())
-        return restored
+        return stored
 
     def _train(
         self, programs: Programs, state: TrainState, first: int, signals: list[int]
@@ -280,9 +351,10 @@ class _Run:
         """Make the updates after `first`; return the last state."""
         last, limit = self.config.num_updates, self.settings.max_nonfinite_updates
         updates, nonfinite = first, NonFiniteUpdates(self.config.num_seeds)
-        checkpoint_folder = self.folder.checkpoints if self.folder else None
-        loggers = [*self._own_loggers(first), *self.loggers]
-        records = Records(self.folder, loggers, self._warn, updates=first)
+        files = self._files
+        checkpoint_folder = files.checkpoints if files else None
+        loggers = [*self._own_loggers(first), *self.loggers] if is_writer() else []
+        records = Records(files, loggers, self._warn, updates=first)
         saver = Saver(checkpoint_folder, self.config, self.settings)
         with contextlib.closing(records), contextlib.closing(saver):
             for chunk in run_chunks(
@@ -294,7 +366,7 @@ class _Run:
                 boundary_every=self.settings.checkpoint_updates,
                 evaluate_fn=self._start_evaluation,
                 evaluate_every=self.settings.evaluation_updates,
-                stop_fn=lambda: bool(signals),
+                stop_fn=lambda: bool(signals or passed_on_signals()),
             ):
                 metrics = by_update(chunk)
                 steps = self.config.num_seeds * self.config.batch_size * len(metrics)
@@ -319,7 +391,7 @@ class _Run:
                     saver.save(chunk)
             saver.wait()
         if nonfinite.consecutive_in_all_seeds >= limit:
-            raise self._stopped(nonfinite.describe(updates))
+            raise on_writer(lambda: self._stopped(nonfinite.describe(updates)))
         if updates < last:
             self._stop_if_asked(signals, updates)
         if nonfinite.consecutive.any():
@@ -363,9 +435,12 @@ class _Run:
 
     def _evaluation(self, state: TrainState) -> dict[str, Any]:
         """Evaluate, unless the folder has an evaluation already."""
-        path = self.folder.evaluation if self.folder else None
-        if path is not None and path.exists():
-            return read_config_values(path)
+        path = self._files.evaluation if self._files else None
+        there = on_writer(
+            lambda: read_config_values(path) if path and path.exists() else None
+        )
+        if there is not None:
+            return there
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         returns = evaluate(self.config, state, key, self.settings.evaluation_episodes)
         evaluation = summarize_returns(self.config, returns)
@@ -379,10 +454,18 @@ class _Run:
         return RunError(self._with_saved(reason))
 
     def _stop_if_asked(self, signals: list[int], updates: int) -> None:
-        """Raise Interrupted if there was a signal."""
-        if signals:
+        """Raise Interrupted if there was a signal, in any process."""
+
+        def interrupted() -> Interrupted | None:
+            numbers = [*signals, *passed_on_signals()]
+            if not numbers:
+                return None
             self._log_event("interrupted", updates=updates)
-            raise Interrupted(self._with_saved("interrupted"), signals[0])
+            return Interrupted(self._with_saved("interrupted"), numbers[0])
+
+        error = on_writer(interrupted)
+        if error is not None:
+            raise error
 
     def _with_saved(self, reason: str) -> str:
         """Return the reason, what is saved, and how to go on."""
@@ -396,8 +479,8 @@ class _Run:
         return f"{reason}. The run in {self.folder.path} {what}: {command}"
 
     def _log_event(self, event: str, **details: Any) -> None:
-        if self.folder is not None:
-            self.folder.log_event(event, **details)
+        if self._files is not None:
+            self._files.log_event(event, **details)
 
     def _warn(self, message: str) -> None:
         self._log_event("warning", message=message)
@@ -405,10 +488,37 @@ class _Run:
 
 
 def _check(
+    config: TRPOConfig,
+    settings: RunSettings,
+    loggers: Sequence[Logger],
+    **arguments: Any,
+) -> None:
+    """Raise, in every process, what would fail later in one, before there is a folder.
+
+    Args:
+        config: The run.
+        settings: Its settings.
+        loggers: Its loggers.
+        **arguments: Others that must be the same in all processes.
+    """
+    error: UsageError | UsageTypeError | None = None
+    try:
+        _check_here(config, settings, loggers)
+    except (UsageError, UsageTypeError) as raised:
+        error = raised
+    versions = {"trpo_jax": __version__, "jax": jax.__version__}
+    versions["jaxlib"] = jaxlib.__version__
+    values = versions | checkpoints.jax_settings() | arguments
+    values |= config_to_dict(config) | {"devices": str(config.devices)}
+    if isinstance(settings, RunSettings):
+        values |= dataclasses.asdict(settings)
+    agree(values, error)
+
+
+def _check_here(
     config: TRPOConfig, settings: RunSettings, loggers: Sequence[Logger]
 ) -> None:
-    """Raise with advice for what would fail later, before there is a folder."""
-    check_config(config)
+    """Raise with advice for what would fail later, in this process."""
     if not isinstance(settings, RunSettings):
         raise UsageTypeError(
             f"settings is {describe_type(settings)}; write trpo_jax.RunSettings(...)."

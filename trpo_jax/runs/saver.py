@@ -1,5 +1,6 @@
 """Saving checkpoints in a thread while the run goes on."""
 
+import functools
 import pathlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trpo_jax.runs import checkpoints
-from trpo_jax.runs.chunks import Chunk
+from trpo_jax.runs.chunks import Chunk, gather
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.components import make_components
@@ -23,9 +24,10 @@ class Saver:
     ):
         """Save states of `config` in `folder`, as often as `settings` say.
 
-        Without a folder, no state is ever due.
+        Without a folder, as where another process has it, no state is ever due.
         """
         self._folder = folder
+        self._gather_fn = functools.partial(gather, config)
         self._config = config_to_dict(config)
         self._action_space = str(make_components(config).environment.action_space)
         # Read here: a `with jax.enable_x64(…)` block does not reach other threads.
@@ -63,16 +65,22 @@ class Saver:
     def save(self, chunk: Chunk) -> None:
         """Start saving a chunk's state, once the one before is saved.
 
+        Called in every process: each holds its own environments.
+
         Raises:
             OSError: If the one before could not be saved.
         """
+        assert chunk.state is not None
+        state = self._gather_fn(chunk.state)
+        if self._folder is None:
+            return
         self.wait()
         score = float(np.mean(self._returns)) if self._returns else None
         self._returns = []
         manifest = checkpoints.Manifest(
             chunk.updates, score, self._config, self._jax_settings, self._action_space
         )
-        self._saving = self._pool.submit(self._save, chunk.state, manifest)
+        self._saving = self._pool.submit(self._save, state, manifest)
 
     def wait(self) -> None:
         """Wait until the last state is saved; OSError if it could not be."""

@@ -1,4 +1,4 @@
-"""Reasons for a run to stop early: a signal, or updates that are not finite."""
+"""Reasons for a run to stop early: a signal, a failure, updates that are not finite."""
 
 import contextlib
 import signal
@@ -13,9 +13,33 @@ from trpo_jax.trust_region import UpdateStatus
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class RunError(RuntimeError):
+    """A failure stopped a run; the message says what is saved."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped a run, which is saved.
+
+    Attributes:
+        signal: The signal's number.
+    """
+
+    def __init__(self, message: str, number: int):
+        """Keep the message and the signal's number."""
+        super().__init__(message)
+        self.signal = number
+
+    def __reduce__(self) -> tuple:
+        """Pickle both arguments, for the other processes."""
+        return type(self), (str(self), self.signal)
+
+
 @contextlib.contextmanager
 def interruptible(
-    notify_fn: Callable[[str], None], *, active: bool = True
+    notify_fn: Callable[[str], None],
+    *,
+    active: bool = True,
+    signal_fn: Callable[[int], None] = lambda number: None,
 ) -> Iterator[list[int]]:
     """Yield a list that gets the first signal's number; the second ends the process.
 
@@ -24,11 +48,13 @@ def interruptible(
     Args:
         notify_fn: Called with a message when the first signal comes.
         active: If false, signals keep their handlers.
+        signal_fn: Called with the first signal's number.
     """
     signals: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         signals.append(number)
+        signal_fn(number)
         for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
         notify_fn(
@@ -43,7 +69,8 @@ def interruptible(
         yield signals
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: a handler that is not Python's, such as that of JAX's service.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class NonFiniteUpdates:

@@ -16,6 +16,7 @@ from trpo_jax.runs.folder import RunFolder
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.origin import NETWORK_FIELDS
+from trpo_jax.training.placement import put
 from trpo_jax.training.seeds import state_type
 from trpo_jax.training.state import LEARNT, TrainState, learnt_types
 from trpo_jax.version import __version__
@@ -41,24 +42,38 @@ def find_start(folder: str | pathlib.Path, config: TRPOConfig) -> pathlib.Path:
     return path
 
 
-def read_learnt(path: pathlib.Path, config: TRPOConfig) -> dict[str, PyTree]:
-    """Return policy, critic and normalisers of a checkpoint, as fields of a state.
-
-    A checkpoint of one seed starts every seed of `config`.
+def read_learnt(path: pathlib.Path, config: TRPOConfig) -> dict[str, np.ndarray]:
+    """Return the leaves of a checkpoint that fits `config`.
 
     Raises:
         UsageError: If it is damaged, or does not fit `config`.
     """
-    manifest, like = checkpoints.verify(path), state_type(config)
+    manifest = checkpoints.verify(path)
     _check(path, *_fields(manifest, config))
     arrays = checkpoints.read_arrays(path)
+    like = state_type(config)
     _check(path, _shapes_in(arrays, manifest), _shapes_of(like, config))
+    return {
+        name: array for name, array in arrays.items() if name.split(".")[0] in LEARNT
+    }
+
+
+def as_learnt(arrays: dict[str, np.ndarray], config: TRPOConfig) -> dict[str, PyTree]:
+    """Return policy, critic and normalisers, as fields of a state.
+
+    A checkpoint of one seed starts every seed of `config`.
+
+    Args:
+        arrays: What `read_learnt` returns.
+        config: The run.
+    """
+    like = state_type(config)
 
     def take(location: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         # Orbax does not write empty arrays.
         array = arrays.get(checkpoints.name_of(location), np.zeros(leaf.shape))
         placed = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
-        return jax.device_put(placed, leaf.sharding)
+        return put(placed, leaf.sharding)
 
     learnt = {name: getattr(like, name) for name in LEARNT}
     return jax.tree_util.tree_map_with_path(take, learnt)

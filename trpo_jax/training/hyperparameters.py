@@ -11,7 +11,7 @@ from trpo_jax.trust_region.checks import (
 
 
 class Hyperparameters(NamedTuple):
-    """The floats of a run, traced: a sweep over them is a `vmap`.
+    """The floats of a run, traced: `vmap` over them, or `trpo_jax.sweep`.
 
     The fields are those of `TRPOConfig` with the same names. `config.hyperparameters`
     has those of a config; `_replace` some of them.

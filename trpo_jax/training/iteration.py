@@ -1,5 +1,6 @@
 """One iteration of the training loop: rollout, policy update, critic fit."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from trpo_jax.training.critic import (
 )
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
+from trpo_jax.training.placement import over_environments
 from trpo_jax.training.rollouts import Trajectory, rollout
 from trpo_jax.training.schedules import make_schedule
 from trpo_jax.training.state import (
@@ -168,6 +170,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
             rollout_key,
             num_steps=config.rollout_length,
             noise_period=config.noise_period,
+            map_fn=functools.partial(over_environments, config),
         )
 
         # 2. Judge the actions by generalised advantages.

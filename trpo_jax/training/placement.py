@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.config_checks import AGENTS, ENVIRONMENTS, mesh_shape
@@ -48,14 +49,22 @@ def make_mesh(config: TRPOConfig) -> Mesh | None:
             )
     shape = mesh_shape(config, devices.size)
     devices = devices.ravel()[: math.prod(shape)]
-    if devices.tolist() == jax.devices()[:1]:
-        return None
     if len({device.process_index for device in devices}) < jax.process_count():
+        advice = "write devices=None, for all"
+        if is_on_host(config.env):
+            advice = f"{config.env} is stepped in one process: start one alone"
+        elif config.devices is None:
+            advice = (
+                f"write num_envs (now {config.num_envs}) as a multiple of "
+                f"{jax.device_count()}"
+            )
         raise UsageError(
             f"the run would use {devices.size} of {jax.device_count()} devices, and "
-            f"some of the {jax.process_count()} processes none of theirs; write "
-            f"num_envs (now {config.num_envs}) as a multiple of {jax.device_count()}."
+            f"some of the {jax.process_count()} processes none of theirs; {advice}, or "
+            "start fewer processes."
         )
+    if devices.tolist() == jax.devices()[:1]:
+        return None
     return Mesh(devices.reshape(shape), (AGENTS, ENVIRONMENTS), (AxisType.Auto,) * 2)
 
 
@@ -99,6 +108,22 @@ def replicate(config: TRPOConfig, tree: T) -> T:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def put(tree: T, shardings: Any) -> T:
+    """Return arrays that each process has whole, with a sharding for each; None: as is.
+
+    Not by `device_put`, with which processes compare the arrays of each.
+    """
+    if shardings is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf, sharding: jax.make_array_from_callback(
+            leaf.shape, sharding, lambda index: leaf[index]
+        ),
+        tree,
+        shardings,
+    )
+
+
 def split_episodes(config: TRPOConfig, episodes: T, num_episodes: int) -> T:
     """Split arrays [num_episodes, …] over devices, if these divide it, in a program."""
     mesh = _mesh_here(config)
@@ -117,18 +142,26 @@ def over_agents(config: TRPOConfig, fn: Callable) -> Callable:
     In a loop whose end depends on data, such as conjugate gradient, agents on different
     devices do not wait for one another.
     """
-    mapped = jax.vmap(fn)
-    mesh = make_mesh(config)
-    if mesh is None or mesh.shape[AGENTS] == 1:
-        return mapped
-    by_agent = PartitionSpec(AGENTS)
+    return _by_device(jax.vmap(fn), make_mesh(config), AGENTS)
+
+
+def over_environments(config: TRPOConfig, fn: Callable) -> Callable:
+    """Return `fn`, mapped over a leading axis of environments, in the same way."""
+    return _by_device(jax.vmap(fn), _mesh_here(config), ENVIRONMENTS)
+
+
+def _by_device(fn: Callable, mesh: Mesh | AbstractMesh | None, axis: str) -> Callable:
+    """Let each device along an axis call `fn` on its part of the arrays."""
+    if mesh is None or mesh.shape[axis] == 1:
+        return fn
+    parts = PartitionSpec(axis)
     return jax.shard_map(
-        mapped,
+        fn,
         mesh=mesh,
-        in_specs=by_agent,
-        out_specs=by_agent,
-        axis_names={AGENTS},
-        # The check demands that loops start from values marked as differing by agent,
+        in_specs=parts,
+        out_specs=parts,
+        axis_names={axis},
+        # The check demands that loops start from values marked as differing by device,
         # and environments start from constants.
         check_vma=False,
     )

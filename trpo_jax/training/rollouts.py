@@ -110,6 +110,7 @@ def rollout(
     *,
     num_steps: int,
     noise_period: int = 1,
+    map_fn: Callable[[Callable], Callable] = jax.vmap,
 ) -> tuple[RolloutState, Trajectory]:
     """Sample `num_steps` actions in each of B environments; consumes `key`.
 
@@ -124,6 +125,7 @@ def rollout(
         num_steps: T.
         noise_period: Steps for which actions are sampled with the same key; during
             them the noise of `GSDEGaussian` is one function of the state.
+        map_fn: Maps the step of one environment over B of them.
 
     Returns:
         The state afterwards, and the `Trajectory` of [T, B] steps.
@@ -147,7 +149,7 @@ def rollout(
                 f"{array_types(log_prob)}; write one of each for each of the "
                 f"{len(starts)} environments, [B, …] and [B]."
             )
-        env_state, step = jax.vmap(environment.step)(
+        env_state, step = map_fn(environment.step)(
             env_keys, state.env_state, as_taken(action)
         )
         taken = Trajectory(

@@ -1,0 +1,128 @@
+"""A search by Optuna: batches of trials, each trained as one program."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from trpo_jax.errors import UsageError
+from trpo_jax.extras import import_extra
+from trpo_jax.runs.cell_groups import Group, cut
+from trpo_jax.runs.cell_programs import (
+    devices_of,
+    fit_cells,
+    mean_returns,
+    memory_budget,
+)
+from trpo_jax.runs.chunks import run_chunks
+from trpo_jax.training.cells import make_cells
+from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.search import (
+    TRACED_FIELDS,
+    Range,
+    as_list,
+    make_settings,
+    program_of,
+)
+from trpo_jax.trust_region.checks import whole
+
+
+def ask_and_tell(
+    config: TRPOConfig,
+    study: Any,
+    *,
+    num_batches: int,
+    batch_size: int,
+    num_episodes: int = 128,
+    memory_gib: float | int | None = None,
+    **fields: Any,
+) -> None:
+    """Search with an Optuna study, whose trials are trained in batches, side by side.
+
+    The study is asked for a batch of trials, they are trained as one program, and it is
+    told the mean return of each over its seeds and evaluation episodes; a trial without
+    a finite return has failed. What is found, and how a search goes on another day, is
+    in the study: `optuna.create_study(direction="maximize", storage=...)`.
+
+    Args:
+        config: The config whose fields are searched, with `num_seeds` runs of a trial.
+        study: An Optuna study that maximises.
+        num_batches: Batches to train.
+        batch_size: Trials of a batch.
+        num_episodes: Episodes that evaluate each policy, with greedy actions.
+        memory_gib: As in `sweep`.
+        **fields: By the name of a traced field, `log_uniform(low, high)`,
+            `uniform(low, high)`, or a list of values.
+
+    Raises:
+        UsageError: If Optuna is not installed, the study does not maximise, or a field
+            is not traced or cannot be searched.
+        UsageTypeError: If an argument is of the wrong type.
+    """
+    optuna = import_extra("optuna", extra="optuna")
+    check_config(config)
+    if study.direction != optuna.study.StudyDirection.MAXIMIZE:
+        raise UsageError(
+            "the study minimises, and a return is to be maximised; write "
+            'optuna.create_study(direction="maximize").'
+        )
+    fields = {name: as_list(values) for name, values in fields.items()}
+    others = [name for name in fields if name not in TRACED_FIELDS]
+    if others:
+        raise UsageError(
+            f"{', '.join(others)} is not traced, and a batch is one program; write a "
+            f"search of its own for each value, over {', '.join(TRACED_FIELDS)}."
+        )
+    # Only to check the fields, as `sweep` does.
+    make_settings(
+        config,
+        fields,
+        num_settings=1 if any(isinstance(v, Range) for v in fields.values()) else None,
+    )
+    num_batches = whole("num_batches", num_batches)
+    batch_size = whole("batch_size", batch_size)
+    program = program_of(config)
+    devices = devices_of(config)
+    programs = fit_cells(
+        program,
+        batch_size * config.num_seeds,
+        whole("num_episodes", num_episodes),
+        devices,
+        memory_budget(devices, memory_gib),
+    )
+    for _ in range(num_batches):
+        trials = [study.ask() for _ in range(batch_size)]
+        settings = [
+            dataclasses.replace(
+                config, **{name: _suggest(t, name, v) for name, v in fields.items()}
+            )
+            for t in trials
+        ]
+        cells = make_cells(settings)
+        returns = np.zeros(len(cells.keys))
+        every = np.arange(len(returns))
+        group = Group(0, 0, 0, every, programs.num_cells, 0, program.num_updates)
+        for one in cut(group):
+            placed = programs.place(cells.take(one.padded))
+            state = programs.training.init(placed)
+            # Only the last chunk brings the state.
+            *_, last = run_chunks(programs.training, state, first=0, last=one.last)
+            assert last.state is not None
+            means = mean_returns(*programs.evaluate(last.state, placed.evaluation_keys))
+            returns[one.cells] = means[: len(one.cells)]
+        for trial, value in zip(
+            trials, returns.reshape(batch_size, -1).mean(axis=1), strict=True
+        ):
+            if math.isfinite(value):
+                study.tell(trial, float(value))
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def _suggest(trial: Any, name: str, values: Any) -> Any:
+    if isinstance(values, Range):
+        return trial.suggest_float(
+            name, values.low, values.high, log=values.logarithmic
+        )
+    return trial.suggest_categorical(name, values)
