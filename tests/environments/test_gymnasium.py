@@ -262,6 +262,13 @@ def test_a_second_vmap_is_refused():
         jax.vmap(train)(jnp.array([0.01, 0.02]))
 
 
+def test_a_sweep_is_refused():
+    with pytest.raises(ValueError, match=r"side by side.*a loop of trpo_jax\.run"):
+        trpo_jax.sweep(CONFIG, max_kl=[0.01, 0.02], progress=False)
+    with pytest.raises(ValueError, match="num_seeds=2, but"):
+        trpo_jax.sweep(CONFIG, num_seeds=2, max_kl=[0.01, 0.02], progress=False)
+
+
 def test_several_devices_are_refused():
     with pytest.raises(ValueError, match=r"devices=2, but .* devices=1, or None"):
         dataclasses.replace(CONFIG, devices=2)
