@@ -235,7 +235,7 @@ def test_the_batches_used_last_are_kept():
     for _ in range(6):
         reset(1)
         first = step(first)
-    with pytest.raises(Exception, match=r"are gone: .* more than 4 batches"):
+    with pytest.raises(Exception, match=r"are gone: .* 4 other batches"):
         step(second)
     assert int(first.steps[0]) == 6
 
@@ -337,6 +337,18 @@ def test_actions_of_another_kind_are_refused(space):
 def test_an_environment_that_is_already_made_is_refused_with_both_forms():
     with pytest.raises(TypeError, match=r"'gymnasium/CartPole-v1', or trpo_jax\.env"):
         trpo_jax.TRPOConfig(env=gymnasium.make("CartPole-v1"))
+
+
+def test_the_arguments_are_part_of_the_description():
+    environment = GymnasiumEnvironment("Pendulum-v1", max_episode_steps=9)
+    described = "GymnasiumEnvironment(gymnasium/Pendulum-v1, max_episode_steps=9)"
+    assert repr(environment) == described
+
+
+def test_a_module_that_registers_an_environment_is_imported():
+    assert make_environment("gymnasium/json:CartPole-v1").observation_shape == (4,)
+    with pytest.raises(ValueError, match=r"no_such_module:A-v0 cannot be made"):
+        make_environment("gymnasium/no_such_module:A-v0")
 
 
 def test_what_an_environment_needs_is_named(monkeypatch):

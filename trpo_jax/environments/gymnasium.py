@@ -118,7 +118,8 @@ class GymnasiumEnvironment:
         self._step_batch = _batched(self._call_step, self.name)
 
     def __repr__(self) -> str:
-        return f"GymnasiumEnvironment({self.name})"
+        options = (f", {name}={value!r}" for name, value in self._make.keywords.items())
+        return f"GymnasiumEnvironment({self.name}{''.join(options)})"
 
     def reset(self, key: Key[Array, ""]) -> tuple[HostState, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
@@ -209,9 +210,9 @@ class GymnasiumEnvironment:
         if vector is None:
             raise UsageError(
                 f"the environments of this state of {self.name} are gone: it was made "
-                "in another process, or more than "
-                f"{_MOST_BATCHES} batches have been reset or stepped since. Start "
-                "anew by init(config, key).with_networks_of(state)."
+                f"in another process, or {_MOST_BATCHES} other batches have been reset "
+                "or stepped since. Start anew by init(config, key).with_networks_of("
+                "state)."
             )
         whole = len(rows) == vector.num_envs and (rows == np.arange(len(rows))).all()
         if not whole or (numbers != number).any() or (steps != made).any():
@@ -347,7 +348,7 @@ def _check_id(name: str, registry: Any) -> None:
     if ":" in name:  # Gymnasium imports the module, which registers it
         return
     advice = (
-        "Import the package that registers it before, or write env="
+        "Import the package that registers it first, or write env="
         "trpo_jax.environments.GymnasiumEnvironment(function that makes it)."
     )
     suites.check_known(name, registry, "gymnasium", advice)
