@@ -26,7 +26,7 @@ import tyro
 import trpo_jax
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.peers.__main__ import ENVIRONMENTS, HERE, python_of, run_once
-from trpo_jax.runs import group_training
+from trpo_jax.sweeps import group_training
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["trpo_jax", "orbax.checkpoint"])

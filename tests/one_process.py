@@ -40,9 +40,9 @@ def refusal(config, folder):
 
 
 def stop_soon(folder):
-    """Send SIGTERM to this process once the run has made some updates."""
+    """Send SIGTERM to this process once the run has made an update."""
     metrics = pathlib.Path(folder) / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 2):
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n")):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
 

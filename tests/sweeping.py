@@ -3,8 +3,8 @@
 import numpy as np
 from tiny import CONFIG
 
-from trpo_jax.runs.cell_groups import METRICS
-from trpo_jax.runs.sweep_result import SweepResult
+from trpo_jax.sweeps.cell_groups import METRICS
+from trpo_jax.sweeps.result import SweepResult
 from trpo_jax.training import make_settings
 
 FIELDS = {"max_kl": [0.001, 0.1], "hidden_sizes": [(4,), (8, 8)]}

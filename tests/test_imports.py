@@ -23,6 +23,7 @@ ROOMS = (
     "training",
     "policies",
     "runs",
+    "sweeps",
     "pictures",
     "completion",
     "__main__",
@@ -143,7 +144,7 @@ def test_the_package_imports_nothing_slow():
     assert "trpo_jax.pictures.figures" not in modules
 
 
-MIRRORED = {"policies", "runs", "pictures"}
+MIRRORED = {"policies", "runs", "sweeps", "pictures"}
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if room(name) in MIRRORED])

@@ -25,6 +25,7 @@ ROOMS = {"Top level": trpo_jax} | {
         "training",
         "policies",
         "runs",
+        "sweeps",
         "pictures",
     )
 }

@@ -23,16 +23,13 @@ from trpo_jax.runs import (
     RunError,
     RunResult,
     RunSettings,
-    SweepResult,
     load_policy,
     load_state,
-    load_sweep,
     measure_throughput,
     resume,
-    resume_sweep,
     run,
-    sweep,
 )
+from trpo_jax.sweeps import SweepResult, load_sweep, resume_sweep, sweep
 from trpo_jax.training import (
     Hyperparameters,
     Metrics,

@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from tyro import conf, constructors
 
-from trpo_jax import pictures, policies, runs
+from trpo_jax import pictures, policies, runs, sweeps
 from trpo_jax.completion import completion_script
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
@@ -35,7 +35,7 @@ from trpo_jax.runs.config_file import (
     read_config_values,
 )
 from trpo_jax.runs.processes import is_writer
-from trpo_jax.runs.sweep_folder import holds_sweep
+from trpo_jax.sweeps.folder import holds_sweep
 from trpo_jax.training import (
     PRESETS,
     PROGRAM_FIELDS,
@@ -294,7 +294,7 @@ def sweep(
     fixed = {name: found[0] for name, found in values.items() if name not in swept}
     common = {"seed": seed, "devices": devices}
     fixed |= {name: value for name, value in common.items() if value is not None}
-    result = runs.sweep(
+    result = sweeps.sweep(
         dataclasses.replace(base, **fixed),
         folder,
         num_seeds=num_seeds,
@@ -374,7 +374,7 @@ def resume(
     if not holds_sweep(folder):
         runs.resume(folder, total_timesteps=total_timesteps, devices=devices)
     elif total_timesteps is devices is None:
-        runs.resume_sweep(folder)
+        sweeps.resume_sweep(folder)
     elif devices is not None:
         raise UsageError(
             f"{folder} holds a sweep, which goes on with the devices of its config; "
@@ -422,13 +422,13 @@ def plot(folders: _Folders, /, *, output: _Path = None) -> None:
         folders: Folders of the runs, or the folder of a sweep.
         output: Folder for the pictures; by default `pictures` in the run's folder.
     """
-    sweeps = [folder for folder in folders if holds_sweep(folder)]
-    if sweeps and len(folders) > 1:
+    swept = [folder for folder in folders if holds_sweep(folder)]
+    if swept and len(folders) > 1:
         raise UsageError(
-            f"{sweeps[0]} holds a sweep, which has pictures of its own; write plot "
-            f"{sweeps[0]}, or plot {sweeps[0] / 'best'} beside the other runs."
+            f"{swept[0]} holds a sweep, which has pictures of its own; write plot "
+            f"{swept[0]}, or plot {swept[0] / 'best'} beside the other runs."
         )
-    plotted = pictures.plot_sweep(sweeps[0], output) if sweeps else None
+    plotted = pictures.plot_sweep(swept[0], output) if swept else None
     print(*(plotted or pictures.plot_runs(folders, output)), sep="\n")
 
 

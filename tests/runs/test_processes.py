@@ -185,3 +185,9 @@ def test_what_jax_says_while_connecting_becomes_advice(raised, expected, monkeyp
     monkeypatch.setattr(processes.atexit, "register", lambda function: None)
     with pytest.raises(ValueError, match=expected):
         trpo_jax.runs.connect_processes()
+
+
+def test_a_sweep_runs_in_one_process(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="a sweep runs in one process"):
+        trpo_jax.runs.sweep(one_process.CONFIG, max_kl=[0.01, 0.02])

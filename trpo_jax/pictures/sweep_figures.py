@@ -20,8 +20,8 @@ from trpo_jax.pictures.figures import (
     save,
 )
 from trpo_jax.runs.intervals import mean_interval
-from trpo_jax.runs.rungs import best_first
-from trpo_jax.runs.sweep_result import SweepResult, text_of
+from trpo_jax.sweeps.result import SweepResult, text_of
+from trpo_jax.sweeps.rungs import best_first
 
 _COLUMNS = 3
 _MAX_TICKS = 6

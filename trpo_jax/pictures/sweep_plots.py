@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from trpo_jax.errors import UsageError
-from trpo_jax.runs.sweep_result import SweepResult
-from trpo_jax.runs.sweeps import load_sweep
+from trpo_jax.sweeps.result import SweepResult
+from trpo_jax.sweeps.runner import load_sweep
 
 
 def plot_sweep(

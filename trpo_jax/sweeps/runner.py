@@ -15,26 +15,26 @@ from jaxtyping import Bool, Int
 
 from trpo_jax.errors import UsageError
 from trpo_jax.runs import checkpoints
-from trpo_jax.runs.best_setting import read_best, write_best
-from trpo_jax.runs.cell_groups import Group, Table, cut
-from trpo_jax.runs.cell_programs import (
+from trpo_jax.runs.console import Watcher
+from trpo_jax.runs.folder import system_info
+from trpo_jax.runs.stopping import RunError, interruptible
+from trpo_jax.sweeps.best_setting import read_best, write_best
+from trpo_jax.sweeps.cell_groups import Group, Table, cut
+from trpo_jax.sweeps.cell_programs import (
     devices_of,
     fit_cells,
     group_size,
     memory_budget,
 )
-from trpo_jax.runs.console import Watcher
-from trpo_jax.runs.folder import system_info
-from trpo_jax.runs.group_training import GroupTraining
-from trpo_jax.runs.rungs import rung_ends, survivors
-from trpo_jax.runs.stopping import RunError, interruptible
-from trpo_jax.runs.sweep_folder import (
+from trpo_jax.sweeps.folder import (
     SweepFolder,
     read_arrays,
     write_text,
 )
-from trpo_jax.runs.sweep_result import SweepResult
-from trpo_jax.runs.sweep_search import Search, read_search
+from trpo_jax.sweeps.group_training import GroupTraining
+from trpo_jax.sweeps.result import SweepResult
+from trpo_jax.sweeps.rungs import rung_ends, survivors
+from trpo_jax.sweeps.search import Search, read_search
 from trpo_jax.tracing import is_tracing
 from trpo_jax.training.cells import make_cells
 from trpo_jax.training.config import TRPOConfig, check_config
@@ -116,8 +116,8 @@ def sweep(
         eta=eta,
         num_episodes=whole("num_episodes", num_episodes),
     )
-    settings = search.settings()
     devices = devices_of(config)
+    settings = search.settings()
     with contextlib.ExitStack() as stack:
         path = folder
         if path is None:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from trpo_jax.errors import UsageError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import as_plain, config_from_dict, config_to_dict
-from trpo_jax.runs.rungs import check_halving, rung_ends
-from trpo_jax.runs.sweep_folder import SweepFolder, python_objects
+from trpo_jax.sweeps.folder import SweepFolder, python_objects
+from trpo_jax.sweeps.rungs import check_halving, rung_ends
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.search import (
     Range,

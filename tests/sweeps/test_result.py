@@ -8,7 +8,7 @@ from sweeping import RETURNS, make_result
 from tiny import CONFIG
 
 from trpo_jax.runs.intervals import mean_interval
-from trpo_jax.runs.sweep_result import text_of
+from trpo_jax.sweeps.result import text_of
 
 
 def test_settings_are_ranked_with_intervals_and_unknown_ones_last():

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 
 from trpo_jax.runs import checkpoints
-from trpo_jax.runs.cell_groups import Arrays
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.records import summarize_seeds
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.runs.sweep_folder import write_text
+from trpo_jax.sweeps.cell_groups import Arrays
+from trpo_jax.sweeps.folder import write_text
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.seeds import state_type

@@ -6,14 +6,14 @@ import pytest
 from tiny import CONFIG
 
 import trpo_jax
-from trpo_jax.runs.sweep_folder import (
+from trpo_jax.sweeps.folder import (
     SweepFolder,
     holds_sweep,
     python_objects,
     read_arrays,
     write_arrays,
 )
-from trpo_jax.runs.sweep_search import Search
+from trpo_jax.sweeps.search import Search
 
 SEARCH = Search(CONFIG, {"max_kl": [0.01, 0.1]}, None, 0, (0.5,), 2.0, 4)
 ARRAYS = {

@@ -5,8 +5,8 @@ import pytest
 from tiny import CONFIG, init, lines
 
 import trpo_jax
-from trpo_jax.runs.best_setting import read_best, write_best
-from trpo_jax.runs.cell_groups import METRICS
+from trpo_jax.sweeps.best_setting import read_best, write_best
+from trpo_jax.sweeps.cell_groups import METRICS
 from trpo_jax.training.seeds import run_keys
 
 

@@ -9,15 +9,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny import CONFIG
 
-from trpo_jax.runs import cell_programs
-from trpo_jax.runs.cell_programs import (
+from trpo_jax.runs.chunks import Programs
+from trpo_jax.sweeps import cell_programs
+from trpo_jax.sweeps.cell_programs import (
     CellPrograms,
     bytes_of,
     devices_of,
     fit_cells,
     memory_budget,
 )
-from trpo_jax.runs.chunks import Programs
 from trpo_jax.training import init_cells, make_cells, make_settings, program_of
 
 DEVICES = tuple(jax.devices()[:1])

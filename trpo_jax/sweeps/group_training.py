@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Int
 
 from trpo_jax.runs import checkpoints
-from trpo_jax.runs.cell_groups import METRICS, Arrays, Group
-from trpo_jax.runs.cell_programs import CellPrograms, compile_cells, mean_returns
 from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.stopping import Interrupted
-from trpo_jax.runs.sweep_folder import SweepFolder, read_arrays, write_arrays
+from trpo_jax.sweeps.cell_groups import METRICS, Arrays, Group
+from trpo_jax.sweeps.cell_programs import CellPrograms, compile_cells, mean_returns
+from trpo_jax.sweeps.folder import SweepFolder, read_arrays, write_arrays
 from trpo_jax.training.cells import Cells
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.iteration import Metrics

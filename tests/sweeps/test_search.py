@@ -5,8 +5,8 @@ import pytest
 from tiny import CONFIG
 
 import trpo_jax
-from trpo_jax.runs.sweep_folder import SweepFolder
-from trpo_jax.runs.sweep_search import Search, read_search
+from trpo_jax.sweeps.folder import SweepFolder
+from trpo_jax.sweeps.search import Search, read_search
 from trpo_jax.training.search import as_list
 
 FIELDS = {

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Num
 from trpo_jax.extras import import_extra
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.intervals import mean_interval
-from trpo_jax.runs.rungs import best_first
+from trpo_jax.sweeps.rungs import best_first
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__

@@ -7,7 +7,7 @@ import pytest
 from tiny import CONFIG
 
 import trpo_jax
-from trpo_jax.runs import ask_and_tell
+from trpo_jax.sweeps import ask_and_tell
 
 optuna = pytest.importorskip("optuna")
 

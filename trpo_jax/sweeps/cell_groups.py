@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from trpo_jax.runs.rungs import best_first
+from trpo_jax.sweeps.rungs import best_first
 
 Arrays = dict[str, np.ndarray]
 

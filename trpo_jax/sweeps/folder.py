@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from trpo_jax.errors import UsageError, differing
-from trpo_jax.runs.cell_groups import Arrays, Group
 from trpo_jax.runs.checkpoints import sync
 from trpo_jax.runs.config_file import from_python, read_config_values
 from trpo_jax.runs.folder import RunFolder, write_json
+from trpo_jax.sweeps.cell_groups import Arrays, Group
 
 _CHECKSUM = "sha256"
 

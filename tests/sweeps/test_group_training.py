@@ -2,7 +2,7 @@
 
 import time
 
-from trpo_jax.runs.group_training import _Timer
+from trpo_jax.sweeps.group_training import _Timer
 
 
 def test_progress_is_saved_once_in_so_many_minutes():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trpo_jax.runs.rungs import best_first, check_halving, rung_ends, survivors
+from trpo_jax.sweeps.rungs import best_first, check_halving, rung_ends, survivors
 
 
 def test_rungs_end_after_their_fractions():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trpo_jax.runs.cell_groups import METRICS, Group, Table, cut, group_size
+from trpo_jax.sweeps.cell_groups import METRICS, Group, Table, cut, group_size
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.policies.evaluation import evaluate
-from trpo_jax.runs.cell_groups import group_size
 from trpo_jax.runs.chunks import Programs, repeat_step
+from trpo_jax.sweeps.cell_groups import group_size
 from trpo_jax.training.cells import Cells, init_cells, step_cells
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig

@@ -14,8 +14,8 @@ from compiling import compilations, fast_jit
 from tiny import CONFIG, Killed, events
 
 import trpo_jax
-from trpo_jax.runs import group_training, sweeps
-from trpo_jax.runs.cell_programs import compile_cells
+from trpo_jax.sweeps import group_training, runner
+from trpo_jax.sweeps.cell_programs import compile_cells
 from trpo_jax.training import program_of
 
 # Two programs, of four cells and of two: all tests here share them.
@@ -103,7 +103,7 @@ def test_nothing_compiles_twice(swept, tmp_path):
 
 def test_without_a_folder_nothing_is_kept(swept, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(sweeps.tempfile, "tempdir", None)
+    monkeypatch.setattr(runner.tempfile, "tempdir", None)
     result = sweep()
     assert_same(result, swept[1])
     assert result.folder is None
@@ -227,7 +227,7 @@ import dataclasses, pathlib, sys
 import jax
 import numpy as np
 import trpo_jax
-from trpo_jax.runs import cell_programs
+from trpo_jax.sweeps import cell_programs
 
 config = trpo_jax.TRPOConfig(
     num_envs=2, rollout_length=8, total_timesteps=48, hidden_sizes=(4,)
@@ -286,7 +286,7 @@ def test_a_sweep_that_is_running_is_not_started_twice(swept, tmp_path):
     folder = pathlib.Path(tmp_path / "sweep")
     shutil.copytree(swept[0], folder)
     with (
-        sweeps.SweepFolder(folder).lock(),
+        runner.SweepFolder(folder).lock(),
         pytest.raises(ValueError, match="another process is running in"),
     ):
         trpo_jax.resume_sweep(folder)
@@ -294,13 +294,13 @@ def test_a_sweep_that_is_running_is_not_started_twice(swept, tmp_path):
 
 def test_rungs_are_cut_into_groups_program_by_program(tmp_path):
     fields = {"hidden_sizes": [(4,), (8,)], "max_kl": [0.01, 0.05, 0.1]}
-    search = sweeps.Search(
+    search = runner.Search(
         dataclasses.replace(SHORT, num_seeds=2), fields, None, 0, (0.5,), 2.0, 4
     )
-    files = sweeps.SweepFolder(tmp_path)
+    files = runner.SweepFolder(tmp_path)
     files.decide(program=0, num_cells=4, num_devices=1)
     files.decide(program=1, num_cells=6, num_devices=1)
-    planned = sweeps._Sweep(
+    planned = runner._Sweep(
         search, search.settings(), files, jax.devices(), keeps=True, progress=False
     )
     planned._plan(0, np.ones(6, bool))

@@ -8,14 +8,14 @@ import numpy as np
 
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
-from trpo_jax.runs.cell_groups import Group, cut
-from trpo_jax.runs.cell_programs import (
+from trpo_jax.runs.chunks import run_chunks
+from trpo_jax.sweeps.cell_groups import Group, cut
+from trpo_jax.sweeps.cell_programs import (
     devices_of,
     fit_cells,
     mean_returns,
     memory_budget,
 )
-from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.training.cells import make_cells
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.search import (
