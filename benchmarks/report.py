@@ -114,6 +114,33 @@ def peers(rows: list[dict]) -> str:
     )
 
 
+def host(rows: list[dict]) -> str:
+    return table(
+        (
+            "rollout",
+            "on the device",
+            "on the host",
+            "sb3-contrib",
+            "host / sb3-contrib",
+        ),
+        (
+            (
+                f"{row['num_envs']} × {row['rollout_length']}",
+                *(spread(row["steps_per_second"][side]) for side in SIDES),
+                f"**{_median(row, 'host') / _median(row, 'peer'):.2f}**",
+            )
+            for row in rows
+        ),
+    )
+
+
+SIDES = ("device", "host", "peer")
+
+
+def _median(row: dict, side: str) -> float:
+    return row["steps_per_second"][side]["median"]
+
+
 def throughput(rows: list[dict]) -> str:
     def describe(case: dict) -> str:
         sizes = " × ".join(map(str, case["hidden_sizes"]))
@@ -634,6 +661,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "evidence": evidence,
     "overhead": overhead,
     "peers": peers,
+    "host": host,
     "throughput": throughput,
     "curvature": curvature,
     "scaling": scaling,

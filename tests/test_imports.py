@@ -106,6 +106,7 @@ def test_the_package_only_re_exports():
 # What takes seconds to import, and who may import it all the same.
 SLOW = {
     "brax": set(),
+    "gymnasium": set(),
     "gymnax": set(),
     "jumanji": set(),
     "matplotlib": {"trpo_jax.pictures.figures", "trpo_jax.pictures.sweep_figures"},

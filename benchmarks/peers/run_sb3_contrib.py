@@ -1,7 +1,8 @@
 """sb3-contrib's TRPO on CartPole at its zoo settings; prints one JSON line.
 
-    python run_sb3_contrib.py steps      # environment steps per second
-    python run_sb3_contrib.py train      # 100,352 steps, then ten episodes
+    python run_sb3_contrib.py steps                      # environment steps per second
+    python run_sb3_contrib.py steps NUM_ENVS NUM_STEPS   # in rollouts of another size
+    python run_sb3_contrib.py train                      # 100,352 steps, ten episodes
 
 It uses one torch thread: with more, these small networks run slower.
 """
@@ -32,17 +33,18 @@ NUM_ENVS = 2
 TRAIN_STEPS = 100_352
 
 
-def make(seed: int) -> TRPO:
-    env = make_vec_env("CartPole-v1", n_envs=NUM_ENVS, seed=seed)
-    return TRPO("MlpPolicy", env, seed=seed, device="cpu", **ZOO)
+def make(seed: int, num_envs: int = NUM_ENVS, **options: int) -> TRPO:
+    env = make_vec_env("CartPole-v1", n_envs=num_envs, seed=seed)
+    return TRPO("MlpPolicy", env, seed=seed, device="cpu", **(ZOO | options))
 
 
-def steps() -> dict:
-    model = make(seed=0)
-    model.learn(2048)  # warm-up
+def steps(num_envs: int = NUM_ENVS, num_steps: int = ZOO["n_steps"]) -> dict:
+    model = make(seed=0, num_envs=num_envs, n_steps=num_steps)
+    rollout = num_envs * num_steps
+    model.learn(2 * rollout)  # warm-up
     before = model.num_timesteps
     start = time.perf_counter()
-    model.learn(10_240, reset_num_timesteps=False)
+    model.learn(10 * rollout, reset_num_timesteps=False)
     seconds = time.perf_counter() - start
     return {"steps_per_second": (model.num_timesteps - before) / seconds}
 
@@ -56,4 +58,5 @@ def train() -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"steps": steps, "train": train}[sys.argv[1]]()))
+    measure = {"steps": steps, "train": train}[sys.argv[1]]
+    print(json.dumps(measure(*map(int, sys.argv[2:]))))

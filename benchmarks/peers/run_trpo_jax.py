@@ -2,6 +2,8 @@
 
 python run_trpo_jax.py steps NUM_ENVS ROLLOUT_LENGTH   # our defaults, 64 × 64
 python run_trpo_jax.py zoo                             # the zoo settings of sb3-contrib
+python run_trpo_jax.py zoo NUM_ENVS ROLLOUT_LENGTH     # in rollouts of another size
+python run_trpo_jax.py host NUM_ENVS ROLLOUT_LENGTH    # the same, Gymnasium's CartPole
 python run_trpo_jax.py ours                            # our line search and critic
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
 python run_trpo_jax.py compile_short                   # the same, by the command line
@@ -55,6 +57,24 @@ def make(num_envs: int, rollout_length: int) -> trpo_jax.TRPOConfig:
         num_envs=num_envs,
         rollout_length=rollout_length,
         total_timesteps=batch * max(2, 80_000 // batch),
+    )
+
+
+def zoo(
+    num_envs: int = ZOO.num_envs,
+    rollout_length: int = ZOO.rollout_length,
+    env: str = ZOO.env,
+    updates: int = ZOO.num_updates,
+) -> trpo_jax.TRPOConfig:
+    """Return the zoo's settings for rollouts of another size; minibatches of 512."""
+    batch = num_envs * rollout_length
+    return dataclasses.replace(
+        ZOO,
+        env=env,
+        num_envs=num_envs,
+        rollout_length=rollout_length,
+        total_timesteps=updates * batch,
+        critic_minibatches=batch // 512,
     )
 
 
@@ -173,7 +193,8 @@ def peak_gib() -> float:
 if __name__ == "__main__":
     measures = {
         "steps": lambda *sizes: steps(make(*sizes)),
-        "zoo": lambda: steps(ZOO),
+        "zoo": lambda *sizes: steps(zoo(*sizes)),
+        "host": lambda *sizes: steps(zoo(*sizes, "gymnasium/CartPole-v1", 10)),
         "ours": lambda: steps(OURS),
         "compile": compile_step,
         "compile_short": lambda: compile_step(trpo_jax.compiler_options(100_000)),

@@ -24,6 +24,7 @@ from trpo_jax.environments import (
     Box,
     BraxEnvironment,
     Discrete,
+    GymnasiumEnvironment,
     JumanjiEnvironment,
     MaskedObservation,
     MultiDiscrete,
@@ -218,8 +219,64 @@ def target_gym_case(name):
     return gymnax_case((env, params), ("truncated",))
 
 
+class Seen(NamedTuple):
+    """State of `SeesItsObservation`: that of the environment, and its observation."""
+
+    state: Any
+    observation: Any
+
+
+class SeesItsObservation:
+    """Keeps the observation beside a state that is on the host."""
+
+    def __init__(self, environment):
+        self._environment = environment
+        self.action_space = environment.action_space
+        self.observation_shape = environment.observation_shape
+
+    def reset(self, key):
+        state, observation = self._environment.reset(key)
+        return Seen(state, observation), observation
+
+    def step(self, key, state, action):
+        following, taken = self._environment.step(key, state.state, action)
+        return Seen(following, taken.observation), taken
+
+
+def gymnasium_case():
+    """Observes all of its state, from which the expected step is computed in JAX."""
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class HostBall(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9, 9, (3,), np.float64)
+        action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            place = self.np_random.uniform(-0.2, 0.2, 2)
+            self.state = np.append(place, 0)
+            return self.state, {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            self.state = self.state + np.append(0.3 * action, 1)
+            *place, length = self.state
+            far = bool(np.abs(place).max() > 0.5)
+            return self.state, sum(place), far, bool(length >= LIMIT), {}
+
+    def step(key, state, action):
+        following = state.observation + jnp.append(0.3 * action, 1)
+        *place, length = following
+        far = jnp.abs(jnp.stack(place)).max() > 0.5
+        return Raw(following, sum(place), far, length >= LIMIT)
+
+    environment = SeesItsObservation(GymnasiumEnvironment(HostBall))
+    return Case(environment, step, ("terminated", "truncated"))
+
+
 CASES = {
     "gymnax": pendulum_case,
+    "gymnasium": gymnasium_case,
     "brax's form": ball_case,
     "brax fast": lambda: brax_case(
         "fast", "spring", ("truncated",), random_starts=False
@@ -514,6 +571,7 @@ def test_playground_passes_its_observations_on(monkeypatch):
 # For each suite: what it imports, its extra, and an environment of its own.
 SUITES = {
     "brax": ("brax.envs", "brax", "halfcheetah"),
+    "gymnasium": ("gymnasium", "gymnasium", "CartPole-v1"),
     "jumanji": ("jumanji", "jumanji", "Snake-v1"),
     "playground": ("mujoco_playground", "playground", "CartpoleBalance"),
     "target_gym": ("target_gym.registry", "target-gym", "cstr"),

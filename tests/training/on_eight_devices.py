@@ -192,6 +192,11 @@ def test_statistics_and_standardisation_are_those_of_one_device(float64):
     assert_same_when_split(pieces, statistics, jnp.asarray(samples))
 
 
+def test_environments_on_the_host_are_left_to_one_device():
+    pytest.importorskip("gymnasium")
+    assert make_mesh(TRPOConfig(env="gymnasium/CartPole-v1", **SMALL)) is None
+
+
 @pytest.mark.parametrize(
     ("name", "num_seeds"), [("feed-forward", 2), ("first-order critic", 1)]
 )

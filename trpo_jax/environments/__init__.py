@@ -6,6 +6,7 @@ from typing import Any
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
+from trpo_jax.environments.gymnasium import GymnasiumEnvironment, make_gymnasium
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
 from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
 from trpo_jax.environments.playground import make_playground
@@ -32,6 +33,7 @@ __all__ = [
     "Discrete",
     "Drawable",
     "Environment",
+    "GymnasiumEnvironment",
     "GymnaxEnvironment",
     "JumanjiEnvironment",
     "MaskedObservation",
@@ -41,6 +43,7 @@ __all__ = [
     "VariedEnvironment",
     "make_brax",
     "make_environment",
+    "make_gymnasium",
     "make_gymnax",
     "make_jumanji",
     "make_playground",
@@ -52,6 +55,7 @@ __all__ = [
 # Suite ↦ function that makes an environment from the rest of the id.
 _SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
+    "gymnasium": make_gymnasium,
     "gymnax": make_gymnax,
     "jumanji": make_jumanji,
     "playground": make_playground,
@@ -69,6 +73,7 @@ def make_environment(env: Any) -> Environment:
             one of gymnax, such as "CartPole-v1", unless it begins with a suite:
 
             - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
+            - "gymnasium/CartPole-v1", which is stepped on the host;
             - "jumanji/Snake-v1";
             - "playground/CartpoleBalance";
             - "target_gym/plane".
@@ -94,6 +99,12 @@ def make_environment(env: Any) -> Environment:
             return make_gymnax(env)
         if hasattr(env, "step") and hasattr(env, "action_spec"):
             return make_jumanji(env)
+        if hasattr(env, "step") and hasattr(env, "observation_space"):
+            raise UsageTypeError(
+                f"env is {describe_type(env)}, which has Gymnasium's form, and a batch "
+                "needs several of them; write its id, as 'gymnasium/CartPole-v1', or "
+                "trpo_jax.environments.GymnasiumEnvironment(function that makes it)."
+            )
         if hasattr(env, "step") and hasattr(env, "action_size"):
             raise UsageTypeError(
                 f"env is {describe_type(env)}, which has brax's form; write "

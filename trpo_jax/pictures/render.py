@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.environments import DRAWN_BY_GYMNAX, Drawable, Environment
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError
 from trpo_jax.policies.acting import (
     Actions,
@@ -103,6 +104,12 @@ def render_episode(
 
 def _check_drawable(environment: Environment, path: Path) -> tuple[Drawable, Path]:
     """Return the environment and the path with a suffix; raise if it has no picture."""
+    if is_on_host(environment):
+        raise UsageError(
+            f"{environment!r} cannot be drawn, because its states are on the host and "
+            "are not kept; play an episode in Gymnasium itself, made with render_mode, "
+            "with the actions of trpo_jax.load_policy(folder)."
+        )
     if not isinstance(environment, Drawable) or environment.picture_suffix is None:
         raise UsageError(
             f"{environment!r} cannot be drawn. These can: "

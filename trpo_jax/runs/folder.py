@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jaxlib
 
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, differing
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import (
@@ -96,7 +97,7 @@ class RunFolder:
                 command = self.how_to_resume(config, longer=longer)
                 raise UsageError(
                     f"{self.path} holds this run already. Go on with it by "
-                    f"trpo_jax.resume, as `{command}`, or name another folder."
+                    f"`{command}`, or name another folder."
                 )
             if not self._is_free():
                 raise UsageError(
@@ -133,17 +134,31 @@ class RunFolder:
         """Return the command that resumes the run, or the call if it needs one.
 
         A config with Python objects has to be passed again, which only a call can do.
+        A run with environments on the host cannot be resumed; another one starts with
+        what it has learnt.
 
         Args:
             config: The config of the run; None if its folder holds all of it.
             longer: Whether to train longer, for `config.total_timesteps`.
         """
+        folder = str(self.path)
         steps = config.total_timesteps if config is not None else None
-        if config is not None and from_python(config_to_dict(config)):
+        needs_call = config is not None and from_python(config_to_dict(config))
+        if config is not None and is_on_host(config.env):
+            another, saved = f"{folder}-2", checkpoints.complete(self.checkpoints)
+            if needs_call:
+                start = f", warm_start={folder!r}" if saved else ""
+                return f"trpo_jax.run(config, {another!r}{start})"
+            start = f" --warm-start {shlex.quote(folder)}" if saved else ""
+            return (
+                f"python -m trpo_jax train --config {shlex.quote(str(self.config))} "
+                f"--folder {shlex.quote(another)}{start}"
+            )
+        if needs_call:
             more = f", total_timesteps={steps}" if longer else ""
-            return f"trpo_jax.resume({str(self.path)!r}, config{more})"
+            return f"trpo_jax.resume({folder!r}, config{more})"
         more = f" --total-timesteps {steps}" if longer else ""
-        return f"python -m trpo_jax resume {shlex.quote(str(self.path))}{more}"
+        return f"python -m trpo_jax resume {shlex.quote(folder)}{more}"
 
     def read_config(self, config: TRPOConfig | None = None) -> TRPOConfig:
         """Return the config of the run that the folder holds.

@@ -11,6 +11,7 @@ import jax
 import jaxlib
 from jax.sharding import Mesh
 
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
@@ -174,6 +175,7 @@ def resume(
     Raises:
         UsageError: If there is no run; it is of another config, version or shape, or
             was trained under other settings of JAX (the message names what differs);
+            its environments are on the host, which no checkpoint holds;
             every checkpoint is damaged; another process runs there; or
             `total_timesteps` is not more than what is done.
         RunError: As `run`.
@@ -214,9 +216,17 @@ def _read_run(
 
     Raises:
         UsageError: If there is no run; `config` is another, or has more steps and the
-            run is not to be `longer`.
+            run is not to be `longer`; its environments are on the host.
     """
-    steps = folder.read_config(config).total_timesteps
+    stored = folder.read_config(config)
+    steps = stored.total_timesteps
+    if is_on_host(stored.env):
+        raise UsageError(
+            f"the run in {folder.path} cannot be resumed: its environments "
+            f"({stored.env}) are on the host, and no checkpoint holds their state. To "
+            "start another run with what it has learnt: "
+            f"{folder.how_to_resume(stored)}"
+        )
     if config is not None and config.total_timesteps > steps and not longer:
         raise UsageError(
             f"config has total_timesteps={config.total_timesteps}, but the run in "

@@ -20,6 +20,7 @@ from trpo_jax.training.config_checks import (
     check_devices,
     check_fractions,
     check_functions,
+    check_host,
     check_memory,
     check_parts,
     check_static,
@@ -58,7 +59,7 @@ class TRPOConfig:
     devices: int | Mesh | None = None
     """Devices to train on: a number, or a mesh with the axes "agents" (which divides
     num_seeds) and "environments" (which divides num_envs). None: as many of all devices
-    as divide them."""
+    as divide them; one for environments on the host."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer, for policy and critic."""
@@ -187,6 +188,7 @@ class TRPOConfig:
         # Before any advice on fields that the fit would ignore.
         check_critic_fit(self)
         check_counts(self)
+        check_host(self)
         check_devices(self)
         check_fractions(self)
         check_functions(self)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from trpo_jax.environments import make_environment
 from trpo_jax.environments.contract import observation_type
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.networks import Network, StateDependentGaussianHead
 from trpo_jax.observations import Part, entries_of, values_of
@@ -154,6 +155,8 @@ def mesh_shape(config: Any, num_devices: int) -> tuple[int, int]:
     Agents are split first: they exchange nothing. Without `config.devices`, some of the
     devices may be left over.
     """
+    if is_on_host(config.env) and config.devices is None:
+        return 1, 1
     if isinstance(config.devices, Mesh):
         sizes = dict(config.devices.shape)
         return sizes.get(AGENTS, 1), sizes.get(ENVIRONMENTS, 1)
@@ -199,6 +202,27 @@ def check_devices(config: Any) -> None:
                 f"write {name}={nearest}, or "
                 f"devices={num_devices // size * math.gcd(count, size)}."
             )
+
+
+def check_host(config: Any) -> None:
+    """Check that environments on the host are not to be copied, or split."""
+    if not is_on_host(config.env):
+        return
+    if config.num_seeds > 1:
+        raise UsageError(
+            f"num_seeds={config.num_seeds}, but the environments of {config.env} are "
+            "stepped one after another on the host, and cannot be copied for several "
+            "runs side by side; write num_seeds=1, and train with one seed after "
+            "another: [trpo_jax.train(dataclasses.replace(config, seed=seed)) for seed "
+            f"in range({config.num_seeds})]."
+        )
+    num_devices = getattr(config.devices, "size", config.devices) or 1
+    if num_devices > 1:
+        raise UsageError(
+            f"devices={config.devices!r}, but the environments of {config.env} are on "
+            "the host, which steps all of them in one call, and cannot be split over "
+            "devices; write devices=1, or None."
+        )
 
 
 def check_variants(config: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.config_checks import AGENTS, ENVIRONMENTS, mesh_shape
@@ -50,7 +51,9 @@ def make_mesh(config: TRPOConfig) -> Mesh | None:
     devices = devices.ravel()[: math.prod(shape)]
     if len({device.process_index for device in devices}) < jax.process_count():
         advice = "write devices=None, for all"
-        if config.devices is None:
+        if is_on_host(config.env):
+            advice = f"{config.env} is stepped in one process: start one alone"
+        elif config.devices is None:
             advice = (
                 f"write num_envs (now {config.num_envs}) as a multiple of "
                 f"{jax.device_count()}"

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters
@@ -158,9 +159,16 @@ def make_settings(
     Raises:
         UsageTypeError: If `config` is not a `TRPOConfig`, or a field has neither.
         UsageError: If a field cannot be swept, a list is empty or repeats a value, a
-            value is out of range, or `num_settings` is missing or not needed.
+            value is out of range, `num_settings` is missing or not needed, or the
+            environments are on the host.
     """
     check_config(config)
+    if is_on_host(config.env):
+        raise UsageError(
+            f"a sweep trains settings side by side, and the environments of "
+            f"{config.env}, which are on the host, cannot be copied for them; write a "
+            "loop of trpo_jax.run(dataclasses.replace(config, max_kl=max_kl))."
+        )
     _check_names(fields)
     fields = {name: as_list(values) for name, values in fields.items()}
     for name, values in fields.items():
