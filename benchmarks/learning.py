@@ -43,14 +43,15 @@ def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
     Steps and seeds are not part of the name: a new row replaces the one before it.
     """
     usual, fields = map(config_to_dict, (configure(config.env), config))
-    if not config.memory_size:  # shown by the missing "GRU"
+    usual["memory"] = config.memory  # shown as "GRU" or "LRU", or by neither
+    if not config.memory_size:
         usual["memory_size"] = 0
     others = [
         f"{field}={value}"
         for field, value in fields.items()
         if value != usual[field] and field not in ("total_timesteps", "num_seeds")
     ]
-    memory = ["GRU"] if config.memory_size else []
+    memory = [config.memory.upper()] if config.memory_size else []
     drawn = ["sampled actions"] if actions == "sample" else []
     return ", ".join([config.env, *memory, *drawn, *others])
 

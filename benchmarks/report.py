@@ -17,6 +17,7 @@ from benchmarks.compiled.musts import exchanges, faults
 from benchmarks.compiled.scaling import grown, row_of, size_at_share
 from benchmarks.compiled.targets import TARGETS
 from benchmarks.harness import RESULTS, read_rows
+from benchmarks.learning import name_of
 from benchmarks.pictures import (
     draw_compiled,
     draw_curves,
@@ -301,21 +302,19 @@ def is_current(row: dict) -> bool:
         tuple(b for a, b in itertools.pairwise(words) if a == "--override")
     )
     now = config_to_dict(configure(row["env"], **given))
+    # Rows that are older than the field had a GRU, if a memory.
+    measured = {"memory": "gru"} | row["config"]
     # Beside these a row may have fields that its run did not read.
-    return all(row["config"].get(name) == now[name] for name in now)
+    return all(measured.get(name) == now[name] for name in now)
 
 
 def of_presets(rows: list[dict]) -> list[dict]:
-    """Return the rows of unchanged presets: with the memory if the preset has one, and
-    with the actions of the first case.
-    """
-    rows = [row for row in rows if "=" not in row["name"]]
-    remembered = {row["env"] for row in rows if ", GRU" in row["name"]}
+    """Return the rows of unchanged presets, with the actions of the first case."""
     return [
         row
         for row in rows
-        if (", GRU" in row["name"] or row["env"] not in remembered)
-        and row["actions"] == cases_of(row["env"])[0].actions
+        if row["actions"] == cases_of(row["env"])[0].actions
+        and row["name"] == name_of(configure(row["env"]), row["actions"])
     ]
 
 

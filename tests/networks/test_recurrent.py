@@ -32,6 +32,10 @@ MEMORY = jax.random.normal(jax.random.key(1), (B, UNITS))
 
 POLICY = RecurrentPolicy(MLP((3,)), CategoricalHead(2), UNITS)
 VALUE = RecurrentValue(MLP((3,)), UNITS)
+# Two complex units, so that `MEMORY` fits these as well.
+LRU_POLICY = RecurrentPolicy(MLP((3,)), CategoricalHead(2), UNITS // 2, "lru")
+LRU_VALUE = RecurrentValue(MLP((3,)), UNITS // 2, "lru")
+either_policy = pytest.mark.parametrize("policy", [POLICY, LRU_POLICY])
 
 
 def init(network):
@@ -76,7 +80,7 @@ def test_it_is_the_recurrence_written_out(params):
         np.testing.assert_allclose(policy.logits[:, t], logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("network", [POLICY, VALUE])
+@pytest.mark.parametrize("network", [POLICY, VALUE, LRU_POLICY, LRU_VALUE])
 def test_whole_sequences_are_their_steps_one_by_one(network):
     params = init(network)
     memories, outputs = network.apply(params, MEMORY, OBSERVATIONS, STARTS)
@@ -104,24 +108,28 @@ def test_a_pytree_is_taken_as_its_concatenation(params):
     np.testing.assert_allclose(policy.logits, expected.logits, rtol=1e-6)
 
 
-def test_an_episode_knows_nothing_of_the_one_before(params):
+@either_policy
+def test_an_episode_knows_nothing_of_the_one_before(policy):
+    params = init(policy)
     other = MEMORY.at[0].add(1.0)
     observations = OBSERVATIONS.at[0, :3].add(1.0)
-    _, before = POLICY.apply(params, MEMORY, OBSERVATIONS, STARTS)
-    _, after = POLICY.apply(params, other, observations, STARTS)
+    _, before = policy.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    _, after = policy.apply(params, other, observations, STARTS)
     np.testing.assert_array_equal(before.logits[0, 3:], after.logits[0, 3:])
     assert np.all(before.logits[0, :3] != after.logits[0, :3])
 
     # Where no episode starts, everything before matters.
-    _, later = POLICY.apply(params, MEMORY.at[1].add(1.0), OBSERVATIONS, STARTS)
+    _, later = policy.apply(params, MEMORY.at[1].add(1.0), OBSERVATIONS, STARTS)
     assert np.all(before.logits[1] != later.logits[1])
 
 
-def test_the_initial_memory_is_what_a_start_meets(params):
-    fresh = POLICY.initial_memory(B)
+@either_policy
+def test_the_initial_memory_is_what_a_start_meets(policy):
+    params = init(policy)
+    fresh = policy.initial_memory(B)
     assert fresh.shape == (B, UNITS)
-    _, given = POLICY.apply(params, fresh, OBSERVATIONS, STARTS.at[:, 0].set(False))
-    _, started = POLICY.apply(params, MEMORY, OBSERVATIONS, STARTS.at[:, 0].set(True))
+    _, given = policy.apply(params, fresh, OBSERVATIONS, STARTS.at[:, 0].set(False))
+    _, started = policy.apply(params, MEMORY, OBSERVATIONS, STARTS.at[:, 0].set(True))
     np.testing.assert_array_equal(given.logits, started.logits)
 
 
@@ -132,16 +140,27 @@ def test_masks_are_those_of_each_step(params):
     assert np.all((jnp.exp(policy.log_probs()) > 0) == mask)
 
 
-@pytest.mark.parametrize("head", [CategoricalHead(2), GaussianHead(2)])
-def test_fisher_products_go_through_the_recurrence(head, float64):
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (CategoricalHead(2), "gru"),
+        (GaussianHead(2), "gru"),
+        (CategoricalHead(2), "lru"),
+    ],
+)
+def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     """Both operators, the dense Hessian, and E[score scoreᵀ] over whole sequences.
 
     log π of a sequence is the sum over its steps and every state is given, so that the
     mean over states of E[score scoreᵀ] is a sum over steps, with the scores reaching
     through time.
     """
-    network = RecurrentPolicy(MLP((2,)), head, 3)
-    memory = jnp.asarray(MEMORY[:, :3], jnp.float64)
+    size, recurrent, count = {
+        "gru": (3, ("'hn'",), 3 * 3 + 3),
+        "lru": (2, ("nu", "theta", "log_gamma"), 3 * 2),
+    }[kind]
+    network = RecurrentPolicy(MLP((2,)), head, size, kind)
+    memory = jnp.asarray(MEMORY[:, : network.initial_memory(1).size], jnp.float64)
     seen = (jnp.asarray(OBSERVATIONS, jnp.float64), STARTS)
     params = network.init(jax.random.key(0), memory, *seen)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) + 0.2, params)
@@ -169,17 +188,25 @@ def test_fisher_products_go_through_the_recurrence(head, float64):
         np.testing.assert_allclose(dense, expected / (B * T), rtol=1e-8, atol=1e-12)
     # What reaches through time is there: the recurrent weights have curvature.
     marked = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.full_like(leaf, "'hn'" in jax.tree_util.keystr(path)),
+        lambda path, leaf: jnp.full_like(
+            leaf, any(name in jax.tree_util.keystr(path) for name in recurrent)
+        ),
         params,
     )
-    recurrent = ravel_pytree(marked)[0].astype(bool)
-    assert recurrent.sum() == 3 * 3 + 3
-    assert np.all(np.diag(dense)[recurrent] > 0)
+    through_time = ravel_pytree(marked)[0].astype(bool)
+    assert through_time.sum() == count
+    assert np.all(np.diag(dense)[through_time] > 0)
+
+
+def test_an_unknown_memory_is_refused(no_shape_checks):
+    network = RecurrentPolicy(MLP((3,)), CategoricalHead(2), UNITS, "lstm")
+    with pytest.raises(ValueError, match="memory='lstm'; write 'gru' or 'lru'"):
+        init(network)
 
 
 def test_networks_are_told_apart():
     functions = RecurrentNetworkFns(POLICY.initial_memory, POLICY.init, POLICY.apply)
-    for network in (POLICY, VALUE, functions):
+    for network in (POLICY, VALUE, LRU_POLICY, functions):
         assert isinstance(network, RecurrentNetwork)
         assert hash(network) == hash(network)
     for network in (Policy(MLP(), CategoricalHead(2)), NetworkFns(len, len)):

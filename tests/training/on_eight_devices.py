@@ -49,6 +49,9 @@ CONFIGS = {
         env=Line(Discrete(3), masked=True), **SMALL, **NORMALIZED, hidden_sizes=(8,)
     ),
     "GRU": TRPOConfig(**SMALL, **NORMALIZED, hidden_sizes=(8,), memory_size=4),
+    "LRU": TRPOConfig(
+        **SMALL, **NORMALIZED, hidden_sizes=(8,), memory_size=4, memory="lru"
+    ),
     "gSDE": TRPOConfig(
         env="Pendulum-v1",
         **SMALL,

@@ -122,3 +122,36 @@ def test_equal_advantages_are_no_update(learnt):
     status = learnt["value"]["metrics"].update.status
     assert np.mean(status == UpdateStatus.ZERO_GRADIENT) > 0.5
     assert np.all(learnt["value"]["metrics"].update.kl[status != 0] == 0)
+
+
+@pytest.mark.parametrize("memory", ["gru", "lru"])
+def test_policy_remembers_where_an_episode_started(memory):
+    """Two starts lead to states that look alike and want different actions."""
+    tables = make_tables(
+        [[0, 0], [0, 0], [1, -1], [-1, 1]],
+        next_position=by_state(2, 3),
+        terminal=by_state(False, False, True, True),
+        features=[[1, 0], [0, 1], [0, 0], [0, 0]],
+        num_starts=2,
+    )
+    config = TRPOConfig(
+        env=(TABULAR, tables),
+        num_envs=8,
+        rollout_length=16,
+        total_timesteps=60 * 8 * 16,
+        hidden_sizes=(8,),
+        memory_size=4,
+        memory=memory,
+        max_kl=0.05,
+    )
+
+    def body(state, _):
+        return step(config, state)
+
+    @fast_jit
+    def returns(key):
+        _, metrics = jax.lax.scan(body, init(config, key), length=config.num_updates)
+        return metrics.episode_return
+
+    # Without a memory, 0 at best.
+    assert np.mean(returns(jax.random.key(0))[-10:]) > 0.9

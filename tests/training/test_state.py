@@ -52,6 +52,7 @@ def flat_adabelief(learning_rate):
         ({"hidden_sizes": (4, 4)}, "hidden_sizes: (4,) and (4, 4)"),
         ({"activation": "relu"}, "activation: 'tanh' and 'relu'"),
         ({"memory_size": 3}, "memory_size: 0 and 3"),
+        ({"memory_size": 3, "memory": "lru"}, "memory: 'gru' and 'lru'"),
         ({"normalize_observations": True}, "normalize_observations: False and True"),
         ({"normalize_returns": True}, "normalize_returns: False and True"),
         ({"critic_fit": "first_order"}, "critic_fit: 'trust_region' and 'first_order'"),

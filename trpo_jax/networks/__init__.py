@@ -10,6 +10,7 @@ from trpo_jax.networks.heads import (
     TanhGaussianHead,
 )
 from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.lru import LRU
 from trpo_jax.networks.nnx import NNXModule, NNXNetwork, as_network
 from trpo_jax.networks.protocol import (
     Network,
@@ -24,6 +25,7 @@ from trpo_jax.observations import MaskedObservation, Observation
 
 __all__ = [
     "CNN",
+    "LRU",
     "MLP",
     "CategoricalHead",
     "GSDEHead",

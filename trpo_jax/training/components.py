@@ -70,14 +70,14 @@ def make_networks(
     policy: Any = config.policy
     critic: Any = config.critic
     policy_torso, critic_torso = _torsos(config, environment)
-    size = config.memory_size
+    size, memory = config.memory_size, config.memory
     if policy is None and size:
         head = _head(config, environment)
-        policy = networks.RecurrentPolicy(policy_torso, head, size)
+        policy = networks.RecurrentPolicy(policy_torso, head, size, memory)
     elif policy is None:
         policy = networks.Policy(policy_torso, _head(config, environment))
     if critic is None and size:
-        critic = networks.RecurrentValue(critic_torso, size)
+        critic = networks.RecurrentValue(critic_torso, size, memory)
     elif critic is None:
         critic = networks.Value(critic_torso)
     return policy, critic

@@ -21,6 +21,7 @@ from trpo_jax.training.config_checks import (
     check_fractions,
     check_functions,
     check_host,
+    check_memory,
     check_parts,
     check_static,
     check_types,
@@ -69,8 +70,11 @@ class TRPOConfig:
     convolution_stride: int = 1
     """Stride of these convolutions, in pixels."""
     memory_size: int = 0
-    """Units of a GRU after these layers, for partially observable environments; 0 for
-    none."""
+    """Units of a memory after these layers, for partially observable environments; 0
+    for none."""
+    memory: Literal["gru", "lru"] = "gru"
+    """Kind of this memory: a GRU, or a linear recurrent unit, whose recurrence is a
+    parallel scan over the rollout."""
     policy_observation: str | tuple[str, ...] | None = None
     """What the policy sees of observations that have entries, as a dict has: the entry
     of this name, a dict of several, or None for all."""
@@ -190,6 +194,7 @@ class TRPOConfig:
         check_functions(self)
         check_variants(self)
         check_parts(self)
+        check_memory(self)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
             if field.type is float:

@@ -267,6 +267,15 @@ def check_parts(config: Any) -> None:
             )
 
 
+def check_memory(config: Any) -> None:
+    """Check that no kind of memory is set where there is none."""
+    if config.memory != "gru" and not config.memory_size:
+        raise UsageError(
+            f"memory={config.memory!r} has no units, memory_size=0; write "
+            "memory_size=64, or memory='gru'."
+        )
+
+
 FIELDS_OF_FITS = {
     "trust_region": (
         "critic_max_kl",

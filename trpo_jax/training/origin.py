@@ -20,6 +20,7 @@ _FIELDS = (
     "channels",
     "convolution_stride",
     "memory_size",
+    "memory",
     "policy_observation",
     "critic_observation",
     "action_distribution",
