@@ -101,7 +101,7 @@ def fit_critic_in_trust_region(
         return -0.5 * jnp.mean((predicted.mean[..., 0] - batch.targets) ** 2)
 
     problem = Problem(
-        predict, objective_fn, batch, fisher_batch, params_of, micro_batch_size
+        predict, objective_fn, batch, params_of, micro_batch_size, fisher_batch
     )
     old, gradient = problem.value_and_gradient(theta_old)
     variance = -2 * old.value

@@ -84,19 +84,19 @@ class Problem(NamedTuple):
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         objective_fn: (distribution of the policy, batch) ↦ L, a mean over the batch.
         batch: A `Batch`, or another named tuple of rows [N, …] with `observations`.
-        fisher_batch: The rows over which F is computed, such as a subsample of `batch`;
-            None for `batch`. F is the same matrix in every product of a solve.
         params_of: θ ↦ params, linear: θ may be one vector, see `flatten`.
         micro_batch_size: Rows processed at a time, None for all. It bounds the memory,
             and changes results to rounding only.
+        fisher_batch: The rows over which F is computed, such as a subsample of `batch`;
+            None for `batch`. F is the same matrix in every product of a solve.
     """
 
     policy_fn: PolicyFn
     objective_fn: ObjectiveFn
     batch: Any
-    fisher_batch: Any = None
     params_of: Callable[[PyTree], PyTree] = lambda theta: theta
     micro_batch_size: int | None = None
+    fisher_batch: Any = None
 
     def value_and_gradient(self, theta: PyTree) -> tuple[OldPolicy, PyTree]:
         """Return the old policy, with L(θ_old), and the gradient g = ∇L there."""

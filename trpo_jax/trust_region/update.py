@@ -122,7 +122,7 @@ def trust_region_update(
         return value + entropy_coefficient * jnp.mean(policy.entropy())
 
     problem = Problem(
-        policy_fn, objective_fn, batch, fisher_batch, params_of, micro_batch_size
+        policy_fn, objective_fn, batch, params_of, micro_batch_size, fisher_batch
     )
     # One precision for all: a gradient in TF32 with products in float32 would be of
     # another function than F.
