@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny import Line
 
 import trpo_jax
-from trpo_jax import environments, runs
+from trpo_jax import environments, runs, sweeps
 from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
 from trpo_jax.environments import Discrete
 from trpo_jax.runs import chunks
@@ -567,7 +567,7 @@ def asked(monkeypatch):
     def sweep(config, folder, **options):
         raise AskedError(config, folder, options)
 
-    monkeypatch.setattr(runs, "sweep", sweep)
+    monkeypatch.setattr(sweeps, "sweep", sweep)
 
     def ask(*args):
         with pytest.raises(AskedError) as error:

@@ -190,4 +190,4 @@ def test_what_jax_says_while_connecting_becomes_advice(raised, expected, monkeyp
 def test_a_sweep_runs_in_one_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="a sweep runs in one process"):
-        trpo_jax.runs.sweep(one_process.CONFIG, max_kl=[0.01, 0.02])
+        trpo_jax.sweep(one_process.CONFIG, max_kl=[0.01, 0.02])

@@ -61,7 +61,7 @@ def update(policy_fn=policies.categorical, params=PARAMS, batch=BATCH, **options
         ({"cg_iterations": "3"}, "iterations is the str '3'"),
         ({"entropy_coefficient": [0.0]}, "entropy_coefficient is a list"),
         ({"fisher_batch": tuple(BATCH)}, r"batch is a tuple .*write .*Batch\("),
-        ({"cg_iterations": 1.5}, "iterations is the float 1.5; write a whole"),
+        ({"preconditioner_groups": 1.5}, "groups is the float 1.5; write a whole"),
         ({"micro_batch_size": "all"}, "size is the str 'all'; write a whole"),
     ],
 )
