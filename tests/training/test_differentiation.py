@@ -50,7 +50,11 @@ IGNORED = {
 
 @pytest.mark.parametrize(
     ("memory_size", "fit"),
-    [(0, "first_order"), (0, "trust_region"), (2, "trust_region")],
+    [
+        (0, "first_order"),
+        (0, "trust_region"),
+        pytest.param(2, "trust_region", marks=pytest.mark.slow),
+    ],
 )
 def test_two_steps_are_differentiated_as_finite_differences_say(
     memory_size, fit, float64
