@@ -1,4 +1,4 @@
-"""What a program on several devices must not do, read from its row."""
+"""Checks of a program on several devices: exchanges and memory, from its row."""
 
 from typing import Any
 

@@ -31,7 +31,7 @@ _MOST_BATCHES = 4
 
 
 class HostState(NamedTuple):
-    """What the device knows of an environment on the host.
+    """Handle that the device has of an environment on the host.
 
     It is a ticket for one step: a state that has been stepped from cannot be stepped
     from again, as the environment has moved on. Each call needs the state that the one

@@ -1,4 +1,4 @@
-"""What a sweep searches: all that its results depend on, as arguments and as a file."""
+"""Search of a sweep: all that its results depend on, as arguments and as a file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -76,10 +76,10 @@ class TRPOConfig:
     """Kind of this memory: a GRU, or a linear recurrent unit, whose recurrence is a
     parallel scan over the rollout."""
     policy_observation: str | tuple[str, ...] | None = None
-    """What the policy sees of observations that have entries, as a dict has: the entry
-    of this name, a dict of several, or None for all."""
+    """Entries that the policy sees, of observations that have entries, as a dict has:
+    one by its name, a dict of several by a tuple of names, or None for all."""
     critic_observation: str | tuple[str, ...] | None = None
-    """What the critic sees, likewise; it may see what the policy does not."""
+    """Entries that the critic sees, likewise; they may be hidden from the policy."""
     action_distribution: Literal[
         "gaussian", "state_dependent_gaussian", "gsde", "tanh_gaussian"
     ] = "gaussian"
