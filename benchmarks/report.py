@@ -302,8 +302,8 @@ def is_current(row: dict) -> bool:
         tuple(b for a, b in itertools.pairwise(words) if a == "--override")
     )
     now = config_to_dict(configure(row["env"], **given))
-    # Rows that are older than the field had a GRU, if a memory.
-    measured = {"memory": "gru"} | row["config"]
+    # Rows that are older than these fields had a GRU, if a memory, and were TRPO's.
+    measured = {"memory": "gru", "update": "trpo"} | row["config"]
     # Beside these a row may have fields that its run did not read.
     return all(measured.get(name) == now[name] for name in now)
 

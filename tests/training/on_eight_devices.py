@@ -32,7 +32,7 @@ from trpo_jax.trust_region import (
     Problem,
     fisher_vector_product,
     gauss_newton_vector_product,
-    surrogate,
+    surrogate_with_entropy,
 )
 
 SMALL = {"num_envs": 16, "rollout_length": 16, "total_timesteps": 512}
@@ -161,14 +161,13 @@ def test_each_piece_of_an_update_is_that_of_one_device(kind, size, float64):
     params = policies.make_params(kind, rng)
     batch = policies.make_batch(kind, rng, params, 64)
 
-    def objective_fn(policy, batch):
-        log_probs = policy.log_prob(batch.actions)
-        return surrogate(log_probs, batch.log_probs, batch.advantages)
-
     def pieces(params, batch):
         moved = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(leaf), params)
         problem = Problem(
-            policies.POLICIES[kind], objective_fn, batch, micro_batch_size=size
+            policies.POLICIES[kind],
+            surrogate_with_entropy(0.01),
+            batch,
+            micro_batch_size=size,
         )
         old, gradient = problem.value_and_gradient(params)
         products = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from trpo_jax.errors import UsageError
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.config_checks import FIELDS_OF_FITS
+from trpo_jax.training.config_checks import ignored_fields
 
 _FIELDS = {field.name for field in dataclasses.fields(TRPOConfig)}
 
@@ -19,16 +19,11 @@ def config_to_dict(config: TRPOConfig) -> dict[str, Any]:
 
     A Python object (a network, a schedule, your own environment) becomes
     {"python": its description}, from which it cannot be made again. Two of these are
-    compared by their descriptions, so functions by their names only. Fields that the
-    critic's fit ignores are left out: their defaults may change. So are the devices: a
-    run may go on where there are others.
+    compared by their descriptions, so functions by their names only. Fields that policy
+    update and critic's fit ignore are left out: their defaults may change. So are the
+    devices: a run may go on where there are others.
     """
-    ignored = ["devices"] + [
-        name
-        for fit, names in FIELDS_OF_FITS.items()
-        if fit != config.critic_fit
-        for name in names
-    ]
+    ignored = ["devices", *ignored_fields(config.update, config.critic_fit)]
     return {
         field.name: as_plain(getattr(config, field.name))
         for field in dataclasses.fields(config)

@@ -1,13 +1,9 @@
 """Configuration of a run: names, sizes and counts (static), and floats (traced)."""
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from trpo_jax.environments import make_environment
@@ -16,11 +12,11 @@ from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     PLAIN,
     check_counts,
-    check_critic_fit,
     check_devices,
     check_fractions,
     check_functions,
     check_host,
+    check_ignored,
     check_memory,
     check_parts,
     check_static,
@@ -29,9 +25,6 @@ from trpo_jax.training.config_checks import (
     plain,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-
-# Elementwise optimisers: a tree flattened to one vector gives them the same updates.
-_ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
 
 
 @jax.tree_util.register_static
@@ -98,6 +91,11 @@ class TRPOConfig:
     critic: Network | RecurrentNetwork | NNXModule | None = None
     """Your own critic network, which returns values; replaces the fields above."""
 
+    update: Any = "trpo"
+    """Policy update: "trpo"; without a line search "npg" (natural gradient of a fixed
+    step size) or "tnpg" (of the step size for max_kl); "ppo" (clipped) or "ppo_penalty"
+    (adaptive penalty on the KL); or a function (policy_fn, params, batch, key,
+    hyperparameters) ↦ params."""
     max_kl: float = 0.01
     """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
     max_kl_schedule: Any = "constant"
@@ -137,6 +135,25 @@ class TRPOConfig:
     """Ratio of each fraction to the one before."""
     line_search_width: int = 1
     """Candidates that the line search evaluates at once."""
+
+    natural_step_size: float = 0.1
+    """β, the step size of update="npg" along the natural gradient of standardised
+    advantages."""
+    clip_ratio: float = 0.2
+    """ε of update="ppo": probability ratios count up to 1 ± ε."""
+    kl_coefficient: float = 1.0
+    """Initial weight of the KL in update="ppo_penalty"."""
+    policy_epochs: int = 10
+    """Epochs of update="ppo" and "ppo_penalty" over each rollout."""
+    policy_minibatches: int | None = None
+    """Minibatches in each of these epochs. None: four, or the largest smaller number
+    that divides the rollout."""
+    policy_optimizer: Any = "adam"
+    """Optimiser of these updates, as critic_optimizer."""
+    policy_learning_rate: float = 3e-4
+    """Step size of this optimiser."""
+    policy_learning_rate_schedule: Any = "constant"
+    """Factor of policy_learning_rate, as max_kl_schedule."""
 
     discount: float = 0.99
     """γ, the discount of future rewards."""
@@ -185,8 +202,8 @@ class TRPOConfig:
         object.__setattr__(self, "critic", as_network(self.critic))
         check_types(self)
         check_hyperparameters(self.hyperparameters)
-        # Before any advice on fields that the fit would ignore.
-        check_critic_fit(self)
+        # Before any advice on fields that would be ignored.
+        check_ignored(self)
         check_counts(self)
         check_host(self)
         check_devices(self)
@@ -208,25 +225,14 @@ class TRPOConfig:
         return Hyperparameters(*(getattr(self, n) for n in Hyperparameters._fields))
 
     @property
-    def optimizer(self) -> Callable[[Any], optax.GradientTransformation]:
-        """The critic's optimiser as a function of its learning rate."""
-        value = self.critic_optimizer
-        if not isinstance(value, str):
-            return value
-        named = getattr(optax, value)
-        if "eps_root" in inspect.signature(named).parameters:
-            # Far below every other number here, it keeps the derivative of Adam's root
-            # finite where a gradient has always been 0.
-            named = functools.partial(named, eps_root=1e-30)
-        if value not in _ELEMENTWISE:
-            return named
-        # One vector takes a tenth less time in small minibatches, and compiles faster.
-        return lambda learning_rate: optax.flatten(named(learning_rate))
-
-    @property
     def critic_rows(self) -> int:
         """Rows of the critic's batch: transitions, or sequences if it has a memory."""
         return self.num_envs if self.critic_has_memory else self.batch_size
+
+    @property
+    def policy_rows(self) -> int:
+        """Rows of the policy's batch: transitions, or sequences if it has a memory."""
+        return self.num_envs if self.policy_has_memory else self.batch_size
 
     @property
     def critic_has_memory(self) -> bool:

@@ -21,6 +21,7 @@ from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_ty
 from trpo_jax.networks import Network, StateDependentGaussianHead
 from trpo_jax.observations import Part, entries_of, values_of
 from trpo_jax.training.hyperparameters import Hyperparameters
+from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.trust_region.checks import whole
 
@@ -108,14 +109,20 @@ def check_counts(config: Any) -> None:
             f"rollout_length = {batch} transitions, the most that are counted; write "
             f"at most {MAX_COUNT * batch}, or a larger num_envs or rollout_length."
         )
-    rows, minibatches = config.critic_rows, config.critic_minibatches
-    if minibatches and rows % minibatches:
+    for network, rows in (
+        ("policy", config.policy_rows),
+        ("critic", config.critic_rows),
+    ):
+        minibatches = getattr(config, f"{network}_minibatches")
+        if not minibatches or rows % minibatches == 0:
+            continue
         divisors = [n for n in range(1, rows + 1) if rows % n == 0]
         nearest = sorted(divisors, key=lambda n: abs(n - minibatches))[:2]
         raise UsageError(
-            f"critic_minibatches={minibatches} does not divide the {rows} transitions "
-            "of a rollout (num_envs × rollout_length), or its sequences (num_envs) "
-            f"where the critic has a memory; write {' or '.join(map(str, nearest))}."
+            f"{network}_minibatches={minibatches} does not divide the {rows} "
+            "transitions of a rollout (num_envs × rollout_length), or its sequences "
+            f"(num_envs) where the {network} has a memory; write "
+            f"{' or '.join(map(str, nearest))}."
         )
     stride = config.fisher_stride or 1
     rows = config.num_envs * max(1, config.rollout_length // stride)
@@ -294,17 +301,93 @@ FIELDS_OF_FITS = {
 """Fields of a config that only one `critic_fit` reads."""
 
 
-def check_critic_fit(config: Any) -> None:
-    """Check that no field is set which the critic's fit would ignore."""
+_NATURAL = ("trpo", "tnpg", "npg")
+_FIRST_ORDER = ("ppo", "ppo_penalty")
+
+UPDATES = (*_NATURAL, *_FIRST_ORDER)
+"""Names of the policy updates."""
+
+UPDATES_OF_FIELDS = {
+    **dict.fromkeys(
+        (
+            "line_search",
+            "max_backtracks",
+            "backtrack_factor",
+            "line_search_width",
+        ),
+        ("trpo",),
+    ),
+    "step_size_curvature": ("trpo", "tnpg"),
+    **dict.fromkeys(
+        (
+            "damping",
+            "fisher_operator",
+            "cg_iterations",
+            "preconditioner_groups",
+            "fisher_stride",
+        ),
+        _NATURAL,
+    ),
+    "natural_step_size": ("npg",),
+    **dict.fromkeys(
+        (
+            "policy_epochs",
+            "policy_minibatches",
+            "policy_optimizer",
+            "policy_learning_rate",
+            "policy_learning_rate_schedule",
+        ),
+        _FIRST_ORDER,
+    ),
+    "clip_ratio": ("ppo",),
+    "kl_coefficient": ("ppo_penalty",),
+}
+"""The updates that read a field, for fields that some do not read."""
+
+
+def ignored_fields(update: Any, critic_fit: str) -> list[str]:
+    """Return the fields that a policy update and a critic's fit do not read.
+
+    An update of one's own may read any float.
+    """
+    of_update = [
+        name
+        for name, updates in UPDATES_OF_FIELDS.items()
+        if update not in updates
+        and not (callable(update) and name in Hyperparameters._fields)
+    ]
+    of_fit = [
+        name
+        for fit, names in FIELDS_OF_FITS.items()
+        if fit != critic_fit
+        for name in names
+    ]
+    return of_update + of_fit
+
+
+def check_ignored(config: Any) -> None:
+    """Check that policy update and critic's fit exist, and read all fields set."""
+    update = config.update
+    if not callable(update) and update not in UPDATES:
+        raise UsageError(
+            f"update={update!r}; write one of {', '.join(UPDATES)}, or a function "
+            "(policy_fn, params, batch, key, hyperparameters) ↦ params."
+        )
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for fit, names in FIELDS_OF_FITS.items():
-        for name in names:
-            value = getattr(config, name)
-            if config.critic_fit != fit and value != defaults[name]:
-                raise UsageError(
-                    f"{name}={value!r} is for critic_fit={fit!r}; write that as well, "
-                    f"or leave {name} at {defaults[name]!r}."
-                )
+    for name in ignored_fields(update, config.critic_fit):
+        value = getattr(config, name)
+        if value == defaults[name]:
+            continue
+        if name in UPDATES_OF_FIELDS:
+            readers = " or ".join(map(repr, UPDATES_OF_FIELDS[name]))
+            wanted = f"update={readers}"
+        else:
+            fit = next(fit for fit, names in FIELDS_OF_FITS.items() if name in names)
+            wanted = f"critic_fit={fit!r}"
+        raise UsageError(
+            f"{name}={value!r} is for {wanted}; write that as well, "
+            f"or leave {name} at {defaults[name]!r}."
+        )
 
 
 def check_fractions(config: Any) -> None:
@@ -342,23 +425,29 @@ def check_functions(config: Any) -> None:
                 "trpo_jax.networks.NetworkFns(init, apply), or with a memory "
                 "trpo_jax.networks.RecurrentNetworkFns(initial_memory, init, apply)."
             )
-    for name in ("max_kl_schedule", "critic_learning_rate_schedule"):
+    for name in (
+        "max_kl_schedule",
+        "policy_learning_rate_schedule",
+        "critic_learning_rate_schedule",
+    ):
         schedule = getattr(config, name)
         if schedule not in list(SCHEDULES) and not _is_schedule(schedule):
             raise UsageError(
                 f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
                 "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
             )
-    try:
-        optimizer = config.optimizer(1e-3)
-    except (AttributeError, TypeError):
-        optimizer = None
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise UsageError(
-            f"critic_optimizer={config.critic_optimizer!r} is not in Optax; write one "
-            "of its names, as 'adam' or 'rmsprop', or a function of the learning rate "
-            "that returns an Optax optimiser."
-        )
+    for name in ("policy_optimizer", "critic_optimizer"):
+        given = getattr(config, name)
+        try:
+            optimizer = make_optimizer(given)(1e-3)
+        except (AttributeError, TypeError):
+            optimizer = None
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise UsageError(
+                f"{name}={given!r} is not in Optax; write one of its names, as 'adam' "
+                "or 'rmsprop', or a function of the learning rate that returns an "
+                "Optax optimiser."
+            )
 
 
 def _is_schedule(schedule: Any) -> bool:

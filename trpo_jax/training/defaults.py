@@ -19,11 +19,11 @@ _CPU_MICRO_BATCH = 8192
 # no faster from 8,192.
 _CRITIC_EPOCHS = (4, 10)
 _CRITIC_ROWS = 20_480
-_MINIBATCHES = 8
+_MINIBATCHES = {"policy": 4, "critic": 8}
 
 
 class Sizes(NamedTuple):
-    """Five fields of a config, by their own names, with None resolved.
+    """Six fields of a config, by their own names, with None resolved.
 
     Only `micro_batch_size` may stay None, on an accelerator, where it means all rows.
     """
@@ -33,12 +33,13 @@ class Sizes(NamedTuple):
     micro_batch_size: int | None
     critic_epochs: int
     critic_minibatches: int
+    policy_minibatches: int
 
 
 def resolve_sizes(config: TRPOConfig) -> Sizes:
     """Return the sizes in the config, or defaults that fit its batch and the device."""
     micro_batch_size = config.micro_batch_size
-    epochs, minibatches = config.critic_epochs, config.critic_minibatches
+    epochs = config.critic_epochs
     most = max(1, min(_MAX_STRIDE, config.batch_size // _MIN_FISHER_STATES))
     stride = min(most, config.rollout_length)
     if micro_batch_size is None and jax.default_backend() == "cpu":
@@ -46,13 +47,16 @@ def resolve_sizes(config: TRPOConfig) -> Sizes:
     if epochs is None:
         fewest, most = _CRITIC_EPOCHS
         epochs = min(max(_CRITIC_ROWS // config.batch_size, fewest), most)
-    if minibatches is None:
-        rows = config.critic_rows
-        minibatches = next(n for n in range(_MINIBATCHES, 0, -1) if rows % n == 0)
     return Sizes(
         config.fisher_stride or (1 if config.policy_has_memory else stride),
         config.critic_stride or (1 if config.critic_has_memory else stride),
         micro_batch_size,
         epochs,
-        minibatches,
+        config.critic_minibatches or _divisor(config.critic_rows, "critic"),
+        config.policy_minibatches or _divisor(config.policy_rows, "policy"),
     )
+
+
+def _divisor(rows: int, network: str) -> int:
+    """Return the usual number of minibatches, or the next below that divides."""
+    return next(n for n in range(_MINIBATCHES[network], 0, -1) if rows % n == 0)

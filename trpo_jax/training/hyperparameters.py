@@ -25,6 +25,10 @@ class Hyperparameters(NamedTuple):
     critic_max_kl: float
     critic_damping: float
     entropy_coefficient: float
+    clip_ratio: float
+    kl_coefficient: float
+    natural_step_size: float
+    policy_learning_rate: float
 
 
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
@@ -40,7 +44,8 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     floats = hyperparameters
     try:
         check_fraction(discount=floats.discount, gae_lambda=floats.gae_lambda)
-        check_positive(max_kl=floats.max_kl, critic_max_kl=floats.critic_max_kl)
+        positive = ("max_kl", "critic_max_kl", "clip_ratio", "kl_coefficient")
+        check_positive(**{name: getattr(floats, name) for name in positive})
         check_not_negative(**floats._asdict())
     except UsageTypeError as error:
         raise UsageTypeError(

@@ -29,7 +29,9 @@ from trpo_jax.training.critic import (
 )
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
+from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.placement import over_environments
+from trpo_jax.training.policy_update import UpdateInputs, update_policy
 from trpo_jax.training.rollouts import Trajectory, rollout
 from trpo_jax.training.schedules import make_schedule
 from trpo_jax.training.state import (
@@ -42,21 +44,7 @@ from trpo_jax.training.state import (
 )
 from trpo_jax.training.statistics import RunningStatistics, normalize, update_statistics
 from trpo_jax.training.values import values_and_next
-from trpo_jax.trust_region import (
-    Batch,
-    UpdateInfo,
-    damped_curvature,
-    fisher_vector_product,
-    gauss_newton_vector_product,
-    trust_region_update,
-    undamped_curvature,
-)
-
-_STEP_SIZE_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvature}
-_FISHER_OPERATORS = {
-    "gauss_newton": gauss_newton_vector_product,
-    "kl_hessian": fisher_vector_product,
-}
+from trpo_jax.trust_region import Batch, UpdateInfo
 
 
 class Metrics(NamedTuple):
@@ -159,7 +147,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     components = make_components(config)
     scheduled = _scheduled(config, state)
     # The environments keep no keys between steps: all randomness is in `state.key`.
-    key, rollout_key, critic_key = jax.random.split(state.key, 3)
+    key, rollout_key, critic_key, update_key = jax.random.split(state.key, 4)
 
     with jax.default_matmul_precision(PRECISION):
         # 1. Act with the policy as it is.
@@ -179,8 +167,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         )
 
         # 3. Update the policy inside its trust region.
-        params, info = _update_policy(
-            config, components.policy, state, scheduled, judged
+        params, update_state, info = _update_policy(
+            config, components.policy, state, scheduled, judged, update_key
         )
 
         # 4. Fit the critic to the returns. Their statistics are updated first, because
@@ -221,6 +209,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     memory = reset_nonfinite_memory(components.policy, rollout_state.memory)
     state = state._replace(
         params=params,
+        update_state=update_state,
         critic_params=critic_params,
         critic_optimizer_state=critic_optimizer_state,
         critic_memory=reset_nonfinite_memory(components.critic, critic_memory),
@@ -286,8 +275,9 @@ def _update_policy(
     state: TrainState,
     scheduled: Hyperparameters,
     judged: _Judged,
-) -> tuple[PyTree, UpdateInfo]:
-    """Return the policy's new parameters, and the evidence of the update."""
+    key: Key[Array, ""],
+) -> tuple[PyTree, PyTree, UpdateInfo]:
+    """Return the policy's parameters, the update's own state, and its evidence."""
     sizes, trajectory = resolve_sizes(config), judged.trajectory
     rows = policy.rows(state.rollout.memory, judged.observations, trajectory.start)
     batch = Batch(
@@ -296,29 +286,17 @@ def _update_policy(
         policy.to_rows(trajectory.log_prob),
         policy.to_rows(standardize(judged.advantages)),
     )
-    return trust_region_update(
+    inputs = UpdateInputs(
         lambda params, rows: policy.apply(params, rows)[1],
         state.params,
+        state.update_state,
         batch,
-        max_kl=scheduled.max_kl,
-        damping=scheduled.damping,
-        entropy_coefficient=scheduled.entropy_coefficient,
-        cg_iterations=config.cg_iterations,
-        cg_tolerance=config.cg_tolerance,
-        preconditioner_groups=config.preconditioner_groups,
-        max_backtracks=config.max_backtracks,
-        backtrack_factor=config.backtrack_factor,
-        interpolate=config.line_search == "interpolation",
-        line_search_width=config.line_search_width,
-        fisher_batch=policy.subsample(
-            batch, sizes.fisher_stride, config.rollout_length
-        ),
-        micro_batch_size=rows_per_micro_batch(
-            rows, config.batch_size, sizes.micro_batch_size
-        ),
-        operator_fn=_FISHER_OPERATORS[config.fisher_operator],
-        step_size_curvature_fn=_STEP_SIZE_CURVATURES[config.step_size_curvature],
+        policy.subsample(batch, sizes.fisher_stride, config.rollout_length),
+        rows_per_micro_batch(rows, config.batch_size, sizes.micro_batch_size),
+        scheduled,
+        key,
     )
+    return update_policy(config, inputs)
 
 
 def _fit_critic(
@@ -357,7 +335,7 @@ def _fit_critic(
     params, optimizer_state, loss = fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
-        config.optimizer(scheduled.critic_learning_rate),
+        make_optimizer(config.critic_optimizer)(scheduled.critic_learning_rate),
         state.critic_optimizer_state,
         rows,
         critic.to_rows(targets),
@@ -381,11 +359,14 @@ def _updated(
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters, times the factors of their schedules."""
     base = state.hyperparameters
-    max_kl_factor, learning_rate_factor = (
-        make_schedule(schedule, config.num_updates)(state.updates)
-        for schedule in (config.max_kl_schedule, config.critic_learning_rate_schedule)
-    )
+    factors = {
+        name: make_schedule(schedule, config.num_updates)(state.updates)
+        for name, schedule in (
+            ("max_kl", config.max_kl_schedule),
+            ("policy_learning_rate", config.policy_learning_rate_schedule),
+            ("critic_learning_rate", config.critic_learning_rate_schedule),
+        )
+    }
     return base._replace(
-        max_kl=base.max_kl * max_kl_factor,
-        critic_learning_rate=base.critic_learning_rate * learning_rate_factor,
+        **{name: getattr(base, name) * factor for name, factor in factors.items()}
     )

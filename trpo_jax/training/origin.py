@@ -24,13 +24,14 @@ _FIELDS = (
     "policy_observation",
     "critic_observation",
     "action_distribution",
+    "update",
     "critic_fit",
     "normalize_observations",
     "normalize_returns",
 )
 
 NETWORK_FIELDS = tuple(
-    name for name in _FIELDS if name not in ("num_envs", "critic_fit")
+    name for name in _FIELDS if name not in ("num_envs", "update", "critic_fit")
 )
 """Fields that parameters and normalisers depend on."""
 

@@ -8,6 +8,7 @@ import jax
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.networks import MLP, Value
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import ignored_fields
 
 # Every preset has these.
 _COMMON: dict[str, Any] = {"max_kl_schedule": "linear", "normalize_returns": True}
@@ -298,4 +299,11 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
             f"no preset for {env!r}.{hint} There are presets for {', '.join(PRESETS)}; "
             f"for the defaults write TRPOConfig(env={env!r})."
         )
-    return TRPOConfig(env=env, **{**PRESETS[env], **overrides})
+    fields = {**PRESETS[env], **overrides}
+    # Another update or fit than the preset's does not read some of its fields.
+    chosen = [
+        fields.get(name, getattr(TRPOConfig, name)) for name in ("update", "critic_fit")
+    ]
+    for name in set(ignored_fields(*chosen)) - overrides.keys():
+        fields.pop(name, None)
+    return TRPOConfig(env=env, **fields)

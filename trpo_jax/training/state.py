@@ -17,8 +17,10 @@ from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_COUNT
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
+from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.origin import Origin
 from trpo_jax.training.placement import place
+from trpo_jax.training.policy_update import init_update
 from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
 from trpo_jax.training.statistics import (
     RunningStatistics,
@@ -46,6 +48,8 @@ class TrainState(NamedTuple):
 
     Attributes:
         params: Parameters of the policy, a pytree.
+        update_state: What the policy update passes on, such as its optimiser's state,
+            a pytree; () for those that keep nothing.
         critic_params: Parameters of the critic, a pytree.
         critic_optimizer_state: State of the optimiser of a first-order fit, a pytree;
             () in a trust region.
@@ -64,6 +68,7 @@ class TrainState(NamedTuple):
     """
 
     params: PyTree
+    update_state: PyTree
     critic_params: PyTree
     critic_optimizer_state: PyTree
     critic_memory: PyTree
@@ -91,7 +96,7 @@ class TrainState(NamedTuple):
 
         A warm start is `init(config, key).with_networks_of(trained)`. Environments,
         hyperparameters, key and number of updates remain those of this state, so that
-        schedules start anew; so does the optimiser of a first-order fit.
+        schedules start anew; so do optimisers.
 
         Raises:
             UsageTypeError: If `trained` is not a `TrainState`.
@@ -177,6 +182,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
     )
     state = TrainState(
         params=params,
+        update_state=init_update(config, params),
         critic_params=critic_params,
         critic_optimizer_state=_init_optimizer(config, critic_params),
         critic_memory=critic_memory,
@@ -216,8 +222,8 @@ def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
     """Return the state of a first-order fit; a trust region has none."""
     if config.critic_fit == "trust_region":
         return ()
-    optimizer = config.optimizer(jnp.float32(config.critic_learning_rate))
-    return optimizer.init(critic_params)
+    optimizer = make_optimizer(config.critic_optimizer)
+    return optimizer(jnp.float32(config.critic_learning_rate)).init(critic_params)
 
 
 def check_state(state: TrainState) -> None:

@@ -5,6 +5,7 @@ from trpo_jax.trust_region.backtracking import (
     LineSearchResult,
     line_search,
 )
+from trpo_jax.trust_region.certificate import standard_error, upper_quantile
 from trpo_jax.trust_region.cg import (
     CGResult,
     CGStatus,
@@ -19,27 +20,42 @@ from trpo_jax.trust_region.distributions import (
     TanhGaussian,
     mask_logits,
 )
-from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus
+from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, certify
+from trpo_jax.trust_region.first_order import minimize_by_minibatches
 from trpo_jax.trust_region.fisher import (
+    damped,
     fisher_vector_product,
     gauss_newton_vector_product,
     hessian_vector_product,
 )
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
+from trpo_jax.trust_region.natural_gradient import natural_gradient_update
 from trpo_jax.trust_region.objective import (
     improvement_bound,
     mean_kl,
     mean_kl_improvement_bound,
     surrogate,
+    surrogate_terms,
+)
+from trpo_jax.trust_region.ppo import (
+    clipped_terms,
+    clipped_update,
+    kl_penalized_update,
 )
 from trpo_jax.trust_region.preconditioner import score_preconditioner
-from trpo_jax.trust_region.problem import Batch, OldPolicy, Problem
+from trpo_jax.trust_region.problem import (
+    Batch,
+    Comparison,
+    OldPolicy,
+    Problem,
+    surrogate_with_entropy,
+)
 from trpo_jax.trust_region.step_size import (
     damped_curvature,
     trust_region_step_size,
     undamped_curvature,
 )
-from trpo_jax.trust_region.update import damped, trust_region_update
+from trpo_jax.trust_region.update import trust_region_update
 
 __all__ = [
     "Batch",
@@ -47,6 +63,7 @@ __all__ = [
     "CGStatus",
     "Candidate",
     "Categorical",
+    "Comparison",
     "DiagonalGaussian",
     "Distribution",
     "GSDEGaussian",
@@ -58,6 +75,9 @@ __all__ = [
     "TanhGaussian",
     "UpdateInfo",
     "UpdateStatus",
+    "certify",
+    "clipped_terms",
+    "clipped_update",
     "conjugate_gradient",
     "damped",
     "damped_curvature",
@@ -65,15 +85,22 @@ __all__ = [
     "gauss_newton_vector_product",
     "hessian_vector_product",
     "improvement_bound",
+    "kl_penalized_update",
     "line_search",
     "mask_logits",
     "mean_kl",
     "mean_kl_improvement_bound",
     "mean_over_rows",
+    "minimize_by_minibatches",
+    "natural_gradient_update",
     "score_preconditioner",
     "split_rows",
+    "standard_error",
     "surrogate",
+    "surrogate_terms",
+    "surrogate_with_entropy",
     "trust_region_step_size",
     "trust_region_update",
     "undamped_curvature",
+    "upper_quantile",
 ]

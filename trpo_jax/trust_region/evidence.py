@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from trpo_jax.trust_region.backtracking import LineSearchResult
+from trpo_jax.trust_region.backtracking import Candidate, LineSearchResult
+from trpo_jax.trust_region.certificate import standard_error, upper_quantile
 from trpo_jax.trust_region.cg import CGResult, CGStatus
+from trpo_jax.trust_region.fisher import PolicyFn
 from trpo_jax.trust_region.flat import max_norm
-from trpo_jax.trust_region.problem import OldPolicy
+from trpo_jax.trust_region.problem import (
+    Batch,
+    OldPolicy,
+    Problem,
+    surrogate_with_entropy,
+)
 from trpo_jax.trust_region.step_size import undamped_curvature
 
 
@@ -39,16 +46,21 @@ class UpdateInfo(NamedTuple):
 
     L is the objective: the surrogate, plus c · mean_s H(π(·|s)) if the update was
     given an entropy coefficient c. L, KL and entropy are those of the parameters kept:
-    after a rejection all KLs and the expected improvement are 0. The others describe
-    the attempt.
+    after a rejection all KLs and improvements are 0. The others describe the attempt.
+    An update without a line search, a solve or a full gradient has 0 in their fields.
 
     Attributes:
         status: An `UpdateStatus`, int32 scalar.
         surrogate_before: L(θ_old), scalar.
         surrogate_after: L at the parameters kept.
+        surrogate_standard_error: That of L − L(θ_old), the gain, over transitions: a
+            gain of less than two of them may be noise.
         expected_improvement: fraction · gᵀ(βx), the prediction of the linear model.
         kl: mean_s KL(π_old ‖ π), nats.
+        kl_95: The 95th percentile of KL(π_old ‖ π) over states, nats, see
+            `upper_quantile`.
         kl_max: max_s KL(π_old ‖ π), nats.
+        share_beyond: Share of states with KL(π_old ‖ π) > δ, in [0, 1].
         kl_predicted: ½ (fraction · β)² xᵀFx, the prediction of the quadratic model.
         step_size: β; the full step is β x.
         accepted_fraction: The line search's fraction; 0 if the update was rejected.
@@ -63,9 +75,12 @@ class UpdateInfo(NamedTuple):
     status: Int[Array, ""]
     surrogate_before: Float[Array, ""]
     surrogate_after: Float[Array, ""]
+    surrogate_standard_error: Float[Array, ""]
     expected_improvement: Float[Array, ""]
     kl: Float[Array, ""]
+    kl_95: Float[Array, ""]
     kl_max: Float[Array, ""]
+    share_beyond: Float[Array, ""]
     kl_predicted: Float[Array, ""]
     step_size: Float[Array, ""]
     accepted_fraction: Float[Array, ""]
@@ -89,19 +104,9 @@ def evidence(
 ) -> UpdateInfo:
     """Describe the parameters that were kept, and the first reason for a rejection."""
     candidate, length = search.candidate, search.fraction * step_size
-    kl_max, entropy = candidate.evidence
-    if_moved = {
-        "surrogate_after": candidate.surrogate,
+    predicted = {
         "expected_improvement": length * optax.tree.vdot(gradient, cg.x),
-        "kl": candidate.kl,
-        "kl_max": kl_max,
         "kl_predicted": 0.5 * length**2 * undamped_curvature(gradient, cg.x, damping),
-        "entropy": entropy,
-    }
-    # A candidate that is not accepted may be NaN: selected, never multiplied by 0.
-    if_stayed = dict.fromkeys(if_moved, 0.0) | {
-        "surrogate_after": old.value,
-        "entropy": old.entropy,
     }
     norm = optax.tree.norm(gradient)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
@@ -119,10 +124,9 @@ def evidence(
     ]
     conditions, values = zip(*reasons, strict=True)
     status = jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT)
-    return UpdateInfo(
-        status=status.astype(jnp.int32),
-        surrogate_before=old.value,
-        **optax.tree.where(search.accepted, if_moved, if_stayed),
+    return _describe(
+        old, candidate, search.accepted, status, max_kl, predicted
+    )._replace(
         step_size=step_size,
         accepted_fraction=search.fraction,
         evaluations=search.evaluations,
@@ -130,4 +134,80 @@ def evidence(
         cg_iterations=cg.iterations,
         cg_relative_residual=cg.relative_residual,
         gradient_norm=norm,
+    )
+
+
+def certify(
+    policy_fn: PolicyFn,
+    params_old: PyTree,
+    params: PyTree,
+    batch: Batch,
+    *,
+    max_kl: Float[Array, ""] | float = 0.01,
+    entropy_coefficient: Float[Array, ""] | float = 0.0,
+    micro_batch_size: int | None = None,
+) -> UpdateInfo:
+    """Return the evidence of any update, from the policies before and after it.
+
+    Args:
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` over actions.
+        params_old: The parameters that collected the batch.
+        params: The parameters after the update.
+        batch: The transitions, see `Batch`.
+        max_kl: δ, a yardstick for the KL in each state, in nats.
+        entropy_coefficient: c ≥ 0, the weight of the entropy bonus in L.
+        micro_batch_size: Rows processed at a time, None for all.
+
+    Returns:
+        An `UpdateInfo` without predictions. Its status is ACCEPTED, or NON_FINITE if
+        parameters, L or KL are not finite: then it is that of `params_old`.
+    """
+    objective_fn = surrogate_with_entropy(entropy_coefficient)
+    problem = Problem(policy_fn, objective_fn, batch, micro_batch_size=micro_batch_size)
+    # The gradient is not used, and is removed from the compiled program.
+    old, _ = problem.value_and_gradient(params_old)
+    candidate = problem.candidate(params, old)
+    accepted = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
+    status = jnp.where(accepted, UpdateStatus.ACCEPTED, UpdateStatus.NON_FINITE)
+    nothing = jnp.zeros_like(old.value)
+    predicted = {"expected_improvement": nothing, "kl_predicted": nothing}
+    return _describe(old, candidate, accepted, status, max_kl, predicted)
+
+
+def _describe(
+    old: OldPolicy,
+    candidate: Candidate,
+    accepted: Bool[Array, ""],
+    status: Int[Array, ""],
+    max_kl: Float[Array, ""] | float,
+    predicted: dict[str, Float[Array, ""]],
+) -> UpdateInfo:
+    """Return what all updates are described by, 0 in the fields of solve and search."""
+    compared = candidate.evidence
+    if_moved = predicted | {
+        "surrogate_after": candidate.surrogate,
+        "surrogate_standard_error": standard_error(compared.gains),
+        "kl": candidate.kl,
+        "kl_95": upper_quantile(compared.kl, 0.95),
+        "kl_max": jnp.max(compared.kl),
+        "share_beyond": jnp.mean(compared.kl > max_kl, dtype=candidate.kl.dtype),
+        "entropy": compared.entropy,
+    }
+    # A candidate that is not accepted may be NaN: selected, never multiplied by 0.
+    if_stayed = dict.fromkeys(if_moved, 0.0) | {
+        "surrogate_after": old.value,
+        "entropy": old.entropy,
+    }
+    zero, none = jnp.zeros_like(old.value), jnp.int32(0)
+    return UpdateInfo(
+        status=status.astype(jnp.int32),
+        surrogate_before=old.value,
+        **optax.tree.where(accepted, if_moved, if_stayed),
+        step_size=zero,
+        accepted_fraction=zero,
+        evaluations=none,
+        cg_status=none,
+        cg_iterations=none,
+        cg_relative_residual=zero,
+        gradient_norm=zero,
     )

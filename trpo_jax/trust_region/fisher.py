@@ -7,6 +7,7 @@ the vector is not repeated in every iteration of a solver.
 from collections.abc import Callable
 
 import jax
+import optax
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from trpo_jax.trust_region.distributions import Distribution
@@ -94,3 +95,19 @@ def hessian_vector_product(
     """
     _, matvec = jax.linearize(jax.grad(fn), primal)
     return matvec
+
+
+def damped(matvec: MatVec, damping: Float[Array, ""] | float) -> MatVec:
+    """Return v ↦ (F + λI) v.
+
+    Args:
+        matvec: v ↦ F v.
+        damping: λ ≥ 0.
+    """
+
+    def product(vector: PyTree) -> PyTree:
+        # λ may be wider than a half-precision vector, whose dtype CG must keep.
+        total = optax.tree.add_scale(matvec(vector), damping, vector)
+        return optax.tree.cast_like(total, vector)
+
+    return product

@@ -28,6 +28,14 @@ class MicroBatches(NamedTuple):
     equal: PyTree
     rest: PyTree
 
+    def unzip(self) -> tuple["MicroBatches", ...]:
+        """Return each element of a tuple of results, split in the same way."""
+        parts = [
+            (None,) * len(self.equal or self.rest) if part is None else part
+            for part in self
+        ]
+        return tuple(map(MicroBatches, *parts))
+
     def join(self) -> PyTree:
         """Return leaves [N, …], in the order of the rows; each leaf must have rows."""
         if self.equal is None:

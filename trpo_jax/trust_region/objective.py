@@ -14,11 +14,20 @@ def surrogate(
     old_log_probs: Float[Array, "*N"],
     advantages: Float[Array, "*N"],
 ) -> Float[Array, ""]:
-    """Return the surrogate objective L(θ) = mean[ratio · A].
+    """Return the surrogate objective L(θ) = mean[ratio · A], see `surrogate_terms`."""
+    return jnp.mean(surrogate_terms(log_probs, old_log_probs, advantages))
 
-    With ratio = π_θ(a|s) / π_old(a|s) this is an importance-sampled estimate, from
-    the old policy's samples, of the new policy's advantage over the old one. At
-    θ_old every ratio is 1 and ∇L is the policy gradient.
+
+def surrogate_terms(
+    log_probs: Float[Array, "*N"],
+    old_log_probs: Float[Array, "*N"],
+    advantages: Float[Array, "*N"],
+) -> Float[Array, "*N"]:
+    """Return ratio · A for each action, the terms of the surrogate objective.
+
+    With ratio = π_θ(a|s) / π_old(a|s) their mean L(θ) is an importance-sampled
+    estimate, from the old policy's samples, of the new policy's advantage over the old
+    one. At θ_old every ratio is 1 and ∇L is the policy gradient.
 
     Args:
         log_probs: log π_θ(a|s) of the actions taken, float[N], or of any shape.
@@ -26,7 +35,7 @@ def surrogate(
         advantages: A(s, a), float[N], in units of return (or standardised).
 
     Returns:
-        L(θ), a scalar in the units of the advantages.
+        The terms, in the shape and the units of the advantages.
 
     Raises:
         UsageError: If the shapes differ.
@@ -39,7 +48,7 @@ def surrogate(
             f"log_probs, old_log_probs and advantages have the shapes {shapes}; write "
             "one value of each for each of N transitions: [N]."
         )
-    return jnp.mean(jnp.exp(log_probs - old_log_probs) * advantages)
+    return jnp.exp(log_probs - old_log_probs) * advantages
 
 
 def mean_kl(old: Distribution, new: Distribution) -> Float[Array, ""]:

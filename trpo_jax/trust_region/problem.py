@@ -8,7 +8,6 @@ constrained policy optimisation and a critic's trust region differ only in how t
 them.
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,19 +20,22 @@ from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region.backtracking import Candidate
+from trpo_jax.trust_region.cg import CGResult, conjugate_gradient
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.fisher import (
     MatVec,
     OperatorFn,
     PolicyFn,
+    damped,
     gauss_newton_vector_product,
 )
 from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
+from trpo_jax.trust_region.objective import surrogate_terms
 from trpo_jax.trust_region.preconditioner import score_preconditioner
 
-# (distribution of the policy in the batch's states, batch) ↦ a mean over the batch.
-ObjectiveFn = Callable[[Any, Any], Float[Array, ""]]
+# (distribution of the policy in the batch's states, batch) ↦ a term for each row.
+ObjectiveFn = Callable[[Any, Any], Float[Array, "N *T"]]
 
 
 class Batch(NamedTuple):
@@ -64,7 +66,8 @@ class OldPolicy(NamedTuple):
     Attributes:
         theta: θ_old.
         value: L(θ_old), scalar.
-        distributions: π_old(·|s) of all states, split like the batch.
+        terms: Those of which L(θ_old) is the mean, split like the batch.
+        distributions: π_old(·|s) of all states, split likewise.
         entropy: mean_s H(π_old(·|s)), scalar, in nats.
         finite: Whether the batch, apart from observations, is finite, bool scalar. The
             ratio to an infinite log-probability is 0, so that it would go unnoticed.
@@ -72,9 +75,24 @@ class OldPolicy(NamedTuple):
 
     theta: PyTree
     value: Float[Array, ""]
+    terms: MicroBatches
     distributions: MicroBatches
     entropy: Float[Array, ""]
     finite: Bool[Array, ""]
+
+
+class Comparison(NamedTuple):
+    """A policy π_θ beside the old one, for each transition.
+
+    Attributes:
+        kl: KL(π_old(·|s) ‖ π_θ(·|s)), float[N] or [N, T], in nats.
+        gains: Terms of L(θ) − L(θ_old), float[N] or [N, T].
+        entropy: mean_s H(π_θ(·|s)), scalar, in nats.
+    """
+
+    kl: Float[Array, "N *T"]
+    gains: Float[Array, "N *T"]
+    entropy: Float[Array, ""]
 
 
 class Problem(NamedTuple):
@@ -82,7 +100,8 @@ class Problem(NamedTuple):
 
     Attributes:
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
-        objective_fn: (distribution of the policy, batch) ↦ L, a mean over the batch.
+        objective_fn: (distribution of the policy, batch) ↦ the terms [N] or [N, T] of
+            which L is the mean.
         batch: A `Batch`, or another named tuple of rows [N, …] with `observations`.
         params_of: θ ↦ params, linear: θ may be one vector, see `flatten`.
         micro_batch_size: Rows processed at a time, None for all. It bounds the memory,
@@ -101,21 +120,23 @@ class Problem(NamedTuple):
     def value_and_gradient(self, theta: PyTree) -> tuple[OldPolicy, PyTree]:
         """Return the old policy, with L(θ_old), and the gradient g = ∇L there."""
 
-        def evaluate(theta: PyTree, batch: Any) -> tuple[Array, Distribution]:
+        def evaluate(theta: PyTree, batch: Any) -> tuple[Array, tuple]:
             distribution = self._policy(theta, batch.observations)
-            return self.objective_fn(distribution, batch), distribution
+            terms = self.objective_fn(distribution, batch)
+            return jnp.mean(terms), (terms, distribution)
 
-        def differentiate(batch: Any) -> tuple[tuple, Distribution]:
+        def differentiate(batch: Any) -> tuple[tuple, tuple]:
             value_and_gradient = jax.value_and_grad(evaluate, has_aux=True)
-            (value, old), gradient = value_and_gradient(theta, batch)
-            return (value, gradient, jnp.mean(old.entropy())), old
+            (value, (terms, old)), gradient = value_and_gradient(theta, batch)
+            return (value, gradient, jnp.mean(old.entropy())), (terms, old)
 
-        means, old = mean_over_rows(differentiate, self._split(self.batch))
+        means, rows = mean_over_rows(differentiate, self._split(self.batch))
         value, gradient, entropy = means
         # Observations are left out: the policy may ignore a bad one, and if it does not
         # the objective shows it.
         finite = jnp.isfinite(max_norm(self.batch._replace(observations=())))
-        return OldPolicy(theta, value, old, entropy, finite), gradient
+        terms, old = rows.unzip()
+        return OldPolicy(theta, value, terms, old, entropy, finite), gradient
 
     def fisher(
         self,
@@ -150,6 +171,39 @@ class Problem(NamedTuple):
 
         return matvec
 
+    def natural_direction(
+        self,
+        theta: PyTree,
+        gradient: PyTree,
+        *,
+        damping: Float[Array, ""] | float,
+        max_iterations: int = 10,
+        tolerance: float = 1e-5,
+        preconditioner_groups: int = 0,
+        operator_fn: OperatorFn = gauss_newton_vector_product,
+    ) -> CGResult:
+        """Solve (F + λI) x = g by conjugate gradient, with F at θ_old.
+
+        Args:
+            theta: θ_old.
+            gradient: g, a pytree like θ.
+            damping: λ ≥ 0.
+            max_iterations: The largest number of Fisher-vector products.
+            tolerance: Relative residual at which the iteration stops earlier.
+            preconditioner_groups: Gradients that precondition the solve, see
+                `score_preconditioner`; 0 for none.
+            operator_fn: See `OperatorFn`.
+        """
+        return conjugate_gradient(
+            damped(self.fisher(theta, operator_fn=operator_fn), damping),
+            gradient,
+            preconditioner_fn=self.preconditioner(
+                theta, groups=preconditioner_groups, damping=damping
+            ),
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+        )
+
     def preconditioner(
         self,
         theta: PyTree,
@@ -175,25 +229,29 @@ class Problem(NamedTuple):
         )
 
     def candidate(self, theta: PyTree, old: OldPolicy) -> Candidate:
-        """Return L and KL at θ, with max_s KL(π_old ‖ π_θ) and mean_s H as evidence."""
+        """Return L and KL at θ, with the `Comparison` as evidence."""
 
-        def compare(batch: Any, old: Distribution) -> tuple[tuple, Array]:
+        def compare(
+            batch: Any, old: Distribution, old_terms: Array
+        ) -> tuple[tuple, tuple]:
             new = self._policy(theta, batch.observations)
             kl = old.kl_divergence(new)
-            value = self.objective_fn(new, batch)
-            return (value, jnp.mean(kl), jnp.mean(new.entropy())), jnp.max(kl)
+            terms = self.objective_fn(new, batch)
+            means = jnp.mean(terms), jnp.mean(kl), jnp.mean(new.entropy())
+            return means, (kl, terms - old_terms)
 
-        (value, kl, entropy), maxima = mean_over_rows(
-            compare, self._split(self.batch), old.distributions
+        (value, kl, entropy), rows = mean_over_rows(
+            compare, self._split(self.batch), old.distributions, old.terms
         )
         chex.assert_rank((value, kl, entropy), 0)
-        kl_max = functools.reduce(jnp.maximum, map(jnp.max, jax.tree.leaves(maxima)))
         # Two compilations of L may differ in the last bit, which must not count as an
         # improvement where θ has not moved.
         distance = max_norm(optax.tree.sub(theta, old.theta))
         value = jnp.where(distance == 0, old.value, value)
         finite = jnp.isfinite(distance) & old.finite
-        return Candidate(value, kl, finite, (kl_max, entropy))
+        divergences, gains = rows.join()
+        evidence = Comparison(divergences, gains, entropy)
+        return Candidate(value, kl, finite, evidence)
 
     @property
     def _fisher_rows(self) -> Any:
@@ -204,6 +262,21 @@ class Problem(NamedTuple):
 
     def _split(self, rows: PyTree) -> MicroBatches:
         return split_rows(rows, self.micro_batch_size)
+
+
+def surrogate_with_entropy(coefficient: Float[Array, ""] | float) -> ObjectiveFn:
+    """Return the objective L(θ) = mean[ratio · A] + c · mean_s H(π_θ(·|s)).
+
+    Args:
+        coefficient: c ≥ 0, the weight of the entropy bonus.
+    """
+
+    def objective(policy: Distribution, batch: Batch) -> Float[Array, "N *T"]:
+        log_probs = policy.log_prob(batch.actions)
+        terms = surrogate_terms(log_probs, batch.log_probs, batch.advantages)
+        return terms + coefficient * policy.entropy()
+
+    return objective
 
 
 def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:

@@ -3,27 +3,23 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.trust_region.backtracking import line_search
-from trpo_jax.trust_region.cg import conjugate_gradient
 from trpo_jax.trust_region.checks import check_not_negative, check_positive, whole
-from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.evidence import UpdateInfo, evidence
 from trpo_jax.trust_region.fisher import (
-    MatVec,
     OperatorFn,
     PolicyFn,
     gauss_newton_vector_product,
 )
 from trpo_jax.trust_region.flat import flatten, move
-from trpo_jax.trust_region.objective import surrogate
 from trpo_jax.trust_region.problem import (
     Batch,
     Problem,
     check_batch,
+    surrogate_with_entropy,
 )
 from trpo_jax.trust_region.step_size import (
     trust_region_step_size,
@@ -116,13 +112,13 @@ def trust_region_update(
     # caller, keep their params.
     theta_old, params_of = flatten(params)
 
-    def objective_fn(policy: Distribution, batch: Batch) -> Float[Array, ""]:
-        log_probs = policy.log_prob(batch.actions)
-        value = surrogate(log_probs, batch.log_probs, batch.advantages)
-        return value + entropy_coefficient * jnp.mean(policy.entropy())
-
     problem = Problem(
-        policy_fn, objective_fn, batch, params_of, micro_batch_size, fisher_batch
+        policy_fn,
+        surrogate_with_entropy(entropy_coefficient),
+        batch,
+        params_of,
+        micro_batch_size,
+        fisher_batch,
     )
     # One precision for all: a gradient in TF32 with products in float32 would be of
     # another function than F.
@@ -130,26 +126,24 @@ def trust_region_update(
         # 1. The policy gradient g = ∇L at θ_old.
         old, gradient = problem.value_and_gradient(theta_old)
 
-        # 2. The curvature F of the KL there, over a subsample of the states.
-        fisher = problem.fisher(theta_old, operator_fn=operator_fn)
-
-        # 3. The natural direction x ≈ (F + λI)⁻¹ g.
-        cg = conjugate_gradient(
-            damped(fisher, damping),
+        # 2. The natural direction x ≈ (F + λI)⁻¹ g, with the curvature F of the KL
+        # there, over a subsample of the states.
+        cg = problem.natural_direction(
+            theta_old,
             gradient,
-            preconditioner_fn=problem.preconditioner(
-                theta_old, groups=groups, damping=damping
-            ),
+            damping=damping,
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
+            preconditioner_groups=groups,
+            operator_fn=operator_fn,
         )
 
-        # 4. The step size β at which the quadratic model of the KL reaches δ.
+        # 3. The step size β at which the quadratic model of the KL reaches δ.
         curvature = step_size_curvature_fn(gradient, cg.x, damping)
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
         step = optax.tree.scale(step_size, cg.x)
 
-        # 5. A fraction of it that keeps the constraint, near δ, and improves L.
+        # 4. A fraction of it that keeps the constraint, near δ, and improves L.
         search = line_search(
             lambda fraction: problem.candidate(move(theta_old, fraction, step), old),
             surrogate_old=old.value,
@@ -160,26 +154,10 @@ def trust_region_update(
             width=line_search_width,
         )
 
-        # 6. Move there, or keep the old parameters: decided in one place.
+        # 5. Move there, or keep the old parameters: decided in one place.
         moved = move(theta_old, search.fraction, step)
         theta = optax.tree.where(search.accepted, moved, theta_old)
         info = evidence(
             old, gradient, cg, curvature, step_size, search, damping, max_kl
         )
     return params_of(theta), info
-
-
-def damped(matvec: MatVec, damping: Float[Array, ""] | float) -> MatVec:
-    """Return v ↦ (F + λI) v.
-
-    Args:
-        matvec: v ↦ F v.
-        damping: λ ≥ 0.
-    """
-
-    def product(vector: PyTree) -> PyTree:
-        # λ may be wider than a half-precision vector, whose dtype CG must keep.
-        total = optax.tree.add_scale(matvec(vector), damping, vector)
-        return optax.tree.cast_like(total, vector)
-
-    return product
