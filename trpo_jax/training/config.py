@@ -136,7 +136,7 @@ class TRPOConfig:
     line_search_width: int = 1
     """Candidates that the line search evaluates at once."""
 
-    natural_step_size: float = 0.1
+    natural_step_size: float = 1.0
     """β, the step size of update="npg" along the natural gradient of standardised
     advantages."""
     clip_ratio: float = 0.2
