@@ -45,6 +45,7 @@ from trpo_jax.training import (
     parse_range,
     preset,
 )
+from trpo_jax.training.config_checks import FIELDS_OF_FITS, UPDATES
 from trpo_jax.trust_region.checks import whole
 from trpo_jax.version import __version__
 
@@ -273,7 +274,12 @@ def sweep(
         memory_gib: Memory that the programs may use; most of what is free by default.
         fields: Values of the fields.
     """
-    base = _base_config(env, config)
+    chosen = {
+        name: getattr(fields, name)[0]
+        for name in ("update", "critic_fit")
+        if len(getattr(fields, name)) == 1
+    }
+    base = _base_config(env, config, chosen)
     _check_environment(base.env)
     values = {
         name: [_read_value(name, word) for word in words]
@@ -701,12 +707,26 @@ def _default_config(args: Sequence[str]) -> TRPOConfig:
     # Without a value both are None here; tyro then says that the value is missing.
     first.add_argument("--env", nargs="?")
     first.add_argument("--config", nargs="?", type=pathlib.Path)
+    first.add_argument("--update", nargs="?")
+    first.add_argument("--critic-fit", "--critic_fit", nargs="?")
     given = first.parse_known_args(args)[0]
-    return _base_config(given.env, given.config)
+    chosen = {"update": given.update, "critic_fit": given.critic_fit}
+    known = (*UPDATES, *FIELDS_OF_FITS)  # tyro refuses others
+    chosen = {name: word for name, word in chosen.items() if word in known}
+    return _base_config(given.env, given.config, chosen)
 
 
-def _base_config(env: str | None, path: pathlib.Path | None) -> TRPOConfig:
-    """Return the config of a file over the preset of its environment, or of `env`."""
+def _base_config(
+    env: str | None, path: pathlib.Path | None, chosen: dict[str, str]
+) -> TRPOConfig:
+    """Return the config of a file over the preset of its environment, or of `env`.
+
+    Args:
+        env: Environment that an option names.
+        path: Config file.
+        chosen: Update and critic's fit that options name. The preset is without the
+            fields that these do not read.
+    """
     values = read_config_values(path) if path else {}
     env = env or values.get("env", TRPOConfig.env)
     if not isinstance(env, str):
@@ -715,9 +735,11 @@ def _base_config(env: str | None, path: pathlib.Path | None) -> TRPOConfig:
             '"CartPole-v1". An environment that is a Python object cannot come from a '
             "file: train it in Python, by trpo_jax.run(config, ...)."
         )
-    base = config_to_dict(preset(env)) if env in PRESETS else {}
+    values |= {"env": env, **chosen}
+    chosen = {name: values[name] for name in ("update", "critic_fit") if name in values}
     try:
-        return config_from_dict({**base, **values, "env": env})
+        base = config_to_dict(preset(env, **chosen)) if env in PRESETS else {}
+        return config_from_dict({**base, **values})
     except (UsageError, UsageTypeError) as error:
         if path is None:
             raise

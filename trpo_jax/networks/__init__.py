@@ -9,7 +9,7 @@ from trpo_jax.networks.heads import (
     StateDependentGaussianHead,
     TanhGaussianHead,
 )
-from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.initializers import lecun_normal, orthogonal, xavier_uniform
 from trpo_jax.networks.lru import LRU
 from trpo_jax.networks.nnx import NNXModule, NNXNetwork, as_network
 from trpo_jax.networks.protocol import (
@@ -47,5 +47,7 @@ __all__ = [
     "Value",
     "as_network",
     "init_network",
+    "lecun_normal",
     "orthogonal",
+    "xavier_uniform",
 ]

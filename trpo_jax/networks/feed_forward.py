@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.initializers import ScaledInitializer, orthogonal
 from trpo_jax.observations import Observation, masks_of, values_of
 from trpo_jax.trust_region.distributions import Distribution
 
@@ -30,12 +30,14 @@ class Value(nn.Module):
 
     Attributes:
         torso: A module, observations [N, …] ↦ features float[N, F].
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     torso: nn.Module
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, observations: Observation) -> Float[Array, " N"]:
         """Map observations [N, …] to values float[N]."""
         features = self.torso(values_of(observations))
-        return nn.Dense(1, kernel_init=orthogonal())(features)[:, 0]
+        return nn.Dense(1, kernel_init=self.initializer(1.0))(features)[:, 0]

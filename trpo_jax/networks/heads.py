@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from trpo_jax.errors import UsageError
-from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.initializers import ScaledInitializer, orthogonal
 from trpo_jax.trust_region.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -26,8 +26,8 @@ from trpo_jax.trust_region.distributions import (
 _OUTPUT_SCALE = 0.01
 
 
-def _output(size: int) -> nn.Dense:
-    return nn.Dense(size, kernel_init=orthogonal(_OUTPUT_SCALE))
+def _output(size: int, initializer: ScaledInitializer) -> nn.Dense:
+    return nn.Dense(size, kernel_init=initializer(_OUTPUT_SCALE))
 
 
 class CategoricalHead(nn.Module):
@@ -35,9 +35,11 @@ class CategoricalHead(nn.Module):
 
     Attributes:
         num_actions: K.
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     num_actions: int
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(
@@ -46,7 +48,7 @@ class CategoricalHead(nn.Module):
         action_mask: Bool[Array, "*N K"] | None = None,
     ) -> Categorical:
         """Map features [*N, F], and which actions are allowed, to a Categorical."""
-        logits = _output(self.num_actions)(features)
+        logits = _output(self.num_actions, self.initializer)(features)
         if action_mask is not None:
             logits = mask_logits(logits, action_mask)
         return Categorical(logits)
@@ -57,9 +59,11 @@ class MultiCategoricalHead(nn.Module):
 
     Attributes:
         num_actions: (K₁, …, K_D).
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     num_actions: tuple[int, ...]
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(
@@ -72,7 +76,8 @@ class MultiCategoricalHead(nn.Module):
         The mask has the masks of the D choices side by side, bool[*N, ΣK].
         """
         ends = list(itertools.accumulate(self.num_actions))
-        logits = jnp.split(_output(ends[-1])(features), ends[:-1], axis=-1)
+        output = _output(ends[-1], self.initializer)
+        logits = jnp.split(output(features), ends[:-1], axis=-1)
         if action_mask is not None:
             masks = jnp.split(action_mask, ends[:-1], axis=-1)
             logits = [mask_logits(*pair) for pair in zip(logits, masks, strict=True)]
@@ -85,17 +90,20 @@ class GaussianHead(nn.Module):
     Attributes:
         action_size: D.
         initial_log_std: log σ before training, in units of the action.
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     action_size: int
     initial_log_std: float = 0.0
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> DiagonalGaussian:
         """Map features [*N, F] to a DiagonalGaussian with batch [*N]."""
         initial = nn.initializers.constant(self.initial_log_std)
         log_std = self.param("log_std", initial, (self.action_size,))
-        return DiagonalGaussian(_output(self.action_size)(features), log_std)
+        mean = _output(self.action_size, self.initializer)(features)
+        return DiagonalGaussian(mean, log_std)
 
 
 class TanhGaussianHead(nn.Module):
@@ -104,16 +112,20 @@ class TanhGaussianHead(nn.Module):
     Attributes:
         action_size: D.
         initial_log_std: log σ before training and before tanh.
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     action_size: int
     initial_log_std: float = 0.0
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> TanhGaussian:
         """Map features [*N, F] to a TanhGaussian with batch [*N]."""
         return TanhGaussian(
-            *GaussianHead(self.action_size, self.initial_log_std)(features)
+            *GaussianHead(self.action_size, self.initial_log_std, self.initializer)(
+                features
+            )
         )
 
 
@@ -126,11 +138,13 @@ class StateDependentGaussianHead(nn.Module):
         action_size: D.
         initial_log_std: About log σ before training, in units of the action.
         log_std_bounds: (low, high).
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     action_size: int
     initial_log_std: float = 0.0
     log_std_bounds: tuple[float, float] = (-5.0, 2.0)
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> DiagonalGaussian:
@@ -146,7 +160,8 @@ class StateDependentGaussianHead(nn.Module):
                 f"{low} and {high} of a state-dependent log σ; write one that is."
             )
         start = math.atanh(2 * (self.initial_log_std - low) / (high - low) - 1)
-        mean, z = jnp.split(_output(2 * self.action_size)(features), 2, axis=-1)
+        output = _output(2 * self.action_size, self.initializer)
+        mean, z = jnp.split(output(features), 2, axis=-1)
         log_std = low + 0.5 * (high - low) * (1 + jnp.tanh(z + start))
         return DiagonalGaussian(mean, log_std)
 
@@ -167,17 +182,19 @@ class GSDEHead(nn.Module):
         action_size: D.
         initial_log_std: log σ(s) before training where every feature is ±1, in units of
             the action; half of the variance is the constant's.
+        initializer: Scale of a layer ↦ initialiser of its weights.
 
     Source: Raffin, Kober & Stulp 2021 (arXiv 2005.05719), which has no constant.
     """
 
     action_size: int
     initial_log_std: float = 0.0
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> GSDEGaussian:
         """Map features [*N, F] to a GSDEGaussian with batch [*N]."""
-        mean = _output(self.action_size)(features)
+        mean = _output(self.action_size, self.initializer)(features)
         constant = jnp.ones_like(features[..., :1])
         affine = jnp.concatenate([features, constant], axis=-1)
         shape = (affine.shape[-1], self.action_size)

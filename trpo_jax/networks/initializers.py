@@ -1,4 +1,4 @@
-"""Orthogonal weight initialisation that is safe under `vmap`."""
+"""Initialisers of weights: orthogonal ones that are safe under `vmap`, and others."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,10 +10,16 @@ from jaxtyping import Array, Float, Int, Key
 
 from trpo_jax.errors import UsageError
 
+Initializer = Callable[..., Array]
+"""(key, shape, dtype) ↦ weights, as Flax's."""
+
+ScaledInitializer = Callable[[float], Initializer]
+"""The scale of a layer ↦ the initialiser of its weights."""
+
 
 def orthogonal(
     scale: Float[Array, ""] | float = 1.0,
-) -> Callable[..., Float[Array, "I O"]]:
+) -> Initializer:
     """Return an initialiser of random matrices W with orthonormal rows or columns.
 
     WᵀW = scale² I if W has at least as many rows as columns, otherwise
@@ -42,6 +48,27 @@ def orthogonal(
         return scale * _orthonormal(key, tuple(shape), dtype)
 
     return initialize
+
+
+def xavier_uniform(scale: float = 1.0) -> Initializer:
+    """Return Glorot's uniform initialiser, the same for every scale.
+
+    Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep
+    feedforward neural networks".
+    """
+    return _XAVIER
+
+
+def lecun_normal(scale: float = 1.0) -> Initializer:
+    """Return LeCun's normal initialiser, Flax's default, the same for every scale.
+
+    Source: LeCun et al. 1998, "Efficient BackProp".
+    """
+    return _LECUN
+
+
+_XAVIER = jax.nn.initializers.xavier_uniform()
+_LECUN = jax.nn.initializers.lecun_normal()
 
 
 # Flax traces an initialiser whenever a layer is applied, to check the shape. Jitted, it

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from trpo_jax.errors import UsageError
-from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.initializers import ScaledInitializer, orthogonal
 from trpo_jax.networks.lru import LRU
 from trpo_jax.observations import Observation, masks_of, values_of
 from trpo_jax.trust_region.distributions import Distribution
@@ -65,11 +65,13 @@ class RecurrentValue(nn.Module):
         torso: A module, observations [N, …] ↦ features float[N, F].
         memory_size: As in `RecurrentPolicy`.
         memory: As in `RecurrentPolicy`.
+        initializer: Scale of a layer ↦ initialiser of its weights, for the last layer.
     """
 
     torso: nn.Module
     memory_size: int = 64
     memory: Memory = "gru"
+    initializer: ScaledInitializer = orthogonal
 
     def initial_memory(self, num_sequences: int) -> Float[Array, "B M"]:
         """Return the memory of `num_sequences` episodes before their first step."""
@@ -89,7 +91,8 @@ class RecurrentValue(nn.Module):
         """
         remember = _Memory(self.torso, self.memory_size, self.memory)
         memories, features = remember(memory, values_of(observations), starts)
-        return memories, nn.Dense(1, kernel_init=orthogonal())(features)[..., 0]
+        layer = nn.Dense(1, kernel_init=self.initializer(1.0))
+        return memories, layer(features)[..., 0]
 
 
 def _initial_memory(

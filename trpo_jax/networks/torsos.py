@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, Shaped
 
 from trpo_jax.errors import UsageError, array_types
-from trpo_jax.networks.initializers import orthogonal
+from trpo_jax.networks.initializers import ScaledInitializer, orthogonal
 from trpo_jax.observations import Observation
 
 _NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
@@ -26,10 +26,12 @@ class MLP(nn.Module):
     Attributes:
         hidden_sizes: Width of each layer; if empty, the features are the observation.
         activation: Function after each layer.
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Activation = nn.tanh
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, observations: Observation) -> Float[Array, "N F"]:
@@ -42,7 +44,8 @@ class MLP(nn.Module):
         flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
         x = jnp.concatenate(flat, axis=-1)
         for size in self.hidden_sizes:
-            x = self.activation(nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))(x))
+            layer = nn.Dense(size, kernel_init=self.initializer(math.sqrt(2)))
+            x = self.activation(layer(x))
         return x
 
 
@@ -62,6 +65,7 @@ class CNN(nn.Module):
         stride: Step between patches.
         hidden_sizes: Width of each dense layer that follows.
         activation: Function after each layer.
+        initializer: Scale of a layer ↦ initialiser of its weights.
     """
 
     channels: tuple[int, ...] = (16,)
@@ -69,6 +73,7 @@ class CNN(nn.Module):
     stride: int = 1
     hidden_sizes: tuple[int, ...] = (128,)
     activation: Activation = nn.relu
+    initializer: ScaledInitializer = orthogonal
 
     @nn.compact
     def __call__(self, observations: Observation) -> Float[Array, "N F"]:
@@ -93,7 +98,7 @@ class CNN(nn.Module):
             x = x.reshape(*x.shape[:3], -1)
             for filters in self.channels:
                 patches = _patches(x, self.kernel_size, self.stride, name)
-                layer = nn.Dense(filters, kernel_init=orthogonal(math.sqrt(2)))
+                layer = nn.Dense(filters, kernel_init=self.initializer(math.sqrt(2)))
                 x = self.activation(layer(patches))
             maps.append(x)
         if not maps:
@@ -101,7 +106,8 @@ class CNN(nn.Module):
                 f"observations {array_types(observations)} have no image [N, H, W, C] "
                 "or [N, H, W]; write channels=() for an MLP on flat observations."
             )
-        return MLP(self.hidden_sizes, self.activation)([*maps, *flat])
+        mlp = MLP(self.hidden_sizes, self.activation, self.initializer)
+        return mlp([*maps, *flat])
 
 
 def _named_leaves(

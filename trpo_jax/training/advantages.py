@@ -63,12 +63,53 @@ def generalized_advantages(
             )
     errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
     decays = discount * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
-    return jax.lax.platform_dependent(
-        errors, decays.astype(errors.dtype), cpu=_accumulate, default=_accumulate_in_log
-    )
+    return _accumulate(errors, decays.astype(errors.dtype))
+
+
+def discounted_returns(
+    rewards: Float[Array, "T *B"],
+    done: Bool[Array, "T *B"],
+    carried: Float[Array, "*B"],
+    *,
+    discount: Float[Array, ""] | float,
+) -> tuple[Float[Array, "T *B"], Float[Array, "*B"]]:
+    """Return the discounted sums of the rewards so far, by which rewards are scaled.
+
+    Rₜ = rₜ + γ Rₜ₋₁, with R = 0 before the first step of an episode
+
+    Args:
+        rewards: rₜ, float[T, B].
+        done: The episode ended with this step, either way, bool[T, B].
+        carried: γ-discounted sum before the first step, as returned for the rollout
+            before; zeros at first.
+        discount: γ in [0, 1].
+
+    Returns:
+        Rₜ, float[T, B]; and R after the last step, 0 where the episode ended, float[B].
+
+    Source: Engstrom et al. 2020 (arXiv 2005.12729), algorithm 1, which does not start
+    anew at the end of an episode; OpenAI's baselines do.
+    """
+    # Forwards in time is backwards in reversed time.
+    decays = discount * jnp.where(done, 0.0, 1.0).astype(rewards.dtype)
+    first = rewards.at[0].add(_decayed(jnp.asarray(discount), carried))
+    before = jnp.concatenate([jnp.zeros_like(decays[:1]), decays[:-1]])
+    returns = _accumulate(first[::-1], before[::-1])[::-1]
+    # A NaN would be carried for as long as the episode lasts.
+    goes_on = ~done[-1] & jnp.isfinite(returns[-1])
+    return returns, jnp.where(goes_on, returns[-1], 0).astype(carried.dtype)
 
 
 def _accumulate(
+    errors: Float[Array, "T *B"], decays: Float[Array, "T *B"]
+) -> Float[Array, "T *B"]:
+    """Return Aₜ = δₜ + cₜ Aₜ₊₁."""
+    return jax.lax.platform_dependent(
+        errors, decays, cpu=_accumulate_in_turn, default=_accumulate_in_log
+    )
+
+
+def _accumulate_in_turn(
     errors: Float[Array, "T *B"], decays: Float[Array, "T *B"]
 ) -> Float[Array, "T *B"]:
     """Return Aₜ = δₜ + cₜ Aₜ₊₁ in T steps, with the fewest operations."""

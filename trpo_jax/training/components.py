@@ -17,6 +17,7 @@ from trpo_jax.environments import (
 )
 from trpo_jax.environments.contract import observation_type
 from trpo_jax.errors import UsageError
+from trpo_jax.networks.initializers import ScaledInitializer
 from trpo_jax.observations import part_of, values_of
 from trpo_jax.training.batching import BatchedNetwork, batched
 from trpo_jax.training.config import TRPOConfig
@@ -77,19 +78,24 @@ def make_networks(
     elif policy is None:
         policy = networks.Policy(policy_torso, _head(config, environment))
     if critic is None and size:
-        critic = networks.RecurrentValue(critic_torso, size, memory)
+        critic = networks.RecurrentValue(
+            critic_torso, size, memory, _initializer(config)
+        )
     elif critic is None:
-        critic = networks.Value(critic_torso)
+        critic = networks.Value(critic_torso, _initializer(config))
     return policy, critic
 
 
 def _torsos(config: TRPOConfig, environment: Environment) -> list[nn.Module]:
     """Return the default torsos of policy and critic."""
     sizes, activation = config.hidden_sizes, getattr(jax.nn, config.activation)
-    mlp = networks.MLP(sizes, activation)
+    initializer = _initializer(config)
+    mlp = networks.MLP(sizes, activation, initializer)
     if not config.channels:
         return [mlp, mlp]
-    cnn = networks.CNN(config.channels, 3, config.convolution_stride, sizes, activation)
+    cnn = networks.CNN(
+        config.channels, 3, config.convolution_stride, sizes, activation, initializer
+    )
     parts = (config.policy_observation, config.critic_observation)
     if parts == (None, None):
         return [cnn, cnn]
@@ -97,6 +103,10 @@ def _torsos(config: TRPOConfig, environment: Environment) -> list[nn.Module]:
     observation = observation_type(environment)
     convolves = [_has_image(part_of(observation, part)) for part in parts]
     return [cnn if one or not any(convolves) else mlp for one in convolves]
+
+
+def _initializer(config: TRPOConfig) -> ScaledInitializer:
+    return getattr(networks, config.initialization)
 
 
 def _has_image(observation: PyTree) -> bool:
@@ -111,12 +121,13 @@ def _head(config: TRPOConfig, environment: Environment) -> nn.Module:
             f"action_distribution={config.action_distribution!r} is for continuous "
             f"actions, but the environment takes {space}; leave it out."
         )
+    initializer = _initializer(config)
     match space:
         case Discrete(num_actions):
-            return networks.CategoricalHead(num_actions)
+            return networks.CategoricalHead(num_actions, initializer)
         case MultiDiscrete(num_actions):
-            return networks.MultiCategoricalHead(num_actions)
+            return networks.MultiCategoricalHead(num_actions, initializer)
         case Box(size):
             return _GAUSSIAN_HEADS[config.action_distribution](
-                size, config.initial_log_std
+                size, config.initial_log_std, initializer=initializer
             )

@@ -21,6 +21,7 @@ from trpo_jax.training.config_checks import (
     check_parts,
     check_static,
     check_types,
+    check_update,
     check_variants,
     plain,
 )
@@ -84,6 +85,12 @@ class TRPOConfig:
     noise_period: int = 1
     """Steps for which exploration noise is kept before it is resampled; 4 is usual with
     gsde."""
+    initialization: Literal["orthogonal", "xavier_uniform", "lecun_normal"] = (
+        "orthogonal"
+    )
+    """Initial weights of dense layers and convolutions: orthogonal, with a scale for
+    each layer; or by the rule of Glorot (Xavier) or LeCun, without. A memory's are
+    orthogonal."""
     policy: Network | RecurrentNetwork | NNXModule | None = None
     """Your own policy network, such as a Flax module of Linen or NNX, which returns
     distributions; replaces the fields above. If its actions are to be squashed by tanh,
@@ -154,6 +161,9 @@ class TRPOConfig:
     """Step size of this optimiser."""
     policy_learning_rate_schedule: Any = "constant"
     """Factor of policy_learning_rate, as max_kl_schedule."""
+    policy_max_gradient_norm: float = 0.0
+    """Largest global norm of the gradient before this optimiser, beyond which it is
+    scaled down; 0.5 is usual, 0 for none."""
 
     discount: float = 0.99
     """γ, the discount of future rewards."""
@@ -184,11 +194,21 @@ class TRPOConfig:
     """Step size of the critic's optimiser."""
     critic_learning_rate_schedule: Any = "constant"
     """Factor of critic_learning_rate, as max_kl_schedule."""
+    critic_max_gradient_norm: float = 0.0
+    """Largest global norm of the gradient before this optimiser, as
+    policy_max_gradient_norm."""
+    critic_value_clipping: float = 0.0
+    """ε of value clipping in a first-order fit: the loss counts values up to ±ε from
+    those before the fit, where that is worse; in units of the critic's output, 0 for
+    none."""
 
     normalize_observations: bool = False
     """Whether to standardise observations by their running mean and variance."""
     normalize_returns: bool = False
     """Whether the critic predicts returns standardised by their running moments."""
+    scale_rewards: bool = False
+    """Whether rewards are divided by the running standard deviation of the discounted
+    return, for advantages and critic; what is recorded stays in units of reward."""
 
     def __post_init__(self) -> None:
         """Raise UsageError or UsageTypeError for values that could only fail later."""
@@ -202,6 +222,7 @@ class TRPOConfig:
         object.__setattr__(self, "critic", as_network(self.critic))
         check_types(self)
         check_hyperparameters(self.hyperparameters)
+        check_update(self)
         # Before any advice on fields that would be ignored.
         check_ignored(self)
         check_counts(self)

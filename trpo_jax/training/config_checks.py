@@ -4,6 +4,7 @@ Each raises UsageError or UsageTypeError, with what to write instead.
 """
 
 import dataclasses
+import inspect
 import math
 import numbers
 import typing
@@ -285,6 +286,7 @@ def check_memory(config: Any) -> None:
 
 FIELDS_OF_FITS = {
     "trust_region": (
+        "cg_tolerance",
         "critic_max_kl",
         "critic_damping",
         "critic_cg_iterations",
@@ -296,10 +298,11 @@ FIELDS_OF_FITS = {
         "critic_optimizer",
         "critic_learning_rate",
         "critic_learning_rate_schedule",
+        "critic_max_gradient_norm",
+        "critic_value_clipping",
     ),
 }
-"""Fields of a config that only one `critic_fit` reads."""
-
+"""Fields of a config that one `critic_fit` reads, and the other does not."""
 
 _NATURAL = ("trpo", "tnpg", "npg")
 _FIRST_ORDER = ("ppo", "ppo_penalty")
@@ -323,6 +326,7 @@ UPDATES_OF_FIELDS = {
             "damping",
             "fisher_operator",
             "cg_iterations",
+            "cg_tolerance",
             "preconditioner_groups",
             "fisher_stride",
         ),
@@ -336,6 +340,7 @@ UPDATES_OF_FIELDS = {
             "policy_optimizer",
             "policy_learning_rate",
             "policy_learning_rate_schedule",
+            "policy_max_gradient_norm",
         ),
         _FIRST_ORDER,
     ),
@@ -345,47 +350,61 @@ UPDATES_OF_FIELDS = {
 """The updates that read a field, for fields that some do not read."""
 
 
-def ignored_fields(update: Any, critic_fit: str) -> list[str]:
-    """Return the fields that a policy update and a critic's fit do not read.
+# An update of one's own is given all floats of a run, with their schedules in force.
+_OF_ONES_OWN = (*Hyperparameters._fields, "policy_learning_rate_schedule")
 
-    An update of one's own may read any float.
-    """
-    of_update = [
+
+def ignored_fields(update: Any, critic_fit: Any) -> list[str]:
+    """Return the fields that neither policy update nor critic's fit read."""
+    read = [
         name
         for name, updates in UPDATES_OF_FIELDS.items()
-        if update not in updates
-        and not (callable(update) and name in Hyperparameters._fields)
+        if update in updates or (callable(update) and name in _OF_ONES_OWN)
     ]
-    of_fit = [
-        name
-        for fit, names in FIELDS_OF_FITS.items()
-        if fit != critic_fit
-        for name in names
-    ]
-    return of_update + of_fit
+    for fit, names in FIELDS_OF_FITS.items():
+        read += names if fit == critic_fit else ()
+    of_some = (
+        *UPDATES_OF_FIELDS,
+        *(n for names in FIELDS_OF_FITS.values() for n in names),
+    )
+    return [name for name in dict.fromkeys(of_some) if name not in read]
+
+
+def check_update(config: Any) -> None:
+    """Check that the policy update is known, or takes what it is given."""
+    update = config.update
+    wanted = "a function (policy_fn, params, batch, key, hyperparameters) ↦ params"
+    if not callable(update):
+        if update not in UPDATES:
+            raise UsageError(
+                f"update={update!r}; write one of {', '.join(UPDATES)}, or {wanted}."
+            )
+        return
+    try:
+        inspect.signature(update).bind(*["an argument"] * 5)
+    except TypeError:
+        raise UsageTypeError(
+            f"update is {describe_type(update)}, which does not take these arguments; "
+            f"write {wanted}."
+        ) from None
 
 
 def check_ignored(config: Any) -> None:
-    """Check that policy update and critic's fit exist, and read all fields set."""
-    update = config.update
-    if not callable(update) and update not in UPDATES:
-        raise UsageError(
-            f"update={update!r}; write one of {', '.join(UPDATES)}, or a function "
-            "(policy_fn, params, batch, key, hyperparameters) ↦ params."
-        )
+    """Check that policy update and critic's fit read all fields that are set."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name in ignored_fields(update, config.critic_fit):
+    for name in ignored_fields(config.update, config.critic_fit):
         value = getattr(config, name)
         if value == defaults[name]:
             continue
-        if name in UPDATES_OF_FIELDS:
-            readers = " or ".join(map(repr, UPDATES_OF_FIELDS[name]))
-            wanted = f"update={readers}"
-        else:
-            fit = next(fit for fit, names in FIELDS_OF_FITS.items() if name in names)
-            wanted = f"critic_fit={fit!r}"
+        readers = [
+            f"critic_fit={fit!r}"
+            for fit, names in FIELDS_OF_FITS.items()
+            if name in names
+        ]
+        if updates := UPDATES_OF_FIELDS.get(name):
+            readers.insert(0, f"update={' or '.join(map(repr, updates))}")
         raise UsageError(
-            f"{name}={value!r} is for {wanted}; write that as well, "
+            f"{name}={value!r} is for {' or '.join(readers)}; write that as well, "
             f"or leave {name} at {defaults[name]!r}."
         )
 
@@ -404,6 +423,14 @@ def check_fractions(config: Any) -> None:
             "initial_log_std",
             low < log_std < high,
             f"between the bounds of log σ, {low} and {high}; write 0.0",
+        ),
+        *(
+            (name, 0 <= getattr(config, name) < math.inf, f"finite; write {advice}")
+            for name, advice in (
+                ("policy_max_gradient_norm", "0.5, or 0 for none"),
+                ("critic_max_gradient_norm", "0.5, or 0 for none"),
+                ("critic_value_clipping", "0.2, or 0 for none"),
+            )
         ),
     ):
         if not in_range:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region import (
+    Descent,
     DiagonalGaussian,
     Problem,
     line_search,
@@ -62,9 +63,8 @@ def fit_critic_in_trust_region(
     solved by  (F + λσ²I) x = g,  β = min(1, √(2εσ² / xᵀFx)),  φ = φ_old + fraction·β x
 
     with g = mean (target − V) ∇V, F = mean ∇V ∇Vᵀ, and the mean squared error before
-    the step as σ². A value is
-    the mean of a Gaussian of that variance, and ε a KL in nats. λ and ε therefore do
-    not depend on the scale of rewards.
+    the step as σ². A value is the mean of a Gaussian of that variance, and ε a KL in
+    nats. λ and ε therefore do not depend on the scale of rewards.
 
     Args:
         value_fn: (params, observations [N, …]) ↦ values float[N], or float[N, T] of a
@@ -144,11 +144,13 @@ def fit_critic(
     *,
     epochs: int,
     num_minibatches: int,
-) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
+    value_clipping: float = 0.0,
+) -> Descent:
     """Minimise mean (V(s) − target)² by minibatches of random rows.
 
-    A fit that ends in a NaN or an infinity is discarded: parameters and optimiser state
-    come back unchanged, and the loss shows why.
+    With a value clipping ε, minimise
+
+    mean max[(V(s) − target)², (clip(V(s), V_old(s) − ε, V_old(s) + ε) − target)²]
 
     Args:
         value_fn: (params, observations[N, …]) ↦ values float[N], or float[N, T] of a
@@ -161,14 +163,16 @@ def fit_critic(
         key: Randomness of the minibatches; consumed.
         epochs: Passes over the data.
         num_minibatches: Gradient steps in each pass; must divide N.
+        value_clipping: ε, in units of the targets; 0 for none.
 
     Returns:
-        New parameters, new optimiser state, and the mean loss over the last epoch.
+        A `Descent`.
 
     Raises:
         UsageError: If `num_minibatches` does not divide N, or there is not one value
             for each target.
 
+    Source: Engstrom et al. 2020 (arXiv 2005.12729), section 3, for the clipping.
     """
     values = jax.eval_shape(value_fn, params, observations)
     check_values(values, targets.shape)
@@ -177,12 +181,23 @@ def fit_critic(
         inputs, wanted = batch
         return jnp.mean((value_fn(params, inputs) - wanted) ** 2)
 
+    def clipped_loss_fn(params: PyTree, batch: tuple) -> Float[Array, ""]:
+        inputs, wanted, old = batch
+        values = value_fn(params, inputs)
+        clipped = jnp.clip(values, old - value_clipping, old + value_clipping)
+        worse = jnp.maximum((values - wanted) ** 2, (clipped - wanted) ** 2)
+        return jnp.mean(worse)
+
+    rows: tuple = (observations, targets)
+    if value_clipping:
+        loss_fn, rows = clipped_loss_fn, (*rows, value_fn(params, observations))
+
     return minimize_by_minibatches(
         loss_fn,
         params,
         optimizer,
         optimizer_state,
-        (observations, targets),
+        rows,
         key,
         epochs=epochs,
         num_minibatches=num_minibatches,

@@ -31,6 +31,15 @@ class Hyperparameters(NamedTuple):
     policy_learning_rate: float
 
 
+_POSITIVE = (
+    "max_kl",
+    "critic_max_kl",
+    "clip_ratio",
+    "kl_coefficient",
+    "natural_step_size",
+)
+
+
 def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     """Raise UsageTypeError for what is not a float, UsageError if it is out of range.
 
@@ -44,8 +53,7 @@ def check_hyperparameters(hyperparameters: Hyperparameters) -> None:
     floats = hyperparameters
     try:
         check_fraction(discount=floats.discount, gae_lambda=floats.gae_lambda)
-        positive = ("max_kl", "critic_max_kl", "clip_ratio", "kl_coefficient")
-        check_positive(**{name: getattr(floats, name) for name in positive})
+        check_positive(**{name: getattr(floats, name) for name in _POSITIVE})
         check_not_negative(**floats._asdict())
     except UsageTypeError as error:
         raise UsageTypeError(

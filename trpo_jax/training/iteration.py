@@ -12,7 +12,11 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.observations import values_of
-from trpo_jax.training.advantages import generalized_advantages, standardize
+from trpo_jax.training.advantages import (
+    discounted_returns,
+    generalized_advantages,
+    standardize,
+)
 from trpo_jax.training.batching import (
     BatchedNetwork,
     reset_nonfinite_memory,
@@ -161,12 +165,14 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
             map_fn=functools.partial(over_environments, config),
         )
 
+        state, trajectory = _scale_rewards(state, scheduled, trajectory)
+
         # 2. Judge the actions by generalised advantages.
         judged, critic_memory = _judge(
             config, components, state, scheduled, trajectory, rollout_state.observation
         )
 
-        # 3. Update the policy inside its trust region.
+        # 3. Update the policy.
         params, update_state, info = _update_policy(
             config, components.policy, state, scheduled, judged, update_key
         )
@@ -221,13 +227,34 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     return state, metrics
 
 
+def _scale_rewards(
+    state: TrainState, scheduled: Hyperparameters, trajectory: Trajectory
+) -> tuple[TrainState, Trajectory]:
+    """Return a rollout with scaled rewards, and the state with their statistics.
+
+    The sums of the episodes stay in units of reward.
+    """
+    if state.reward_statistics is None:
+        return state, trajectory
+    returns, carried = discounted_returns(
+        trajectory.reward,
+        trajectory.done,
+        state.discounted_return,
+        discount=scheduled.discount,
+    )
+    # First: without any samples the first rollout would not be scaled.
+    statistics = update_statistics(state.reward_statistics, returns)
+    state = state._replace(reward_statistics=statistics, discounted_return=carried)
+    return state, trajectory._replace(reward=trajectory.reward / statistics.std)
+
+
 class _Judged(NamedTuple):
     """A rollout with the critic's judgement of it, [T, B, …].
 
     Attributes:
         trajectory: The rollout.
         observations: Its observations as policy and critic see them, normalised once.
-        values: V(s), in units of return.
+        values: V(s), in units of return, scaled if rewards are.
         advantages: Generalised advantages.
         returns: The λ-returns, advantages + values.
     """
@@ -332,16 +359,20 @@ def _fit_critic(
             ),
         )
         return params, (), info
-    params, optimizer_state, loss = fit_critic(
+    optimizer = make_optimizer(
+        config.critic_optimizer, max_gradient_norm=config.critic_max_gradient_norm
+    )
+    params, optimizer_state, loss, _ = fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
-        make_optimizer(config.critic_optimizer)(scheduled.critic_learning_rate),
+        optimizer(scheduled.critic_learning_rate),
         state.critic_optimizer_state,
         rows,
         critic.to_rows(targets),
         key,
         epochs=sizes.critic_epochs,
         num_minibatches=sizes.critic_minibatches,
+        value_clipping=config.critic_value_clipping,
     )
     zero = jnp.zeros_like(loss)
     return params, optimizer_state, CriticInfo(loss, zero, zero)

@@ -11,14 +11,28 @@ import optax
 _ELEMENTWISE = ("adam", "adamw", "nadam", "radam", "rmsprop", "sgd")
 
 
-def make_optimizer(value: Any) -> Callable[[Any], optax.GradientTransformation]:
-    """Return learning rate ↦ optimiser, from a name or as it is.
+OptimizerFn = Callable[[Any], optax.GradientTransformation]
+
+
+def make_optimizer(value: Any, *, max_gradient_norm: float = 0.0) -> OptimizerFn:
+    """Return learning rate ↦ optimiser.
+
+    Args:
+        value: The name of an optimiser of Optax, or the function itself.
+        max_gradient_norm: Global norm that gradients are scaled down to before the
+            optimiser, 0 for none.
 
     Raises:
         AttributeError: If Optax has no such name.
     """
-    if not isinstance(value, str):
-        return value
+    optimizer_fn = _named(value) if isinstance(value, str) else value
+    if not max_gradient_norm:
+        return optimizer_fn
+    clip = optax.clip_by_global_norm(max_gradient_norm)
+    return lambda learning_rate: optax.chain(clip, optimizer_fn(learning_rate))
+
+
+def _named(value: str) -> OptimizerFn:
     named = getattr(optax, value)
     if "eps_root" in inspect.signature(named).parameters:
         # Far below every other number here, it keeps the derivative of Adam's root

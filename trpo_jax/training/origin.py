@@ -28,6 +28,7 @@ _FIELDS = (
     "critic_fit",
     "normalize_observations",
     "normalize_returns",
+    "scale_rewards",
 )
 
 NETWORK_FIELDS = tuple(

@@ -97,6 +97,7 @@ def state_shardings(config: TRPOConfig, state: Any, *, num_seeds: int = 1) -> An
     return split_by()(state)._replace(
         rollout=by_environment(state.rollout),
         critic_memory=by_environment(state.critic_memory),
+        discounted_return=by_environment(state.discounted_return),
     )
 
 

@@ -7,9 +7,9 @@ the same evidence.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+import optax
+from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.errors import UsageTypeError, array_types
 from trpo_jax.training.config import TRPOConfig
@@ -40,16 +40,17 @@ _FISHER_OPERATORS = {
 
 
 class UpdateInputs(NamedTuple):
-    """All that a policy update is made from.
+    """What a policy update is given.
 
     Attributes:
         policy_fn: (params, rows of observations) ↦ `Distribution`.
         params: θ_old.
-        state: What the update before returned, or `init_update`.
+        state: The state that the update before returned, at first that of
+            `init_update`.
         batch: The rows of the rollout.
         fisher_batch: A subsample of them, for the Fisher information.
         micro_batch_size: Rows processed at a time, None for all.
-        hyperparameters: The floats in force.
+        hyperparameters: The floats in force, times the factors of their schedules.
         key: Randomness of updates that draw minibatches.
     """
 
@@ -67,14 +68,16 @@ Updated = tuple[PyTree, PyTree, UpdateInfo]
 
 
 def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
-    """Return what the first update of a run is given as `UpdateInputs.state`."""
+    """Return the state of the first update of a run, () if it keeps none.
+
+    It is that of the optimiser; for "ppo_penalty" beside it the weight of the penalty
+    as a multiple of `kl_coefficient`, which may be another in each cell of a sweep.
+    """
     if config.update not in ("ppo", "ppo_penalty"):
         return ()
-    optimizer = make_optimizer(config.policy_optimizer)
-    state = optimizer(jnp.float32(config.policy_learning_rate)).init(params)
-    if config.update == "ppo":
-        return state
-    return state, jnp.float32(config.kl_coefficient)
+    optimizer = _optimizer(config, jnp.float32(config.policy_learning_rate))
+    state = optimizer.init(params)
+    return state if config.update == "ppo" else (state, jnp.float32(1))
 
 
 def update_policy(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -135,7 +138,7 @@ def _clipped(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         inputs.policy_fn,
         inputs.params,
         inputs.batch,
-        _optimizer(config, inputs),
+        _optimizer(config, inputs.hyperparameters.policy_learning_rate),
         inputs.state,
         inputs.key,
         clip_ratio=inputs.hyperparameters.clip_ratio,
@@ -144,23 +147,28 @@ def _clipped(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
 
 
 def _kl_penalized(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
-    optimizer_state, kl_coefficient = inputs.state
+    optimizer_state, multiple = inputs.state
+    initial = inputs.hyperparameters.kl_coefficient
     params, optimizer_state, kl_coefficient, info = kl_penalized_update(
         inputs.policy_fn,
         inputs.params,
         inputs.batch,
-        _optimizer(config, inputs),
+        _optimizer(config, inputs.hyperparameters.policy_learning_rate),
         optimizer_state,
-        kl_coefficient,
+        initial * multiple,
         inputs.key,
         **_first_order_options(config, inputs),
     )
-    return params, (optimizer_state, kl_coefficient), info
+    return params, (optimizer_state, kl_coefficient / initial), info
 
 
-def _optimizer(config: TRPOConfig, inputs: UpdateInputs) -> Any:
-    optimizer = make_optimizer(config.policy_optimizer)
-    return optimizer(inputs.hyperparameters.policy_learning_rate)
+def _optimizer(
+    config: TRPOConfig, learning_rate: Float[Array, ""] | float
+) -> optax.GradientTransformation:
+    optimizer_fn = make_optimizer(
+        config.policy_optimizer, max_gradient_norm=config.policy_max_gradient_norm
+    )
+    return optimizer_fn(learning_rate)
 
 
 def _first_order_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]:
@@ -207,5 +215,4 @@ def _update_by_function(
         micro_batch_size=inputs.micro_batch_size,
     )
     accepted = info.status == UpdateStatus.ACCEPTED
-    params = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, params)
-    return params, inputs.state, info
+    return optax.tree.where(accepted, moved, params), inputs.state, info

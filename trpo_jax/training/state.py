@@ -60,6 +60,10 @@ class TrainState(NamedTuple):
             `RunningStatistics` in place of each leaf; None for a leaf that is not
             normalised.
         return_statistics: Running moments of returns, None if not normalised.
+        reward_statistics: Running moments of discounted returns, None if rewards are
+            not scaled.
+        discounted_return: Discounted sum of rewards of the episodes so far,
+            float[num_envs]; None likewise.
         rollout: States of the environments, leaves [num_envs, …].
         hyperparameters: The traced floats, scalars.
         updates: Policy updates made, int32 scalar.
@@ -74,6 +78,8 @@ class TrainState(NamedTuple):
     critic_memory: PyTree
     observation_statistics: PyTree
     return_statistics: RunningStatistics | None
+    reward_statistics: RunningStatistics | None
+    discounted_return: Float[Array, "*seeds B"] | None
     rollout: RolloutState
     hyperparameters: Hyperparameters
     updates: Int[Array, ""]
@@ -116,7 +122,13 @@ class TrainState(NamedTuple):
         return self._replace(**{name: getattr(trained, name) for name in LEARNT})
 
 
-LEARNT = ("params", "critic_params", "observation_statistics", "return_statistics")
+LEARNT = (
+    "params",
+    "critic_params",
+    "observation_statistics",
+    "return_statistics",
+    "reward_statistics",
+)
 """Fields of a `TrainState` that a warm start takes from another."""
 
 
@@ -188,6 +200,8 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         critic_memory=critic_memory,
         observation_statistics=observation_statistics,
         return_statistics=init_statistics(()) if config.normalize_returns else None,
+        reward_statistics=init_statistics(()) if config.scale_rewards else None,
+        discounted_return=jnp.zeros(config.num_envs) if config.scale_rewards else None,
         rollout=rollout_state,
         hyperparameters=hyperparameters,
         updates=jnp.int32(0),
@@ -222,7 +236,9 @@ def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
     """Return the state of a first-order fit; a trust region has none."""
     if config.critic_fit == "trust_region":
         return ()
-    optimizer = make_optimizer(config.critic_optimizer)
+    optimizer = make_optimizer(
+        config.critic_optimizer, max_gradient_norm=config.critic_max_gradient_norm
+    )
     return optimizer(jnp.float32(config.critic_learning_rate)).init(critic_params)
 
 

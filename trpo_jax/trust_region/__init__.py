@@ -21,7 +21,7 @@ from trpo_jax.trust_region.distributions import (
     mask_logits,
 )
 from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, certify
-from trpo_jax.trust_region.first_order import minimize_by_minibatches
+from trpo_jax.trust_region.first_order import Descent, minimize_by_minibatches
 from trpo_jax.trust_region.fisher import (
     damped,
     fisher_vector_product,
@@ -41,6 +41,7 @@ from trpo_jax.trust_region.ppo import (
     clipped_terms,
     clipped_update,
     kl_penalized_update,
+    next_kl_coefficient,
 )
 from trpo_jax.trust_region.preconditioner import score_preconditioner
 from trpo_jax.trust_region.problem import (
@@ -64,6 +65,7 @@ __all__ = [
     "Candidate",
     "Categorical",
     "Comparison",
+    "Descent",
     "DiagonalGaussian",
     "Distribution",
     "GSDEGaussian",
@@ -93,6 +95,7 @@ __all__ = [
     "mean_over_rows",
     "minimize_by_minibatches",
     "natural_gradient_update",
+    "next_kl_coefficient",
     "score_preconditioner",
     "split_rows",
     "standard_error",

@@ -146,6 +146,7 @@ def certify(
     max_kl: Float[Array, ""] | float = 0.01,
     entropy_coefficient: Float[Array, ""] | float = 0.0,
     micro_batch_size: int | None = None,
+    finite: Bool[Array, ""] | bool = True,
 ) -> UpdateInfo:
     """Return the evidence of any update, from the policies before and after it.
 
@@ -157,17 +158,20 @@ def certify(
         max_kl: δ, a yardstick for the KL in each state, in nats.
         entropy_coefficient: c ≥ 0, the weight of the entropy bonus in L.
         micro_batch_size: Rows processed at a time, None for all.
+        finite: Whether all else that the update computed is finite, such as the state
+            of an optimiser.
 
     Returns:
         An `UpdateInfo` without predictions. Its status is ACCEPTED, or NON_FINITE if
-        parameters, L or KL are not finite: then it is that of `params_old`.
+        parameters, L, KL or all else are not finite: then it is that of `params_old`.
     """
     objective_fn = surrogate_with_entropy(entropy_coefficient)
     problem = Problem(policy_fn, objective_fn, batch, micro_batch_size=micro_batch_size)
     # The gradient is not used, and is removed from the compiled program.
     old, _ = problem.value_and_gradient(params_old)
     candidate = problem.candidate(params, old)
-    accepted = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
+    measured = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
+    accepted = measured & finite
     status = jnp.where(accepted, UpdateStatus.ACCEPTED, UpdateStatus.NON_FINITE)
     nothing = jnp.zeros_like(old.value)
     predicted = {"expected_improvement": nothing, "kl_predicted": nothing}

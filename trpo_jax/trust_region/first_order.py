@@ -1,15 +1,32 @@
 """Epochs of a first-order optimiser over minibatches of rows."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.flat import max_norm
+
+
+class Descent(NamedTuple):
+    """Where an optimiser's steps led.
+
+    Attributes:
+        params: New parameters.
+        optimizer_state: New state of the optimiser.
+        loss: Mean loss over the last epoch, scalar.
+        finite: Whether all of the new parameters and state are finite, bool scalar. If
+            not, both are those from before, and the loss shows why.
+    """
+
+    params: PyTree
+    optimizer_state: optax.OptState
+    loss: Float[Array, ""]
+    finite: Bool[Array, ""]
 
 
 def minimize_by_minibatches(
@@ -22,15 +39,12 @@ def minimize_by_minibatches(
     *,
     epochs: int,
     num_minibatches: int,
-) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
+) -> Descent:
     """Minimise a mean over rows by an optimiser's steps on minibatches.
 
     Of every `num_minibatches` consecutive rows, each minibatch gets one, at random: a
     stratified sample, for which no row leaves the device that holds its neighbours.
     Minibatches are drawn once. New ones in every epoch took half of the time of a fit.
-
-    If the result has a NaN or an infinity, it is discarded: parameters and optimiser
-    state come back unchanged, and the loss shows why.
 
     Args:
         loss_fn: (params, rows of a minibatch) ↦ loss, scalar.
@@ -43,7 +57,7 @@ def minimize_by_minibatches(
         num_minibatches: Gradient steps in each pass; must divide N.
 
     Returns:
-        New parameters, new optimiser state, and the mean loss over the last epoch.
+        A `Descent`.
 
     Raises:
         UsageError: If `num_minibatches` does not divide N.
@@ -79,4 +93,4 @@ def minimize_by_minibatches(
     # The optimiser's moments are checked as well: an infinite one would stay for good.
     finite = jnp.isfinite(max_norm(end))
     params, optimizer_state = jax.lax.cond(finite, lambda: end, lambda: start)
-    return params, optimizer_state, jnp.mean(losses[-num_minibatches:])
+    return Descent(params, optimizer_state, jnp.mean(losses[-num_minibatches:]), finite)

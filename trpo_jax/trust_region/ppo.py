@@ -9,19 +9,11 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.distributions import Distribution
-from trpo_jax.trust_region.evidence import (
-    UpdateInfo,
-    UpdateStatus,
-    certify,
-)
+from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, certify
 from trpo_jax.trust_region.first_order import minimize_by_minibatches
 from trpo_jax.trust_region.fisher import PolicyFn
 from trpo_jax.trust_region.objective import surrogate_terms
-from trpo_jax.trust_region.problem import (
-    Batch,
-    check_batch,
-    surrogate_with_entropy,
-)
+from trpo_jax.trust_region.problem import Batch, check_batch, surrogate_with_entropy
 
 
 def clipped_update(
@@ -147,7 +139,7 @@ def kl_penalized_update(
         batch: The transitions, see `Batch`.
         optimizer: An Optax optimiser, which minimises.
         optimizer_state: Its state.
-        kl_coefficient: β > 0, scalar.
+        kl_coefficient: β > 0, an array: it is returned with the same dtype.
         key: Randomness of the minibatches; consumed.
         max_kl: δ, the target of the KL, in nats.
         entropy_coefficient: c ≥ 0.
@@ -170,7 +162,8 @@ def kl_penalized_update(
 
     def loss_fn(new: PyTree, batch: Batch) -> Float[Array, ""]:
         policy = policy_fn(new, batch.observations)
-        # Again for each minibatch: leaves that all states share cannot be cut.
+        # Not cut from one evaluation of all rows: a leaf that all states share, such
+        # as log σ, has no rows.
         old: Distribution = policy_fn(params, batch.observations)
         kl = jnp.mean(old.kl_divergence(policy))
         return kl_coefficient * kl - jnp.mean(objective_fn(policy, batch))
@@ -189,18 +182,13 @@ def kl_penalized_update(
         max_kl=max_kl,
         micro_batch_size=micro_batch_size,
     )
-    refused = info.status != UpdateStatus.ACCEPTED
-    return (
-        params,
-        optimizer_state,
-        jnp.where(
-            refused, kl_coefficient, adapted(kl_coefficient, info.kl, max_kl=max_kl)
-        ),
-        info,
-    )
+    adapted = next_kl_coefficient(kl_coefficient, info.kl, max_kl=max_kl)
+    accepted = info.status == UpdateStatus.ACCEPTED
+    kl_coefficient = jnp.where(accepted, adapted, kl_coefficient)
+    return params, optimizer_state, kl_coefficient, info
 
 
-def adapted(
+def next_kl_coefficient(
     kl_coefficient: Float[Array, ""],
     kl: Float[Array, ""],
     *,
@@ -218,9 +206,9 @@ def adapted(
     Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
     """
     factor = jnp.where(kl < max_kl / 1.5, 0.5, jnp.where(kl > 1.5 * max_kl, 2, 1))
-    # Of a KL that stays at 0 or at infinity, β would reach these as well.
-    limits = 1e-6, 1e6
-    return jnp.clip(kl_coefficient * factor, *limits).astype(kl_coefficient.dtype)
+    # Beyond these limits the penalty is nothing or all of the objective; and a β that
+    # has reached 0 or infinity would stay there.
+    return jnp.clip(kl_coefficient * factor, 1e-6, 1e6).astype(kl_coefficient.dtype)
 
 
 def _descend(
@@ -238,10 +226,10 @@ def _descend(
     max_kl: Float[Array, ""] | float,
     micro_batch_size: int | None,
 ) -> tuple[PyTree, optax.OptState, UpdateInfo]:
-    """Minimise a loss, and describe the policy that comes of it."""
+    """Minimise a loss, and describe the policy that it leads to."""
     check_not_negative(entropy_coefficient=entropy_coefficient)
     check_batch(policy_fn, params, batch)
-    moved, moved_state, _ = minimize_by_minibatches(
+    end = minimize_by_minibatches(
         loss_fn,
         params,
         optimizer,
@@ -254,15 +242,16 @@ def _descend(
     info = certify(
         policy_fn,
         params,
-        moved,
+        end.params,
         batch,
         max_kl=max_kl,
         entropy_coefficient=entropy_coefficient,
         micro_batch_size=micro_batch_size,
+        finite=end.finite,
     )
     params, optimizer_state = optax.tree.where(
         info.status == UpdateStatus.ACCEPTED,
-        (moved, moved_state),
+        (end.params, end.optimizer_state),
         (params, optimizer_state),
     )
     return params, optimizer_state, info
