@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import reference
 from compiling import fast_jit
 
 from trpo_jax.trust_region import (
@@ -119,3 +120,41 @@ def make_batch(kind, rng, params, size, dtype=np.float64):
     log_probs = log_prob(kind, params, observations, actions)
     advantages = jnp.asarray(rng.normal(size=size), dtype)
     return Batch(observations, actions, log_probs, advantages)
+
+
+# Policies of the reference -----------------------------------------------------------
+
+
+def linear_softmax(params, observations):
+    return Categorical(observations @ params["weights"].T)
+
+
+def linear_gaussian(params, observations):
+    mean = observations @ params["weights"].T
+    return DiagonalGaussian(mean, params["log_std"])
+
+
+LINEAR = {"softmax": linear_softmax, "gaussian": linear_gaussian}
+
+
+def linear_problem(kind, size, off_policy=0.0, advantage_scale=1.0):
+    """A policy of the reference, its parameters, the way to ours, and a batch."""
+    rng = np.random.default_rng(1)
+    observations = rng.normal(size=(size, 2))
+    if kind == "softmax":
+        policy, flat = reference.LinearSoftmax(3), rng.normal(size=6)
+        actions = rng.integers(0, 3, size)
+    else:
+        policy, flat = reference.LinearGaussian(2), rng.normal(scale=0.5, size=6)
+        actions = rng.normal(size=(size, 2))
+
+    def unravel(flat):
+        if kind == "softmax":
+            return {"weights": flat.reshape(3, 2)}
+        return {"weights": flat[:4].reshape(2, 2), "log_std": flat[4:]}
+
+    pairs = zip(observations, actions, strict=True)
+    log_probs = np.array([policy.log_prob(flat, s, a) for s, a in pairs])
+    log_probs += off_policy * rng.normal(size=size)
+    advantages = advantage_scale * rng.normal(size=size)
+    return policy, flat, unravel, Batch(observations, actions, log_probs, advantages)

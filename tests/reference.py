@@ -335,6 +335,58 @@ def trust_region_update(
     return kept, evidence
 
 
+# Proximal policy optimisation --------------------------------------------------------
+
+
+def entropy_gradient(policy, params, observations):
+    """−Σ_a π log π ∇log π; the score's own expectation is 0."""
+    gradient = np.zeros(len(params))
+    for state in observations:
+        for action, probability in policy.actions(params, state):
+            log_prob = policy.log_prob(params, state, action)
+            gradient -= probability * log_prob * policy.score(params, state, action)
+    return gradient / len(observations)
+
+
+def kl_gradient(policy, old, params, observations):
+    """∇ KL(π_old ‖ π) = −Σ_a π_old ∇log π."""
+    gradient = np.zeros(len(params))
+    for state in observations:
+        for action, probability in policy.actions(old, state):
+            gradient -= probability * policy.score(params, state, action)
+    return gradient / len(observations)
+
+
+def clipped_objective(
+    policy, params, observations, actions, log_probs, advantages, clip_ratio
+):
+    """Schulman et al. 2017, equation 7; (value, gradient, rows that are cut)."""
+    value, gradient, cut = 0.0, np.zeros(len(params)), 0
+    for n, state in enumerate(observations):
+        log_prob = policy.log_prob(params, state, actions[n])
+        ratio, advantage = np.exp(log_prob) / np.exp(log_probs[n]), advantages[n]
+        bounded = min(max(ratio, 1 - clip_ratio), 1 + clip_ratio)
+        value += min(ratio * advantage, bounded * advantage)
+        # Cut where the ratio has gone too far in the direction of the advantage.
+        if (ratio - 1) * advantage > 0 and ratio != bounded:
+            cut += 1
+        else:
+            gradient += ratio * advantage * policy.score(params, state, actions[n])
+    return value / len(observations), gradient / len(observations), cut
+
+
+def adam(gradient_fn, params, minibatches, learning_rate):
+    """Kingma & Ba 2015, algorithm 1, one step for each minibatch."""
+    first, second = np.zeros_like(params), np.zeros_like(params)
+    for step, minibatch in enumerate(minibatches, start=1):
+        gradient = gradient_fn(params, minibatch)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        mean, square = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        params = params - learning_rate * mean / (np.sqrt(square) + 1e-8)
+    return params
+
+
 # Markov decision processes, solved exactly -------------------------------------------
 
 

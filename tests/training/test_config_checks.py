@@ -9,11 +9,13 @@ import pytest
 from probes import CHAIN, TABULAR
 
 from trpo_jax import TRPOConfig, train
+from trpo_jax.training.config_checks import UPDATES
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
 SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
 FIRST_ORDER = {"critic_fit": "first_order"}
+PPO = {"update": "ppo"}
 
 
 def mesh_with(*axes):
@@ -108,6 +110,8 @@ OF_ONE_FIT = {
         "critic_optimizer": optax.sgd,
         "critic_learning_rate": 0.1,
         "critic_learning_rate_schedule": "linear",
+        "critic_max_gradient_norm": 0.5,
+        "critic_value_clipping": 0.2,
     },
 }
 """By fit, the fields that only it reads, with values other than the defaults."""
@@ -146,6 +150,95 @@ def test_a_config_that_was_told_its_fit_goes_over_to_the_other():
         dataclasses.replace(config, critic_fit="trust_region")
     other = dataclasses.replace(config, critic_fit="trust_region", critic_epochs=None)
     assert other == TRPOConfig(**SMALL)
+
+
+OF_UPDATES = {
+    "line_search": ("backtracking", ("trpo",)),
+    "max_backtracks": (3, ("trpo",)),
+    "backtrack_factor": (0.7, ("trpo",)),
+    "line_search_width": (2, ("trpo",)),
+    "step_size_curvature": ("damped", ("trpo", "tnpg")),
+    **{
+        name: (value, ("trpo", "tnpg", "npg"))
+        for name, value in {
+            "damping": 0.5,
+            "fisher_operator": "kl_hessian",
+            "cg_iterations": 3,
+            "preconditioner_groups": 2,
+            "fisher_stride": 2,
+        }.items()
+    },
+    "natural_step_size": (0.5, ("npg",)),
+    **{
+        name: (value, ("ppo", "ppo_penalty"))
+        for name, value in {
+            "policy_epochs": 3,
+            "policy_minibatches": 3,
+            "policy_optimizer": "sgd",
+            "policy_learning_rate": 0.1,
+            "policy_learning_rate_schedule": "linear",
+            "policy_max_gradient_norm": 0.5,
+        }.items()
+    },
+    "clip_ratio": (0.1, ("ppo",)),
+    "kl_coefficient": (3.0, ("ppo_penalty",)),
+}
+"""By field, a value other than the default, and the updates that read it."""
+
+
+@pytest.mark.parametrize("name", OF_UPDATES)
+def test_a_field_that_the_update_would_ignore_is_refused(name):
+    value, readers = OF_UPDATES[name]
+    advice = f"is for update={' or '.join(map(repr, readers))}; write that as well, or"
+    for update in UPDATES:
+        if update in readers:
+            TRPOConfig(**SMALL, update=update, **{name: value})
+            continue
+        with pytest.raises(ValueError, match=re.escape(advice)):
+            TRPOConfig(**SMALL, update=update, **{name: value})
+        default = getattr(TRPOConfig(), name)
+        TRPOConfig(**SMALL, update=update, **{name: default})
+
+
+def test_a_field_that_update_and_fit_read_is_refused_where_neither_does():
+    TRPOConfig(**SMALL, update="ppo", cg_tolerance=1e-3)
+    TRPOConfig(**SMALL, **FIRST_ORDER, cg_tolerance=1e-3)
+    advice = "update='trpo' or 'tnpg' or 'npg' or critic_fit='trust_region'; write"
+    with pytest.raises(ValueError, match=f"cg_tolerance=0.001 is for {advice}"):
+        TRPOConfig(**SMALL, **FIRST_ORDER, update="ppo", cg_tolerance=1e-3)
+
+
+def stay(policy_fn, params, batch, key, hyperparameters):
+    return params
+
+
+def test_an_update_of_ones_own_may_read_every_float():
+    config = TRPOConfig(
+        **SMALL,
+        update=stay,
+        damping=0.5,
+        clip_ratio=0.1,
+        policy_learning_rate=0.1,
+        policy_learning_rate_schedule="linear",
+    )
+    assert config.update is stay
+    with pytest.raises(ValueError, match="cg_iterations=3 is for update='trpo' or"):
+        TRPOConfig(**SMALL, update=stay, cg_iterations=3)
+
+
+@pytest.mark.parametrize("update", [lambda params, batch: params, lambda: None])
+def test_an_update_that_takes_other_arguments_is_refused(update):
+    advice = r"a function \(policy_fn, params, batch, key, hyperparameters\) ↦ params"
+    with pytest.raises(TypeError, match=f"update is the .*; write {advice}"):
+        TRPOConfig(**SMALL, update=update)
+    TRPOConfig(**SMALL, update=stay)
+
+
+@pytest.mark.parametrize("update", ["PPO", "trpl", None, ["ppo"], 3])
+def test_an_unknown_update_is_refused_with_those_there_are(update):
+    with pytest.raises(ValueError, match="write one of trpo, tnpg, npg, ") as raised:
+        TRPOConfig(**SMALL, update=update)
+    assert all(f"{name}, " in str(raised.value) for name in UPDATES)
 
 
 @pytest.mark.parametrize("value", [0, -4])
@@ -233,6 +326,34 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
         ({"max_kl_schedule": "exp"}, "constant, linear, cosine", ["linear", "cosine"]),
         ({"critic_max_kl": 0.0}, "a finite number above 0", [0.2]),
         ({"critic_damping": -1.0}, "0 or more", [0, 0.1]),
+        ({"clip_ratio": 0.0, **PPO}, "a finite number above 0", [0.2]),
+        ({"policy_minibatches": 5, **PPO}, "write 4 or 6", [4, 6]),
+        (
+            {"policy_max_gradient_norm": -0.5, **PPO},
+            "write 0.5, or 0 for none",
+            [0.5, 0],
+        ),
+        (
+            {"critic_max_gradient_norm": float("inf"), **FIRST_ORDER},
+            "write 0.5, or 0 for none",
+            [0.5, 0],
+        ),
+        (
+            {"critic_value_clipping": -1.0, **FIRST_ORDER},
+            "write 0.2, or 0 for none",
+            [0.2, 0],
+        ),
+        ({"natural_step_size": 0.0, "update": "npg"}, "a finite number above 0", [1]),
+        (
+            {"policy_optimizer": "adamm", **PPO},
+            "as 'adam' or 'rmsprop'",
+            ["adam", "rmsprop"],
+        ),
+        (
+            {"initialization": "he"},
+            "write one of orthogonal, xavier_uniform, lecun_normal",
+            ["xavier_uniform", "lecun_normal"],
+        ),
         (
             {"critic_optimizer": "x", **FIRST_ORDER},
             "as 'adam' or 'rmsprop'",

@@ -39,6 +39,26 @@ def test_overrides_are_fields():
     assert config.num_envs == base.num_envs
 
 
+@pytest.mark.parametrize("update", ["ppo", "ppo_penalty", "npg", "tnpg"])
+@pytest.mark.parametrize("env", PRESETS)
+def test_a_preset_of_another_update_is_without_the_fields_it_ignores(env, update):
+    config, tuned = preset(env, update=update), preset(env)
+    assert config.update == update
+    for name in TRPOConfig.__dataclass_fields__.keys() - {"update"}:
+        kept = getattr(tuned, name)
+        default = getattr(TRPOConfig(env=env), name)
+        assert getattr(config, name) in (kept, default)
+    assert config.total_timesteps == tuned.total_timesteps
+    assert config.gae_lambda == tuned.gae_lambda
+
+
+def test_an_override_that_the_update_ignores_is_refused():
+    with pytest.raises(ValueError, match="fisher_stride=2 is for update='trpo' or"):
+        preset("CartPole-v1", update="ppo", fisher_stride=2)
+    with pytest.raises(ValueError, match="update='PPO'; write one of"):
+        preset("CartPole-v1", update="PPO")
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'CartPole-v1'") as raised:
         preset("CartPole-v0")

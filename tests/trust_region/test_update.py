@@ -63,41 +63,6 @@ def assert_bitwise_equal(new, old):
 # Against the reference ---------------------------------------------------------------
 
 
-def linear_softmax(params, observations):
-    return Categorical(observations @ params["weights"].T)
-
-
-def linear_gaussian(params, observations):
-    mean = observations @ params["weights"].T
-    return DiagonalGaussian(mean, params["log_std"])
-
-
-LINEAR = {"softmax": linear_softmax, "gaussian": linear_gaussian}
-
-
-def linear_problem(kind, off_policy, advantage_scale):
-    """A policy of the reference, its parameters, the way to ours, and a batch."""
-    rng = np.random.default_rng(1)
-    observations = rng.normal(size=(N, 2))
-    if kind == "softmax":
-        policy, flat = reference.LinearSoftmax(3), rng.normal(size=6)
-        actions = rng.integers(0, 3, N)
-    else:
-        policy, flat = reference.LinearGaussian(2), rng.normal(scale=0.5, size=6)
-        actions = rng.normal(size=(N, 2))
-
-    def unravel(flat):
-        if kind == "softmax":
-            return {"weights": flat.reshape(3, 2)}
-        return {"weights": flat[:4].reshape(2, 2), "log_std": flat[4:]}
-
-    pairs = zip(observations, actions, strict=True)
-    log_probs = np.array([policy.log_prob(flat, s, a) for s, a in pairs])
-    log_probs += off_policy * rng.normal(size=N)
-    advantages = advantage_scale * rng.normal(size=N)
-    return policy, flat, unravel, Batch(observations, actions, log_probs, advantages)
-
-
 @partial(fast_jit, static_argnames=("kind", "unusual"))
 def linear_update(kind, unusual, params, batch, max_kl, damping):
     options = {}
@@ -105,7 +70,7 @@ def linear_update(kind, unusual, params, batch, max_kl, damping):
         options = UNUSUAL | {"step_size_curvature_fn": damped_curvature}
         options["fisher_batch"] = every(3, batch)
     return trust_region_update(
-        LINEAR[kind], params, batch, max_kl=max_kl, damping=damping, **options
+        policies.LINEAR[kind], params, batch, max_kl=max_kl, damping=damping, **options
     )
 
 
@@ -136,7 +101,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_and_evidence_are_the_references(kind, case, float64):
     unusual, max_kl, damping, *noise_and_scale = CASES[case]
-    policy, flat, unravel, batch = linear_problem(kind, *noise_and_scale)
+    policy, flat, unravel, batch = policies.linear_problem(kind, N, *noise_and_scale)
     options = {}
     if unusual:
         options = UNUSUAL | {"damped_step": True, "fisher_stride": 3}
@@ -629,7 +594,7 @@ def test_a_candidate_that_makes_it_worse_is_refused():
 def test_vmap_over_problems_and_radii_is_a_loop(float64):
     problems = []
     for scale in (1.0, 2.0, -1.0):
-        _, flat, unravel, batch = linear_problem("softmax", 0.1, scale)
+        _, flat, unravel, batch = policies.linear_problem("softmax", N, 0.1, scale)
         problems.append((unravel(scale * flat), batch))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *problems)
     radii = np.array([0.001, 1.0, 10.0])
@@ -647,12 +612,12 @@ def test_vmap_over_problems_and_radii_is_a_loop(float64):
 
 def test_eager_agrees_and_a_second_call_compiles_nothing(float64):
     def improve(params, batch):
-        return trust_region_update(linear_softmax, params, batch)
+        return trust_region_update(policies.linear_softmax, params, batch)
 
     chex.clear_trace_counter()
     compiled = fast_jit(chex.assert_max_traces(improve, n=1))
     for scale in (2.0, 1.0):
-        _, flat, unravel, batch = linear_problem("softmax", 0.0, scale)
+        _, flat, unravel, batch = policies.linear_problem("softmax", N, 0.0, scale)
         problem = jax.tree.map(jnp.asarray, (unravel(flat), batch))
         result = compiled(*problem)
     chex.assert_trees_all_close(result, improve(*problem), rtol=1e-8, atol=1e-12)

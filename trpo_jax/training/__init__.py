@@ -1,6 +1,10 @@
 """Training: configuration, rollout, advantages, critic and the loop around them."""
 
-from trpo_jax.training.advantages import generalized_advantages, standardize
+from trpo_jax.training.advantages import (
+    discounted_returns,
+    generalized_advantages,
+    standardize,
+)
 from trpo_jax.training.cells import (
     Cells,
     init_cells,
@@ -59,6 +63,7 @@ __all__ = [
     "Trajectory",
     "compiler_options",
     "denormalize",
+    "discounted_returns",
     "explained_variance",
     "fit_critic",
     "fit_critic_in_trust_region",

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region import (
-    Descent,
     DiagonalGaussian,
     Problem,
     line_search,
@@ -145,12 +144,15 @@ def fit_critic(
     epochs: int,
     num_minibatches: int,
     value_clipping: float = 0.0,
-) -> Descent:
+) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean (V(s) − target)² by minibatches of random rows.
 
     With a value clipping ε, minimise
 
     mean max[(V(s) − target)², (clip(V(s), V_old(s) − ε, V_old(s) + ε) − target)²]
+
+    A fit that ends in a NaN or an infinity is discarded: parameters and optimiser state
+    come back unchanged, and the loss shows why.
 
     Args:
         value_fn: (params, observations[N, …]) ↦ values float[N], or float[N, T] of a
@@ -166,7 +168,7 @@ def fit_critic(
         value_clipping: ε, in units of the targets; 0 for none.
 
     Returns:
-        A `Descent`.
+        New parameters, new optimiser state, and the mean loss over the last epoch.
 
     Raises:
         UsageError: If `num_minibatches` does not divide N, or there is not one value
@@ -192,7 +194,7 @@ def fit_critic(
     if value_clipping:
         loss_fn, rows = clipped_loss_fn, (*rows, value_fn(params, observations))
 
-    return minimize_by_minibatches(
+    fitted = minimize_by_minibatches(
         loss_fn,
         params,
         optimizer,
@@ -202,6 +204,7 @@ def fit_critic(
         epochs=epochs,
         num_minibatches=num_minibatches,
     )
+    return fitted.params, fitted.optimizer_state, fitted.loss
 
 
 def check_values(values: Any, expected: tuple[int, ...]) -> None:

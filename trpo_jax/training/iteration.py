@@ -234,16 +234,14 @@ def _scale_rewards(
 
     The sums of the episodes stay in units of reward.
     """
-    if state.reward_statistics is None:
+    statistics, carried = state.reward_statistics, state.discounted_return
+    if statistics is None or carried is None:
         return state, trajectory
     returns, carried = discounted_returns(
-        trajectory.reward,
-        trajectory.done,
-        state.discounted_return,
-        discount=scheduled.discount,
+        trajectory.reward, trajectory.done, carried, discount=scheduled.discount
     )
     # First: without any samples the first rollout would not be scaled.
-    statistics = update_statistics(state.reward_statistics, returns)
+    statistics = update_statistics(statistics, returns)
     state = state._replace(reward_statistics=statistics, discounted_return=carried)
     return state, trajectory._replace(reward=trajectory.reward / statistics.std)
 
@@ -362,7 +360,7 @@ def _fit_critic(
     optimizer = make_optimizer(
         config.critic_optimizer, max_gradient_norm=config.critic_max_gradient_norm
     )
-    params, optimizer_state, loss, _ = fit_critic(
+    params, optimizer_state, loss = fit_critic(
         lambda params, rows: critic.apply(params, rows)[1],
         state.critic_params,
         optimizer(scheduled.critic_learning_rate),

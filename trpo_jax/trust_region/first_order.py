@@ -13,7 +13,7 @@ from trpo_jax.trust_region.flat import max_norm
 
 
 class Descent(NamedTuple):
-    """Where an optimiser's steps led.
+    """Parameters and optimiser state after some steps.
 
     Attributes:
         params: New parameters.
