@@ -8,7 +8,7 @@ import pytest
 import reference
 from compiling import fast_jit
 
-from trpo_jax.training import generalized_advantages, standardize
+from trpo_jax.training import advantages, generalized_advantages, standardize
 
 T, B = 9, 6
 DISCOUNT, GAE_LAMBDA = 0.9, 0.8
@@ -254,3 +254,35 @@ def test_standardize_gradient_is_finite_and_blind_to_shift_and_scale():
     assert np.all(gradient != 0)
     np.testing.assert_allclose(np.sum(gradient), 0, atol=1e-5)
     np.testing.assert_allclose(gradient @ advantages, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", ["_accumulate_in_turn", "_accumulate_in_log"])
+def test_discounted_returns_are_the_recurrence_over_two_rollouts(
+    accumulate, monkeypatch, float64
+):
+    monkeypatch.setattr(advantages, "_accumulate", getattr(advantages, accumulate))
+    rng = np.random.default_rng(0)
+    rewards, done = rng.normal(size=(9, 2)), rng.random(size=(9, 2)) < 0.3
+    done[4] = True, False
+    expected, following = [], np.zeros(2)
+    for reward, end in zip(rewards, done, strict=True):
+        following = reward + 0.9 * following
+        expected.append(following)
+        following = np.where(end, 0, following)
+    found, carried = [], jnp.zeros(2)
+    for part in (slice(0, 5), slice(5, 9)):
+        returns, carried = advantages.discounted_returns(
+            jnp.asarray(rewards[part]), jnp.asarray(done[part]), carried, discount=0.9
+        )
+        found.append(returns)
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-12)
+    np.testing.assert_allclose(carried, following, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_reward_is_not_carried_into_the_next_rollout(bad):
+    rewards = jnp.ones((3, 2)).at[1, 0].set(bad)
+    _, carried = advantages.discounted_returns(
+        rewards, jnp.zeros((3, 2), bool), jnp.zeros(2), discount=0.5
+    )
+    np.testing.assert_array_equal(carried, [0, 1.75])

@@ -451,3 +451,39 @@ def test_derivatives_are_finite_without_an_error():
     forward, reverse = slopes(jnp.float32(0))
     assert np.isfinite(forward)
     np.testing.assert_allclose(reverse, forward, rtol=1e-5)
+
+
+def clipped_descent_by_hand(observations, targets, *, clipping, rate, epochs):
+    """Gradient descent on mean max[(v − t)², (clip(v, v_old ± ε) − t)²], v = x · w."""
+    weights = np.zeros(observations.shape[1])
+    old, cut = observations @ weights, 0
+    for _ in range(epochs):
+        values = observations @ weights
+        errors = values - targets
+        clipped = np.clip(values, old - clipping, old + clipping) - targets
+        slopes = np.where(clipped**2 > errors**2, 0, 2 * errors)
+        cut += np.sum(slopes == 0)
+        weights = weights - rate * slopes @ observations / len(targets)
+    loss = np.mean(np.maximum(errors**2, clipped**2))
+    return weights, loss, cut
+
+
+@pytest.mark.parametrize("clipping", [0.05, 1e6])
+def test_value_clipping_is_the_worse_of_two_errors(clipping, float64):
+    rng = np.random.default_rng(0)
+    observations, targets = rng.normal(size=(12, 3)), rng.normal(size=12)
+    problem = (jnp.zeros(3), jnp.asarray(observations), jnp.asarray(targets))
+    params, _, loss = fit(
+        problem,
+        optax.sgd(0.1),
+        table,
+        epochs=5,
+        num_minibatches=1,
+        value_clipping=clipping,
+    )
+    weights, expected, cut = clipped_descent_by_hand(
+        observations, targets, clipping=clipping, rate=0.1, epochs=5
+    )
+    np.testing.assert_allclose(params, weights, rtol=1e-9)
+    np.testing.assert_allclose(loss, expected, rtol=1e-9)
+    assert (cut > 0) == (clipping < 1)

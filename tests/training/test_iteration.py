@@ -33,7 +33,9 @@ from trpo_jax.networks import (
     NetworkFns,
 )
 from trpo_jax.training import iteration
-from trpo_jax.training.components import make_networks
+from trpo_jax.training.components import make_components, make_networks
+from trpo_jax.training.rollouts import rollout
+from trpo_jax.training.state import make_act_fn
 from trpo_jax.trust_region import Categorical, DiagonalGaussian, MultiCategorical
 
 SMALL = {
@@ -605,3 +607,81 @@ def test_the_mean_return_is_a_number_wherever_it_is_read(steps):
         np.testing.assert_allclose(read(total), expected, rtol=1e-6)
     np.testing.assert_allclose(mean(np.asarray(total)), expected, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(mean)(total), 1 / int(count), rtol=1e-6)
+
+
+# Reward scaling ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """A program of a step with scaled rewards in any tables, and its first state."""
+    config = make_config(scale_rewards=True, normalize_returns=False)
+    steps = fast_jit(lambda tables, state: step(on(tables), state))
+
+    def on(tables):
+        return make_config(tables, scale_rewards=True, normalize_returns=False)
+
+    return steps, fast_jit(init)(config, jax.random.key(0))
+
+
+def test_the_unit_of_rewards_does_not_matter_where_they_are_scaled(scaled):
+    """Advantages and returns are in scaled units, records in those of the reward."""
+    steps, state = scaled
+    larger = CHAIN.replace(reward=64 * CHAIN.reward)
+    other = moved_to(state, larger)
+    state = moved_to(state, CHAIN)
+    for _ in range(3):
+        state, metrics = steps(CHAIN, state)
+        other, in_larger = steps(larger, other)
+        np.testing.assert_allclose(
+            in_larger.episode_return, 64 * metrics.episode_return, rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            in_larger.critic_loss, metrics.critic_loss, rtol=1e-3
+        )
+    assert metrics.episode_count > 0
+    np.testing.assert_allclose(
+        other.reward_statistics.std, 64 * state.reward_statistics.std, rtol=1e-5
+    )
+    assert state.reward_statistics.num_samples == 3 * make_config().batch_size
+    chex.assert_trees_all_close(other.params, state.params, rtol=1e-3, atol=1e-5)
+
+
+def test_the_first_rollout_is_scaled_by_its_own_statistics(scaled):
+    """By the discounted returns of the environments that have played it."""
+    steps, state = scaled
+    config = make_config(scale_rewards=True, normalize_returns=False)
+    components = make_components(config)
+
+    @fast_jit
+    def play_once(state):
+        key = jax.random.split(state.key, 4)[1]
+        act_fn = make_act_fn(components, state)
+        return rollout(act_fn, components.environment, state.rollout, key, num_steps=8)[
+            1
+        ]
+
+    trajectory = play_once(state)
+    returns, following = [], np.zeros(4)
+    for reward, done in zip(trajectory.reward, trajectory.done, strict=True):
+        following = np.asarray(reward) + 0.9 * following
+        returns.append(following)
+        following = np.where(done, 0, following)
+    after, _ = steps(CHAIN, state)
+    np.testing.assert_allclose(after.reward_statistics.std, np.std(returns), rtol=1e-5)
+    np.testing.assert_allclose(
+        after.reward_statistics.mean, np.mean(returns), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(after.discounted_return, following, rtol=1e-5)
+
+
+def test_a_bad_reward_spoils_no_scale(scaled):
+    steps, state = scaled
+    state, _ = steps(CHAIN, state)
+    after, metrics = steps(
+        CHAIN.replace(reward=CHAIN.reward.at[:, 1].set(jnp.nan)), state
+    )
+    assert metrics.update.status == UpdateStatus.NON_FINITE
+    assert_equal = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+    assert_equal(after.reward_statistics, state.reward_statistics)
+    assert np.all(np.isfinite(after.discounted_return))
