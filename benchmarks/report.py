@@ -106,7 +106,8 @@ def peers(rows: list[dict]) -> str:
                 row["peer"],
                 spread(row["theirs"]),
                 spread(row["ours"]),
-                f"**{row['ratio']:.2f}**",
+                # Returns may be below 0.
+                "–" if row["figure"] == "return" else f"**{row['ratio']:.2f}**",
                 row["target"],
             )
             for row in rows

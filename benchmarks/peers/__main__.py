@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers
     python -m benchmarks.peers --policy-gradients-jax PATH    # a checkout of it
+    python -m benchmarks.peers --only "PPO both"              # some of the cases
 
 Each peer runs in its own virtual environment, which the first run creates under
 --environments from the requirements file in this folder. Each figure is the median over
@@ -21,7 +22,8 @@ from collections.abc import Callable, Iterator
 
 import tyro
 
-from benchmarks.harness import RESULTS, Timing, write_rows
+from benchmarks.harness import RESULTS, Timing, append_row, write_rows
+from benchmarks.peers.ppo_settings import SETTINGS
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -96,6 +98,29 @@ CASES = (
         "seconds",
         "≤ 0.2",
         rounds=1,
+    ),
+    *(
+        Case(
+            f"steps per second, {env.partition('-')[0]}, PPO both, rejax's settings",
+            "rejax PPO",
+            ("ppo_steps", env),
+            ("ppo_steps", env),
+            "steps_per_second",
+            "–",
+        )
+        for env in SETTINGS
+    ),
+    *(
+        Case(
+            f"return, {env.partition('-')[0]}, PPO both, rejax's settings, 16 seeds",
+            "rejax PPO",
+            ("ppo_return", env, "16", str(settings["total_timesteps"])),
+            ("ppo_return", env, "16", str(settings["total_timesteps"])),
+            "return",
+            "–",
+            rounds=1,
+        )
+        for env, settings in SETTINGS.items()
     ),
     *(
         Case(
@@ -215,6 +240,7 @@ def main(
     rounds: int = 3,
     environments: pathlib.Path = ENVIRONMENTS,
     policy_gradients_jax: pathlib.Path | None = None,
+    only: str = "",
     output: pathlib.Path = RESULTS / "peers.jsonl",
 ) -> None:
     """Compare with all peers.
@@ -223,6 +249,8 @@ def main(
         rounds: Processes of either side.
         environments: Folder of the virtual environments.
         policy_gradients_jax: Checkout of PolicyGradientsJax; skipped without one.
+        only: Cases whose measure has this in it. Their rows are appended to the file,
+            whose others stay.
         output: File for the rows.
     """
     cases = tuple(
@@ -234,10 +262,14 @@ def main(
         for case in CASES
         if policy_gradients_jax or not case.peer.startswith("PolicyGradientsJax")
     )
-    write_rows(
-        output,
-        compare(cases, lambda peer: python_of(peer, environments.resolve()), rounds),
-    )
+    chosen = tuple(case for case in cases if only in case.measure)
+    rows = compare(chosen, lambda peer: python_of(peer, environments.resolve()), rounds)
+    if not only:
+        write_rows(output, rows)
+        return
+    for row in rows:
+        append_row(output, row)
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

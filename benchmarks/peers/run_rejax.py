@@ -3,6 +3,8 @@
 python run_rejax.py steps NUM_ENVS NUM_STEPS   # 4 epochs of 4 minibatches, 64 × 64
 python run_rejax.py compile                    # tracing and compiling `train`
 python run_rejax.py solve SEEDS                # seconds to a return of 475
+python run_rejax.py ppo_steps ENV              # steps per second, its own settings
+python run_rejax.py ppo_return ENV SEEDS STEPS # at the end of training, by seed
 python run_rejax.py sweep SETTINGS SEEDS STEPS # vmapped over learning rate and seed
 python run_rejax.py export NUM_ENVS NUM_STEPS PLATFORM FILE  # an update, to be compiled
 """
@@ -18,29 +20,20 @@ import numpy as np
 from rejax import PPO
 from rejax.evaluate import evaluate
 
-# rejax, configs/gymnax/cartpole.yaml.
-OWN = {
-    "num_envs": 5,
-    "num_steps": 100,
-    "num_epochs": 5,
-    "num_minibatches": 5,
-    "learning_rate": 0.00075,
-    "max_grad_norm": 0.5,
-    "total_timesteps": 100_000,
-    "eval_freq": 1000,
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-    "clip_eps": 0.2,
-    "ent_coef": 0.01,
-    "vf_coef": 0.5,
-}
+from benchmarks.peers.ppo_settings import SETTINGS
+
+OWN = SETTINGS["CartPole-v1"]
 
 
-def make(**settings) -> PPO:
-    algorithm = PPO.create(
-        env="CartPole-v1", agent_kwargs={"activation": "tanh"}, **settings
-    )
-    return algorithm.replace(eval_callback=lambda *_: ())
+def make(env: str = "CartPole-v1", activation: str = "tanh", **settings) -> PPO:
+    algorithm = PPO.create(env=env, agent_kwargs={"activation": activation}, **settings)
+    return algorithm.replace(eval_callback=lambda *_: (), skip_initial_evaluation=True)
+
+
+def make_own(env: str, timesteps: int | None = None) -> PPO:
+    """Return PPO with its own settings, trained without evaluations."""
+    settings = SETTINGS[env] | ({"total_timesteps": timesteps} if timesteps else {})
+    return make(env, **settings, eval_freq=settings["total_timesteps"])
 
 
 def make_of_size(num_envs: int, num_steps: int, updates: int) -> PPO:
@@ -57,10 +50,16 @@ def make_of_size(num_envs: int, num_steps: int, updates: int) -> PPO:
 
 
 def steps(num_envs: int, num_steps: int) -> dict:
-    batch = num_envs * num_steps
-    updates = max(2, 80_000 // batch)
-    algorithm = make_of_size(num_envs, num_steps, updates)
+    updates = max(2, 80_000 // (num_envs * num_steps))
+    return time_updates(make_of_size(num_envs, num_steps, updates), updates)
 
+
+def ppo_steps(env: str) -> dict:
+    algorithm = make_own(env)
+    return time_updates(algorithm, 80_000 // algorithm.iteration_size)
+
+
+def time_updates(algorithm: PPO, updates: int) -> dict:
     @jax.jit
     def run(state):
         def body(state, _):
@@ -75,7 +74,26 @@ def steps(num_envs: int, num_steps: int) -> dict:
         start = time.perf_counter()
         state = jax.block_until_ready(run(state))
         seconds.append(time.perf_counter() - start)
-    return {"steps_per_second": batch * updates / float(np.median(seconds))}
+    num_steps = algorithm.iteration_size * updates
+    return {"steps_per_second": num_steps / float(np.median(seconds))}
+
+
+def ppo_return(env: str, num_seeds: int, timesteps: int) -> dict:
+    """Train each seed, and evaluate it over 128 episodes with sampled actions."""
+    algorithm = make_own(env, timesteps)
+    train = jax.jit(algorithm.train)
+
+    @jax.jit
+    def score(state, key):
+        act = algorithm.make_act(state)
+        env, params = algorithm.env, algorithm.env_params
+        return evaluate(act, key, env, params, 128)[1].mean()
+
+    by_seed = []
+    for seed in range(num_seeds):
+        state, _ = train(jax.random.key(seed))
+        by_seed.append(float(score(state, jax.random.key(1000 + seed))))
+    return {"return": float(np.median(by_seed)), "by_seed": by_seed}
 
 
 # trpo_jax.compiler_options for a short run.
@@ -109,7 +127,7 @@ def export(num_envs: int, num_steps: int, platform: str, file: str) -> dict:
 
 def solve(num_seeds: int) -> dict:
     """Measure the seconds of updates until 128 sampled episodes average 475."""
-    algorithm = make(**OWN)
+    algorithm = make_own("CartPole-v1")
     step = jax.jit(algorithm.train_iteration)
     env, env_params = algorithm.env, algorithm.env_params
 
@@ -187,6 +205,8 @@ if __name__ == "__main__":
         "compile": compile_train,
         "compile_short": lambda: compile_train(SHORT),
         "solve": solve,
+        "ppo_steps": ppo_steps,
+        "ppo_return": ppo_return,
         "sweep": sweep,
         "export": export,
     }

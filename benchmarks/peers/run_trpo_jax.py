@@ -8,6 +8,8 @@ python run_trpo_jax.py ours                            # our line search and cri
 python run_trpo_jax.py compile                         # `step`, by jax.jit alone
 python run_trpo_jax.py compile_short                   # the same, by the command line
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
+python run_trpo_jax.py ppo_steps ENV                   # our PPO, rejax's settings
+python run_trpo_jax.py ppo_return ENV SEEDS STEPS      # its return, by seed
 python run_trpo_jax.py sweep SETTINGS SEEDS STEPS      # side by side, with records
 python run_trpo_jax.py single RUNS STEPS               # one after the other
 """
@@ -23,8 +25,10 @@ import time
 
 import jax
 import numpy as np
+import optax
 
 import trpo_jax
+from benchmarks.peers.ppo_settings import SETTINGS
 
 ZOO = trpo_jax.TRPOConfig(
     num_envs=2,
@@ -76,6 +80,59 @@ def zoo(
         total_timesteps=updates * batch,
         critic_minibatches=batch // 512,
     )
+
+
+def ppo(env: str, timesteps: int | None = None) -> trpo_jax.TRPOConfig:
+    """Return rejax's settings. What differs is said in benchmarks/README.md."""
+    rejax = SETTINGS[env]
+
+    def clipped_adam(largest: float):
+        # Its max_grad_norm bounds each element of the gradient.
+        return lambda rate: optax.chain(optax.clip(largest), optax.adam(rate))
+
+    return trpo_jax.TRPOConfig(
+        env=env,
+        num_envs=rejax["num_envs"],
+        rollout_length=rejax["num_steps"],
+        total_timesteps=timesteps or rejax["total_timesteps"],
+        activation={"swish": "silu"}.get(rejax["activation"], rejax["activation"]),
+        initialization="lecun_normal",
+        normalize_observations=rejax["normalize_observations"],
+        discount=rejax["gamma"],
+        gae_lambda=rejax["gae_lambda"],
+        update="ppo",
+        clip_ratio=rejax["clip_eps"],
+        entropy_coefficient=rejax["ent_coef"],
+        policy_epochs=rejax["num_epochs"],
+        policy_minibatches=rejax["num_minibatches"],
+        policy_learning_rate=rejax["learning_rate"],
+        policy_optimizer=clipped_adam(rejax["max_grad_norm"]),
+        critic_fit="first_order",
+        critic_value_clipping=rejax["clip_eps"],
+        critic_epochs=rejax["num_epochs"],
+        critic_minibatches=rejax["num_minibatches"],
+        critic_learning_rate=rejax["learning_rate"],
+        # Its loss is vf_coef / 2 of ours, which makes no difference to Adam.
+        critic_optimizer=clipped_adam(2 * rejax["max_grad_norm"] / rejax["vf_coef"]),
+    )
+
+
+def ppo_steps(env: str) -> dict:
+    batch = ppo(env).batch_size
+    return steps(ppo(env, 80_000 // batch * batch))
+
+
+def ppo_return(env: str, num_seeds: int, timesteps: int) -> dict:
+    """Train each seed, and evaluate it over 128 episodes with sampled actions."""
+    config = ppo(env, timesteps)
+    by_seed = []
+    for seed in range(num_seeds):
+        state = trpo_jax.train(config, jax.random.key(seed)).state
+        returns = trpo_jax.evaluate(
+            config, state, jax.random.key(1000 + seed), 128, actions="sample"
+        )
+        by_seed.append(float(returns.mean()))
+    return {"return": float(np.median(by_seed)), "by_seed": by_seed}
 
 
 def steps(config: trpo_jax.TRPOConfig) -> dict:
@@ -199,7 +256,10 @@ if __name__ == "__main__":
         "compile": compile_step,
         "compile_short": lambda: compile_step(trpo_jax.compiler_options(100_000)),
         "solve": solve,
+        "ppo_steps": ppo_steps,
+        "ppo_return": ppo_return,
         "sweep": sweep,
         "single": single,
     }
-    print(json.dumps(measures[sys.argv[1]](*map(int, sys.argv[2:]))))
+    arguments = (int(word) if word.isdigit() else word for word in sys.argv[2:])
+    print(json.dumps(measures[sys.argv[1]](*arguments)))

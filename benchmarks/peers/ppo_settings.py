@@ -1,0 +1,36 @@
+"""Settings of rejax's PPO, from configs/gymnax in its repository, run by both sides."""
+
+SETTINGS: dict[str, dict] = {
+    "CartPole-v1": {
+        "activation": "tanh",
+        "num_envs": 5,
+        "num_steps": 100,
+        "num_epochs": 5,
+        "num_minibatches": 5,
+        "learning_rate": 0.00075,
+        "max_grad_norm": 0.5,
+        "total_timesteps": 100_000,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_eps": 0.2,
+        "ent_coef": 0.01,
+        "vf_coef": 0.5,
+        "normalize_observations": False,
+    },
+    "Pendulum-v1": {
+        "activation": "swish",
+        "num_envs": 100,
+        "num_steps": 100,
+        "num_epochs": 10,
+        "num_minibatches": 10,
+        "learning_rate": 0.001,
+        "max_grad_norm": 10.0,
+        "total_timesteps": 150_000,
+        "gamma": 0.995,
+        "gae_lambda": 0.95,
+        "clip_eps": 0.2,
+        "ent_coef": 0.0,
+        "vf_coef": 0.5,
+        "normalize_observations": True,
+    },
+}
