@@ -7,7 +7,6 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from compiling import compilations
 from probes import CHAIN, TABULAR
@@ -137,44 +136,7 @@ def test_configs_of_equal_numbers_are_one(number, no_shape_checks):
     assert hash(first) == hash(second)
 
 
-def with_optimizer(optimizer):
-    """Return the optimiser of a config that names it."""
-    config = TRPOConfig(**SMALL, critic_fit="first_order", critic_optimizer=optimizer)
-    return config.optimizer
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", optax.sgd])
-def test_an_optimizer_by_its_name_or_itself(optimizer):
-    made = with_optimizer(optimizer)(0.5)
-    updates, _ = made.update(jnp.ones(2), made.init(jnp.zeros(2)))
-    np.testing.assert_array_equal(updates, [-0.5, -0.5])
-
-
 @pytest.mark.parametrize(("asked", "whole"), [(1, 24), (24, 24), (50, 72), (1e3, 1008)])
 def test_steps_are_rounded_up_to_whole_rollouts(asked, whole, no_shape_checks):
     config = TRPOConfig(**{**SMALL, "total_timesteps": asked})
     assert config.total_timesteps == config.num_updates * config.batch_size == whole
-
-
-@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
-def test_a_named_optimizer_is_what_optax_has_by_that_name(name):
-    params = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.5])}
-    gradient = {"w": jnp.array([[0.1, 0.3]]), "b": jnp.array([-2.0])}
-    results = []
-    named = with_optimizer(name)(0.1)
-    for optimizer in (named, getattr(optax, name)(0.1)):
-        state = optimizer.init(params)
-        for _ in range(2):
-            updates, state = optimizer.update(gradient, state, params)
-        results.append(updates)
-    for mine, theirs in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-6)
-
-
-def test_an_optimizer_that_looks_at_layers_sees_them():
-    state = with_optimizer("lamb")(0.1).init({"w": jnp.ones(2)})
-    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(state)}
-    assert any(
-        "w" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)
-    )
-    assert (2,) in shapes
