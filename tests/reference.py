@@ -184,10 +184,12 @@ class LinearGaussian(NamedTuple):
 
 
 def surrogate(log_probs, old_log_probs, advantages):
-    total = 0.0
-    for new, old, advantage in zip(log_probs, old_log_probs, advantages, strict=True):
-        total += np.exp(new) / np.exp(old) * advantage
-    return total / len(advantages)
+    return np.mean(surrogate_terms(log_probs, old_log_probs, advantages))
+
+
+def surrogate_terms(log_probs, old_log_probs, advantages):
+    rows = zip(log_probs, old_log_probs, advantages, strict=True)
+    return [np.exp(new) / np.exp(old) * advantage for new, old, advantage in rows]
 
 
 def surrogate_gradient(policy, params, observations, actions, log_probs, advantages):
@@ -289,9 +291,10 @@ def trust_region_update(
             for s, a in zip(observations, actions, strict=True)
         ]
         divergences = [policy.kl(params, candidate, s) for s in observations]
-        return surrogate(new, log_probs, advantages), divergences
+        return surrogate_terms(new, log_probs, advantages), divergences
 
-    surrogate_old, _ = evaluate(params)
+    terms_old, _ = evaluate(params)
+    surrogate_old = np.mean(terms_old)
     gradient = surrogate_gradient(
         policy, params, observations, actions, log_probs, advantages
     )
@@ -304,8 +307,8 @@ def trust_region_update(
     step_size = np.sqrt(2 * max_kl / (x @ damped @ x if damped_step else curvature))
 
     def try_fraction(fraction):
-        value, divergences = evaluate(params + fraction * step_size * x)
-        return value, np.mean(divergences), True
+        terms, divergences = evaluate(params + fraction * step_size * x)
+        return np.mean(terms), np.mean(divergences), True
 
     search = line_search(
         try_fraction,
@@ -316,13 +319,17 @@ def trust_region_update(
         interpolate,
     )
     kept = params + search.fraction * step_size * x
-    value, divergences = evaluate(kept)
+    terms, divergences = evaluate(kept)
+    gains = np.subtract(terms, terms_old)
     evidence = {
         "surrogate_before": surrogate_old,
-        "surrogate_after": value,
+        "surrogate_after": np.mean(terms),
+        "surrogate_standard_error": np.std(gains, ddof=1) / np.sqrt(len(gains)),
         "expected_improvement": search.fraction * step_size * (gradient @ x),
         "kl": np.mean(divergences),
+        "kl_95": np.quantile(divergences, 0.95, method="inverted_cdf"),
         "kl_max": np.max(divergences),
+        "share_beyond": np.mean(np.asarray(divergences) > max_kl),
         "kl_predicted": 0.5 * (search.fraction * step_size) ** 2 * curvature,
         "step_size": step_size,
         "accepted_fraction": search.fraction,

@@ -52,6 +52,22 @@ def test_options_override_fields():
     assert config.normalize_observations
 
 
+@pytest.mark.parametrize("env", ["Acrobot-v1", "MountainCar-v0", "CartPole-v1"])
+def test_another_update_or_fit_is_without_the_fields_that_it_ignores(env, tmp_path):
+    """Of the preset; those of a file are the user's."""
+    config = config_of([f"--env={env}", "--update=ppo", "--clip-ratio=0.1"])
+    assert config == trpo_jax.preset(env, update="ppo", clip_ratio=0.1)
+    config = config_of([f"--env={env}", "--update", "npg", "--critic-fit=trust_region"])
+    assert config == trpo_jax.preset(env, update="npg", critic_fit="trust_region")
+    path = tmp_path / "mine.toml"
+    path.write_text(f'env = "{env}"\nupdate = "ppo"\npolicy_epochs = 3\n')
+    config = config_of([f"--config={path}"])
+    assert config == trpo_jax.preset(env, update="ppo", policy_epochs=3)
+    path.write_text(f'env = "{env}"\ndamping = 0.5\n')
+    with pytest.raises(ValueError, match=r"damping=0\.5 is for update='trpo' or"):
+        config_of([f"--config={path}", "--update=ppo"])
+
+
 def test_whole_numbers_may_be_written_as_in_python():
     config = config_of([*TINY, "--total-timesteps=1e4", "--fisher-stride=1e0"])
     assert (config.total_timesteps, config.fisher_stride) == (10_016, 1)
@@ -479,6 +495,11 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
         (["--num-envs=0"], "at least 1"),
         (["--critic-fit=first_order", "--critic-optimizer=adamm"], "adam"),
         (["--critic-epochs=3"], "is for critic_fit='first_order'; write that as well"),
+        (
+            ["--clip-ratio=0.3"],
+            "clip_ratio=0.3 is for update='ppo'; write that as well",
+        ),
+        (["--update=PPO"], "'trpo', 'tnpg', 'npg', 'ppo', 'ppo_penalty'"),
         (["--max-kl-schedule=quadratic"], "'constant', 'linear', 'cosine'"),
         (["--policy-observation=seen"], "which has no entries; write None"),
         (["--num-env=3"], "--num-envs"),
@@ -614,6 +635,13 @@ def test_a_sweep_starts_from_a_file(asked, tmp_path):
     )
     assert config == trpo_jax.preset("Acrobot-v1", num_envs=4, seed=7)
     assert options["halving"] == (0.5,)
+
+
+def test_a_sweep_of_another_update_is_without_the_fields_that_it_ignores(asked):
+    fixed = ("--env=Acrobot-v1", "--update", "ppo")
+    config, _, options = asked(*fixed, "--clip-ratio", "0.1", "0.2")
+    assert config == trpo_jax.preset("Acrobot-v1", update="ppo")
+    assert options["clip_ratio"] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(

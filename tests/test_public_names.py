@@ -197,7 +197,7 @@ def test_the_checks_of_docstrings_can_fail():
 
 
 def test_raised_errors_and_checks_are_found():
-    assert raised(trpo_jax.trust_region.surrogate)[0] == {"UsageError"}
+    assert raised(trpo_jax.trust_region.surrogate_terms)[0] == {"UsageError"}
     assert "check_config" in raised(trpo_jax.train)[1]
 
 

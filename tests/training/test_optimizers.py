@@ -1,3 +1,5 @@
+"""Optimisers by name."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

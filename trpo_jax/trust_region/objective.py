@@ -14,7 +14,21 @@ def surrogate(
     old_log_probs: Float[Array, "*N"],
     advantages: Float[Array, "*N"],
 ) -> Float[Array, ""]:
-    """Return the surrogate objective L(θ) = mean[ratio · A], see `surrogate_terms`."""
+    """Return the surrogate objective L(θ) = mean[ratio · A].
+
+    Args:
+        log_probs: log π_θ(a|s) of the actions taken, float[N], or of any shape.
+        old_log_probs: log π_old(a|s) of the same actions, float[N].
+        advantages: A(s, a), float[N], in units of return (or standardised).
+
+    Returns:
+        L(θ), the mean of `surrogate_terms`, a scalar in the units of the advantages.
+
+    Raises:
+        UsageError: If the shapes differ.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), equation 14.
+    """
     return jnp.mean(surrogate_terms(log_probs, old_log_probs, advantages))
 
 

@@ -1,0 +1,184 @@
+"""Tables and pictures of the policy updates beside each other."""
+
+import ast
+import inspect
+import pathlib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from trpo_jax.trust_region import (
+    backtracking,
+    cg,
+    first_order,
+    fisher,
+    natural_gradient,
+    ppo,
+    step_size,
+    update,
+)
+
+# Modules that an update is made of, beside those that all need.
+_NATURAL = (cg, fisher, step_size)
+MODULES: dict[str, tuple[ModuleType, ...]] = {
+    "trpo": (update, *_NATURAL, backtracking),
+    "tnpg": (natural_gradient, *_NATURAL),
+    "npg": (natural_gradient, *_NATURAL),
+    "ppo": (ppo, first_order),
+    "ppo_penalty": (ppo, first_order),
+}
+
+
+def lines_of_code(modules: Iterable[ModuleType]) -> int:
+    """Return the lines of modules without blank ones, comments and docstrings."""
+    return sum(len(_lines(inspect.getsource(module))) for module in modules)
+
+
+def _lines(source: str) -> set[int]:
+    tree = ast.parse(source)
+    docs = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    texts = source.splitlines()
+    return {
+        number
+        for number, text in enumerate(texts, start=1)
+        if text.strip() and not text.strip().startswith("#") and number not in docs
+    }
+
+
+def last_rows(rows: list[dict]) -> list[dict]:
+    """Return the last row of each name, in the order of first appearance."""
+    return list({row["name"]: row for row in rows}.values())
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{value:.{digits}f}" if abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def returns(summary: dict[str, Any]) -> str:
+    return f"{number(summary['mean'])} ± {number(summary['interval'])}"
+
+
+def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
+    """Return header and lines of the table of all updates, by environment."""
+    header = (
+        "environment",
+        "update",
+        "return at the end",
+        "mean over training",
+        "deviation over seeds",
+        "KL of an update: median, 95 %",
+        "KL in the worst state",
+        "KL above δ",
+        "gain / its error",
+        "harmful, helpful updates",
+        "worst drop",
+        "ms a step",
+    )
+    lines = []
+    for row in last_rows(rows):
+        bounded = row["update"] not in ("npg", "ppo")
+        above = f"{row['share_above_radius']:.0%}" if bounded else "no δ"
+        lines.append(
+            (
+                row["env"],
+                row["update"],
+                returns(row["final"]),
+                returns(row["mean_over_training"]),
+                number(row["seed_deviation"]),
+                f"{number(row['kl_median'])}, {number(row['kl_95'])}",
+                number(row["kl_max_over_states"]),
+                above,
+                number(row["gain_over_error"]),
+                f"{row['harmful']:.0%}, {row['helpful']:.0%}",
+                f"{row['worst_drop']:.0%}",
+                f"{1e3 * row['step_seconds']['median']:.1f}",
+            )
+        )
+    return header, lines
+
+
+def draw_comparison(rows: list[dict], path: pathlib.Path) -> bool:
+    """Draw the evaluated return of each update against steps, by environment."""
+    rows = last_rows(rows)
+    envs = list(dict.fromkeys(row["env"] for row in rows))
+    columns = min(3, len(envs))
+    lines = -(-len(envs) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.6 * columns, 2.8 * lines), squeeze=False
+    )
+    for axis in axes.flat[len(envs) :]:
+        axis.remove()
+    updates = list(dict.fromkeys(row["update"] for row in rows))
+    for axis, env in zip(axes.flat, envs, strict=False):
+        for row in (row for row in rows if row["env"] == env):
+            curve = np.asarray(row["curve"], float)
+            steps = np.linspace(0, row["steps"], len(curve) + 1)[1:]
+            place = updates.index(row["update"])
+            axis.plot(
+                steps, curve, color=f"C{place}", linewidth=1.2, label=row["update"]
+            )
+        axis.set_title(env, fontsize=9)
+        _tidy(axis)
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    figure.supxlabel("environment steps", fontsize=9)
+    figure.supylabel("return of greedy actions", fontsize=9)
+    return _save(figure, path)
+
+
+def draw_sensitivity(rows: list[dict], path: pathlib.Path) -> bool:
+    """Draw the return against δ of TRPO and ε of PPO, over two decades of each."""
+    rows = last_rows(rows)
+    envs = list(dict.fromkeys(row["env"] for row in rows))
+    figure, axes = plt.subplots(
+        1, len(envs), figsize=(2.9 * len(envs), 2.9), squeeze=False
+    )
+    labels = {"max_kl": "TRPO, δ from 0.001", "clip_ratio": "PPO, ε from 0.01"}
+    for axis, env in zip(axes.flat, envs, strict=True):
+        for row in (row for row in rows if row["env"] == env):
+            x = np.asarray(row["values"]) / row["values"][0]
+            mean = np.asarray([r["mean"] for r in row["returns"]], float)
+            half = np.asarray([r["interval"] for r in row["returns"]], float)
+            color = "C0" if row["update"] == "trpo" else "C1"
+            axis.semilogx(x, mean, ".-", color=color, label=labels[row["field"]])
+            axis.fill_between(x, mean - half, mean + half, color=color, alpha=0.2)
+        axis.set_title(env, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("times the smallest value", fontsize=9)
+    figure.supylabel("return", fontsize=9)
+    return _save(figure, path)
+
+
+def _tidy(axis: Any) -> None:
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, path: pathlib.Path) -> bool:
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    return True
