@@ -60,6 +60,23 @@ CONFIGS = {
         action_distribution="gsde",
         noise_period=4,
     ),
+    "PPO": TRPOConfig(
+        **SMALL,
+        **NORMALIZED,
+        hidden_sizes=(8,),
+        update="ppo",
+        policy_max_gradient_norm=0.5,
+        critic_fit="first_order",
+        critic_value_clipping=0.2,
+        scale_rewards=True,
+    ),
+    "KL penalty, GRU": TRPOConfig(
+        **SMALL,
+        hidden_sizes=(8,),
+        memory_size=4,
+        update="ppo_penalty",
+        policy_minibatches=2,
+    ),
     "micro-batches": TRPOConfig(**SMALL, hidden_sizes=(8,), micro_batch_size=64),
 }
 _COLLECTIVE = re.compile(
@@ -196,9 +213,7 @@ def test_environments_on_the_host_are_left_to_one_device():
     assert make_mesh(TRPOConfig(env="gymnasium/CartPole-v1", **SMALL)) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "num_seeds"), [("feed-forward", 2), ("first-order critic", 1)]
-)
+@pytest.mark.parametrize(("name", "num_seeds"), [("feed-forward", 2), ("PPO", 1)])
 def test_a_run_is_that_of_one_device(name, num_seeds):
     """To the rounding of sums whose order differs; two steps, for it to stay small."""
     config = dataclasses.replace(CONFIGS[name], num_seeds=num_seeds)
