@@ -75,6 +75,14 @@ def test_a_rollout_in_which_no_episode_ended_is_shown_as_such(monkeypatch, capsy
     ]
 
 
+@pytest.mark.parametrize("update", ["trpo", "npg", "ppo", "ppo_penalty"])
+def test_the_solve_of_an_update_that_has_none_is_not_shown(update):
+    watcher = Watcher(dataclasses.replace(CONFIG, update=update), progress=False)
+    text = watcher._describe(row(), speed=1.0)
+    assert ("CG 0e+00 in 0  fraction 0" in text) == (update in ("trpo", "npg"))
+    assert "KL 0.0000 of 0.0000  " in text
+
+
 def lines_of(capsys):
     return capsys.readouterr().out.splitlines()
 

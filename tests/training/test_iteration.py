@@ -32,7 +32,7 @@ from trpo_jax.networks import (
     MultiCategoricalHead,
     NetworkFns,
 )
-from trpo_jax.training import iteration
+from trpo_jax.training import iteration, policy_update
 from trpo_jax.training.components import make_components, make_networks
 from trpo_jax.training.rollouts import rollout
 from trpo_jax.training.state import make_act_fn
@@ -66,11 +66,9 @@ def make_config(tables=CHAIN, **fields):
 
 def watched_step(config, state):
     """Return a step's results, and what its parts handed to one another."""
-    # By this name, because trpo_jax.training.step is the function.
-    module = iteration
     seen = {}
 
-    def watch(name, pick):
+    def watch(module, name, pick):
         part = getattr(module, name)
 
         def watched(*args, **kwargs):
@@ -81,14 +79,19 @@ def watched_step(config, state):
         patch.setattr(module, name, watched)
 
     with pytest.MonkeyPatch.context() as patch:
-        watch("rollout", lambda args, kwargs, result: result[1])
-        watch("trust_region_update", lambda args, kwargs, result: (args[2], kwargs))
-        watch("fit_critic", lambda args, kwargs, result: (args[5], kwargs))
+        watch(iteration, "rollout", lambda args, kwargs, result: result[1])
         watch(
+            policy_update,
+            "trust_region_update",
+            lambda args, kwargs, result: (args[2], kwargs),
+        )
+        watch(iteration, "fit_critic", lambda args, kwargs, result: (args[5], kwargs))
+        watch(
+            iteration,
             "fit_critic_in_trust_region",
             lambda args, kwargs, result: (args[2].targets, kwargs),
         )
-        state, metrics = module.step(config, state)
+        state, metrics = iteration.step(config, state)
     return state, metrics, seen
 
 

@@ -18,6 +18,7 @@ from rich.table import Column
 
 from trpo_jax.runs.chunks import Chunk, by_update
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import UPDATES_OF_FIELDS
 
 # About how many lines a run prints without a terminal to draw a bar in.
 _NUM_PLAIN_LINES = 20
@@ -29,8 +30,8 @@ _POOR_RESIDUAL = 0.3
 class Watcher:
     """Shows a run as a progress bar; where there is no terminal, as plain lines.
 
-    Return, KL, CG residual, accepted fraction, entropy and speed of the last update,
-    and the latest evaluation. Where no episode ended, the return before is shown.
+    Return, KL, CG residual and accepted fraction (of an update that has them), entropy
+    and speed of the last update, and the latest evaluation. Where no episode ended, the return before is shown.
     """
 
     def __init__(
@@ -109,13 +110,17 @@ class Watcher:
         if self._evaluation is not None:
             returns += f"  evaluation {_mean_and_std(self._evaluation)}"
         mean = {name: np.mean(value) for name, value in metrics.items()}
-        residual = mean["cg_relative_residual"]
-        poor = " (poor)" if residual > _POOR_RESIDUAL else ""
+        solve = ""
+        if self._config.update in UPDATES_OF_FIELDS["cg_iterations"]:
+            residual = mean["cg_relative_residual"]
+            poor = " (poor)" if residual > _POOR_RESIDUAL else ""
+            solve = (
+                f"CG {residual:.0e} in {mean['cg_iterations']:.0f}{poor}  "
+                f"fraction {mean['accepted_fraction']:.2g}  "
+            )
         return (
             f"return {returns}  KL {mean['kl']:.4f} of {mean['max_kl']:.4f}  "
-            f"CG {residual:.0e} in {mean['cg_iterations']:.0f}{poor}  "
-            f"fraction {mean['accepted_fraction']:.2g}  "
-            f"entropy {mean['entropy']:.2f}  "
+            f"{solve}entropy {mean['entropy']:.2f}  "
             f"explained {mean['explained_variance']:.2f}  "
             f"{speed:,.0f} steps/s"
         )

@@ -296,8 +296,10 @@ class _Run:
             return restored[0]
         config = self.config
         seeds = f", {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+        update = config.update
+        name = update.upper() if isinstance(update, str) else describe_type(update)
         self.watcher.notify(
-            f"TRPO on {config.env}: {config.total_timesteps:,} steps, "
+            f"{name} on {config.env}: {config.total_timesteps:,} steps, "
             f"{config.num_envs} environments × {config.rollout_length} steps per "
             f"update{seeds}"
         )
