@@ -517,8 +517,12 @@ CRITIC_SETTINGS = {
         },
     ),
     "first_order": (
-        {"critic_epochs": 3, "critic_minibatches": 8},
-        {"epochs": 3, "num_minibatches": 8},
+        {
+            "critic_epochs": 3,
+            "critic_minibatches": 8,
+            "critic_value_clipping": 0.2,
+        },
+        {"epochs": 3, "num_minibatches": 8, "value_clipping": 0.2},
     ),
 }
 

@@ -92,7 +92,7 @@ def discounted_returns(
     """
     # Forwards in time is backwards in reversed time.
     decays = discount * jnp.where(done, 0.0, 1.0).astype(rewards.dtype)
-    first = rewards.at[0].add(_decayed(jnp.asarray(discount), carried))
+    first = rewards.at[0].add((discount * carried).astype(rewards.dtype))
     before = jnp.concatenate([jnp.zeros_like(decays[:1]), decays[:-1]])
     returns = _accumulate(first[::-1], before[::-1])[::-1]
     # A NaN would be carried for as long as the episode lasts.
