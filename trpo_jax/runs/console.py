@@ -30,8 +30,9 @@ _POOR_RESIDUAL = 0.3
 class Watcher:
     """Shows a run as a progress bar; where there is no terminal, as plain lines.
 
-    Return, KL, CG residual and accepted fraction (of an update that has them), entropy
-    and speed of the last update, and the latest evaluation. Where no episode ended, the return before is shown.
+    Return, KL, entropy and speed of the last update, CG residual and accepted fraction
+    where it has them, and the latest evaluation. Where no episode ended, the return
+    before is shown.
     """
 
     def __init__(
