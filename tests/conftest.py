@@ -24,6 +24,30 @@ os.environ.setdefault(
 
 import jax  # noqa: E402
 
+from trpo_jax.training import compilation  # noqa: E402
+
+# The package's own options for a run ask for some of them. Examples, notebooks and the
+# command line are tested with those, in processes of their own.
+_options_of_the_package = compilation.compiler_options
+
+
+def _options_that_compile_fast(
+    env_steps: int | None = None,
+) -> dict[str, bool | int | str]:
+    fast = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    options = _options_of_the_package(env_steps)
+    return options and options | fast
+
+
+compilation.compiler_options = _options_that_compile_fast
+
+# A trace makes so many objects that, with Python's thresholds, the collector takes a
+# tenth of the time, and hardly any of them are garbage.
+gc.set_threshold(100_000, 50, 100)
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:

@@ -245,7 +245,7 @@ def test_floats_are_replaced_in_every_seed():
     config = dataclasses.replace(CONFIG, num_seeds=2)
     other = dataclasses.replace(config, max_kl=0.5)
     state = train(config).state.with_hyperparameters_of(other)
-    stepped = jax.vmap(step, (None, 0))(other, state)
+    stepped = fast_jit(jax.vmap(step, (None, 0)))(other, state)
     np.testing.assert_array_equal(stepped[1].max_kl, np.float32([0.5, 0.5]))
 
 
