@@ -281,7 +281,8 @@ def test_the_state_of_several_seeds_is_mapped_as_advised():
     with pytest.raises(ValueError, match=r"axes \(2,\); write (jax\.vmap.*?), or") as e:
         step(config, state)
     advised = re.search("write (.*), or", str(e.value))[1]
-    _, metrics = eval(advised)
+    names = {"jax": jax, "step": step, "config": config}
+    _, metrics = fast_jit(lambda state: eval(advised, names | {"state": state}))(state)
     assert metrics.env_steps.tolist() == [72, 72]
     jax.eval_shape(step, config, jax.tree.map(lambda leaf: leaf[1], state))
 
