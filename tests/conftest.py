@@ -26,8 +26,8 @@ import jax  # noqa: E402
 
 from trpo_jax.training import compilation  # noqa: E402
 
-# A run's own options take precedence over the flags. Examples, notebooks and the command
-# line are tested with them, in processes of their own.
+# A run's own options take precedence over the flags. Examples, notebooks and the
+# command line are tested with them, in processes of their own.
 _options_of_the_package = compilation.compiler_options
 
 
