@@ -39,7 +39,7 @@ either_policy = pytest.mark.parametrize("policy", [POLICY, LRU_POLICY])
 
 
 def init(network):
-    params = network.init(jax.random.key(2), MEMORY, OBSERVATIONS, STARTS)
+    params = fast_jit(network.init)(jax.random.key(2), MEMORY, OBSERVATIONS, STARTS)
     # A last layer as small as the initial one would hide what it is given.
     return jax.tree.map(lambda leaf: leaf + 0.3, params)
 
@@ -83,13 +83,12 @@ def test_it_is_the_recurrence_written_out(params):
 @pytest.mark.parametrize("network", [POLICY, VALUE, LRU_POLICY, LRU_VALUE])
 def test_whole_sequences_are_their_steps_one_by_one(network):
     params = init(network)
-    memories, outputs = network.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    apply = fast_jit(network.apply)
+    memories, outputs = apply(params, MEMORY, OBSERVATIONS, STARTS)
     memory = MEMORY
     for t in range(T):
         now = slice(t, t + 1)
-        step, output = network.apply(
-            params, memory, OBSERVATIONS[:, now], STARTS[:, now]
-        )
+        step, output = apply(params, memory, OBSERVATIONS[:, now], STARTS[:, now])
         memory = step[:, 0]
         np.testing.assert_allclose(memories[:, t], memory, rtol=1e-5, atol=1e-6)
         jax.tree.map(
@@ -162,8 +161,8 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     network = RecurrentPolicy(MLP((2,)), head, size, kind)
     memory = jnp.asarray(MEMORY[:, : network.initial_memory(1).size], jnp.float64)
     seen = (jnp.asarray(OBSERVATIONS, jnp.float64), STARTS)
-    params = network.init(jax.random.key(0), memory, *seen)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) + 0.2, params)
+    params = fast_jit(network.init)(jax.random.key(0), memory, *seen)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) + 0.2, params)
     flat, unravel = ravel_pytree(params)
 
     def apply(flat, states):
@@ -172,23 +171,29 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     def policy_fn(flat):
         return apply(flat, (memory, *seen))
 
-    old = policy_fn(flat)
-    dense = fast_jit(jax.hessian(lambda new: mean_kl(old, policy_fn(new))))(flat)
-    for operator in (
-        fisher_vector_product(apply, flat, (memory, *seen)),
-        gauss_newton_vector_product(apply, flat, (memory, *seen)),
-    ):
-        matrix = fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
+    @fast_jit
+    def curvatures(flat):
+        old = policy_fn(flat)
+        dense = jax.hessian(lambda new: mean_kl(old, policy_fn(new)))(flat)
+        operators = [
+            make(apply, flat, (memory, *seen))
+            for make in (fisher_vector_product, gauss_newton_vector_product)
+        ]
+        basis = jnp.eye(flat.size)
+        return old, dense, [jax.vmap(one, out_axes=1)(basis) for one in operators]
+
+    old, dense, matrices = curvatures(flat)
+    for matrix in matrices:
         np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)
 
     if isinstance(head, CategoricalHead):
         scores = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_probs()))(flat)
-        probabilities = jnp.exp(old.log_probs())
-        expected = jnp.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
+        probabilities = np.exp(old.log_probs())
+        expected = np.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
         np.testing.assert_allclose(dense, expected / (B * T), rtol=1e-8, atol=1e-12)
     # What reaches through time is there: the recurrent weights have curvature.
     marked = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.full_like(
+        lambda path, leaf: np.full_like(
             leaf, any(name in jax.tree_util.keystr(path) for name in recurrent)
         ),
         params,
