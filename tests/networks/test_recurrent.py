@@ -20,6 +20,8 @@ from trpo_jax.networks import (
     RecurrentValue,
 )
 from trpo_jax.trust_region import (
+    Batch,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     mean_kl,
@@ -174,12 +176,18 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
 
     old = policy_fn(flat)
     dense = fast_jit(jax.hessian(lambda new: mean_kl(old, policy_fn(new))))(flat)
-    for operator in (
-        fisher_vector_product(apply, flat, (memory, *seen)),
-        gauss_newton_vector_product(apply, flat, (memory, *seen)),
+    actions = old.sample(jax.random.key(1))
+    batch = Batch((memory, *seen), actions, None, None)
+    score = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_prob(actions)))(flat)
+    sampled = jnp.einsum("btp,btq->pq", score, score) / (B * T)
+    for operator_fn, expected in (
+        (fisher_vector_product, dense),
+        (gauss_newton_vector_product, dense),
+        (empirical_fisher_vector_product, sampled),
     ):
+        operator = operator_fn(apply, flat, batch)
         matrix = fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
-        np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(matrix, expected, rtol=1e-8, atol=1e-12)
 
     if isinstance(head, CategoricalHead):
         scores = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_probs()))(flat)

@@ -24,6 +24,7 @@ from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, certify
 from trpo_jax.trust_region.first_order import minimize_by_minibatches
 from trpo_jax.trust_region.fisher import (
     damped,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     hessian_vector_product,
@@ -42,13 +43,24 @@ from trpo_jax.trust_region.ppo import (
     clipped_update,
     kl_penalized_update,
 )
-from trpo_jax.trust_region.preconditioner import score_preconditioner
+from trpo_jax.trust_region.preconditioner import (
+    diagonal_preconditioner,
+    kronecker_preconditioner,
+    score_preconditioner,
+)
 from trpo_jax.trust_region.problem import (
     Batch,
     Comparison,
     OldPolicy,
     Problem,
     surrogate_with_entropy,
+)
+from trpo_jax.trust_region.spectrum import (
+    RitzValues,
+    TraceEstimate,
+    effective_dimension,
+    lanczos_tridiagonal,
+    ritz_values,
 )
 from trpo_jax.trust_region.step_size import (
     damped_curvature,
@@ -72,7 +84,9 @@ __all__ = [
     "MultiCategorical",
     "OldPolicy",
     "Problem",
+    "RitzValues",
     "TanhGaussian",
+    "TraceEstimate",
     "UpdateInfo",
     "UpdateStatus",
     "certify",
@@ -81,11 +95,16 @@ __all__ = [
     "conjugate_gradient",
     "damped",
     "damped_curvature",
+    "diagonal_preconditioner",
+    "effective_dimension",
+    "empirical_fisher_vector_product",
     "fisher_vector_product",
     "gauss_newton_vector_product",
     "hessian_vector_product",
     "improvement_bound",
     "kl_penalized_update",
+    "kronecker_preconditioner",
+    "lanczos_tridiagonal",
     "line_search",
     "mask_logits",
     "mean_kl",
@@ -93,6 +112,7 @@ __all__ = [
     "mean_over_rows",
     "minimize_by_minibatches",
     "natural_gradient_update",
+    "ritz_values",
     "score_preconditioner",
     "split_rows",
     "standard_error",
