@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from trpo_jax.errors import UsageTypeError, array_types
+from trpo_jax.training.adaptation import init_factors, next_factors
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
@@ -23,10 +24,14 @@ from trpo_jax.trust_region import (
     certify,
     clipped_update,
     damped_curvature,
+    diagonal_preconditioner,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     kl_penalized_update,
+    kronecker_preconditioner,
     natural_gradient_update,
+    score_preconditioner,
     trust_region_update,
     undamped_curvature,
 )
@@ -36,6 +41,12 @@ _STEP_SIZE_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvat
 _FISHER_OPERATORS = {
     "gauss_newton": gauss_newton_vector_product,
     "kl_hessian": fisher_vector_product,
+    "empirical": empirical_fisher_vector_product,
+}
+_PRECONDITIONERS = {
+    "score": score_preconditioner,
+    "diagonal": diagonal_preconditioner,
+    "kronecker": kronecker_preconditioner,
 }
 
 
@@ -69,7 +80,7 @@ Updated = tuple[PyTree, PyTree, UpdateInfo]
 def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     """Return what the first update of a run is given as `UpdateInputs.state`."""
     if config.update not in ("ppo", "ppo_penalty"):
-        return ()
+        return init_factors(config)
     optimizer = make_optimizer(config.policy_optimizer)
     state = optimizer(jnp.float32(config.policy_learning_rate)).init(params)
     if config.update == "ppo":
@@ -99,7 +110,7 @@ def _trust_region(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         line_search_width=config.line_search_width,
         **_natural_options(config, inputs),
     )
-    return params, inputs.state, info
+    return params, next_factors(config, inputs.state, info), info
 
 
 def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -111,7 +122,7 @@ def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         step_size=fixed if config.update == "npg" else None,
         **_natural_options(config, inputs),
     )
-    return params, inputs.state, info
+    return params, next_factors(config, inputs.state, info), info
 
 
 def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]:
@@ -123,6 +134,7 @@ def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]
         "cg_iterations": config.cg_iterations,
         "cg_tolerance": config.cg_tolerance,
         "preconditioner_groups": config.preconditioner_groups,
+        "make_preconditioner_fn": _PRECONDITIONERS[config.preconditioner],
         "fisher_batch": inputs.fisher_batch,
         "micro_batch_size": inputs.micro_batch_size,
         "operator_fn": _FISHER_OPERATORS[config.fisher_operator],

@@ -1,5 +1,6 @@
 """The mathematics of one policy update: arrays, pytrees and floats only."""
 
+from trpo_jax.trust_region.adaptation import adapt_damping, adapt_radius
 from trpo_jax.trust_region.backtracking import (
     Candidate,
     LineSearchResult,
@@ -89,6 +90,8 @@ __all__ = [
     "TraceEstimate",
     "UpdateInfo",
     "UpdateStatus",
+    "adapt_damping",
+    "adapt_radius",
     "certify",
     "clipped_terms",
     "clipped_update",

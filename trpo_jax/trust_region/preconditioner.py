@@ -187,14 +187,10 @@ def kronecker_preconditioner(
 
         return solve
 
-    leaves, structure = jax.tree.flatten(scores)
-    solves = [invert(leaf) for leaf in leaves]
+    solves = jax.tree.map(invert, scores)
 
     def precondition(residual: PyTree) -> PyTree:
-        parts = structure.flatten_up_to(residual)
-        return structure.unflatten(
-            [solve(part) for solve, part in zip(solves, parts, strict=True)]
-        )
+        return jax.tree.map(lambda solve, part: solve(part), solves, residual)
 
     return precondition
 
