@@ -176,24 +176,25 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
 
     old = policy_fn(flat)
     dense = fast_jit(jax.hessian(lambda new: mean_kl(old, policy_fn(new))))(flat)
-    actions = old.sample(jax.random.key(1))
-    batch = Batch((memory, *seen), actions, None, None)
-    score = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_prob(actions)))(flat)
-    sampled = jnp.einsum("btp,btq->pq", score, score) / (B * T)
-    for operator_fn, expected in (
-        (fisher_vector_product, dense),
-        (gauss_newton_vector_product, dense),
-        (empirical_fisher_vector_product, sampled),
-    ):
+    batch = Batch((memory, *seen), old.sample(jax.random.key(1)), None, None)
+
+    def matrix_of(operator_fn):
         operator = operator_fn(apply, flat, batch)
-        matrix = fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
-        np.testing.assert_allclose(matrix, expected, rtol=1e-8, atol=1e-12)
+        return fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
+
+    for operator_fn in (fisher_vector_product, gauss_newton_vector_product):
+        matrix = matrix_of(operator_fn)
+        np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)
 
     if isinstance(head, CategoricalHead):
         scores = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_probs()))(flat)
         probabilities = jnp.exp(old.log_probs())
         expected = jnp.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
         np.testing.assert_allclose(dense, expected / (B * T), rtol=1e-8, atol=1e-12)
+        taken = jnp.take_along_axis(scores, batch.actions[..., None, None], axis=2)
+        expected = jnp.einsum("btkp,btkq->pq", taken, taken)
+        matrix = matrix_of(empirical_fisher_vector_product)
+        np.testing.assert_allclose(matrix, expected / (B * T), rtol=1e-8, atol=1e-12)
     # What reaches through time is there: the recurrent weights have curvature.
     marked = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.full_like(

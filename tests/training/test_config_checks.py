@@ -231,6 +231,34 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
         ({"discount": 2.0}, "write one in [0, 1]", [0, 1, 0.99]),
         ({"damping": -1.0}, "0 or more", [0, 0.1]),
         ({"max_kl_schedule": "exp"}, "constant, linear, cosine", ["linear", "cosine"]),
+        ({"max_kl_schedule": "exp"}, "cosine, adaptive, or", ["adaptive"]),
+        (
+            {"max_kl_schedule": "adaptive", "update": "npg"},
+            "is for update='trpo' or 'tnpg'",
+            ["constant"],
+        ),
+        (
+            {"update": "ppo", "max_kl_schedule": "adaptive"},
+            "or one of these updates",
+            ["trpo", "tnpg"],
+        ),
+        ({"damping_schedule": "linear"}, "constant, adaptive", ["adaptive"]),
+        (
+            {"damping_schedule": "adaptive", "damping": 0.0},
+            "write damping=0.1",
+            ["constant"],
+        ),
+        ({"damping": 0, "damping_schedule": "adaptive"}, "write damping=0.1", [0.1]),
+        (
+            {"preconditioner": "kronecker"},
+            "write preconditioner_groups=32, or preconditioner='score'",
+            ["score"],
+        ),
+        (
+            {"preconditioner_groups": 0, "preconditioner": "diagonal"},
+            "write preconditioner_groups=32",
+            [8],
+        ),
         ({"critic_max_kl": 0.0}, "a finite number above 0", [0.2]),
         ({"critic_damping": -1.0}, "0 or more", [0, 0.1]),
         (

@@ -44,7 +44,7 @@ solve = fast_jit(_solve, static_argnames=("max_iterations", "tolerance"))
 def test_a_converged_solve_has_the_eigenvalues_and_the_weights_of_b(float64):
     basis, matrix, b = make_system()
     cg, _, ritz, (condition, dimension) = solve(matrix, b)
-    assert cg.iterations == ritz.count == SIZE
+    assert cg.iterations == ritz.iterations == SIZE
     np.testing.assert_allclose(ritz.values[:SIZE], EIGENVALUES + DAMPING, rtol=1e-8)
     np.testing.assert_allclose(ritz.weights[:SIZE], (basis.T @ b) ** 2 / (b @ b))
     # Places that were not filled.

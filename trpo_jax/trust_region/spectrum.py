@@ -26,12 +26,12 @@ class RitzValues(NamedTuple):
         weights: τ_k, float[K], of sum 1; 0 for those that repeat. They are the Gauss
             quadrature: Σ τ_k f(θ_k) is b̂ᵀf(A)b̂ with b̂ = b/‖b‖, exact for polynomials of
             a degree below 2n.
-        count: n, int32 scalar.
+        iterations: n, int32 scalar.
     """
 
     values: Float[Array, " K"]
     weights: Float[Array, " K"]
-    count: Int[Array, ""]
+    iterations: Int[Array, ""]
 
     @property
     def condition_number(self) -> Float[Array, ""]:
@@ -48,7 +48,7 @@ class RitzValues(NamedTuple):
         Args:
             damping: λ, which A contains.
         """
-        shares = jnp.where(jnp.arange(self.values.size) < self.count, 1, 0)
+        shares = jnp.where(jnp.arange(self.values.size) < self.iterations, 1, 0)
         return jnp.sum(shares * (self.values - damping) / self.values)
 
 
