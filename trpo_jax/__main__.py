@@ -68,8 +68,10 @@ class _Options(TRPOConfig):
     critic: conf.Suppress[None] = None
     update: Literal["trpo", "tnpg", "npg", "ppo", "ppo_penalty"] = TRPOConfig.update
     """Policy update: TRPO, or one of its relatives."""
-    max_kl_schedule: _Schedule = TRPOConfig.max_kl_schedule
-    """Factor of --max-kl over the run: constant, or decay to 0."""
+    max_kl_schedule: Literal["constant", "linear", "cosine", "adaptive"] = (
+        TRPOConfig.max_kl_schedule
+    )
+    """Factor of --max-kl over the run: constant, decay to 0, or adaptive."""
     policy_optimizer: Annotated[str, _NAME] = TRPOConfig.policy_optimizer
     """Optimiser of Optax, of --update ppo and ppo_penalty."""
     policy_learning_rate_schedule: _Schedule = TRPOConfig.policy_learning_rate_schedule

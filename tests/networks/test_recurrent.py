@@ -20,6 +20,8 @@ from trpo_jax.networks import (
     RecurrentValue,
 )
 from trpo_jax.trust_region import (
+    Batch,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     mean_kl,
@@ -175,15 +177,20 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     def curvatures(flat):
         old = policy_fn(flat)
         dense = jax.hessian(lambda new: mean_kl(old, policy_fn(new)))(flat)
-        operators = [
-            make(apply, flat, (memory, *seen))
-            for make in (fisher_vector_product, gauss_newton_vector_product)
-        ]
+        batch = Batch((memory, *seen), old.sample(jax.random.key(1)), None, None)
         basis = jnp.eye(flat.size)
-        return old, dense, [jax.vmap(one, out_axes=1)(basis) for one in operators]
+        matrices = [
+            jax.vmap(make(apply, flat, batch), out_axes=1)(basis)
+            for make in (
+                fisher_vector_product,
+                gauss_newton_vector_product,
+                empirical_fisher_vector_product,
+            )
+        ]
+        return old, dense, batch.actions, matrices
 
-    old, dense, matrices = curvatures(flat)
-    for matrix in matrices:
+    old, dense, actions, (*exact, empirical) = curvatures(flat)
+    for matrix in exact:
         np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)
 
     if isinstance(head, CategoricalHead):
@@ -191,6 +198,9 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
         probabilities = np.exp(old.log_probs())
         expected = np.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
         np.testing.assert_allclose(dense, expected / (B * T), rtol=1e-8, atol=1e-12)
+        taken = np.take_along_axis(scores, np.asarray(actions)[..., None, None], axis=2)
+        expected = np.einsum("btkp,btkq->pq", taken, taken) / (B * T)
+        np.testing.assert_allclose(empirical, expected, rtol=1e-8, atol=1e-12)
     # What reaches through time is there: the recurrent weights have curvature.
     marked = jax.tree_util.tree_map_with_path(
         lambda path, leaf: np.full_like(

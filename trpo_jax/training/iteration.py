@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.observations import values_of
+from trpo_jax.training.adaptation import times_factors
 from trpo_jax.training.advantages import (
     discounted_returns,
     generalized_advantages,
@@ -70,6 +71,7 @@ class Metrics(NamedTuple):
             error, at most `critic_max_kl`; 0 for a first-order fit.
         critic_cg_relative_residual: That of the critic's solve; 0 likewise.
         max_kl: δ in force, nats.
+        damping: λ in force.
         critic_learning_rate: Step size in force.
         update: The policy update's own evidence.
     """
@@ -84,6 +86,7 @@ class Metrics(NamedTuple):
     critic_kl: Float[Array, ""]
     critic_cg_relative_residual: Float[Array, ""]
     max_kl: Float[Array, ""]
+    damping: Float[Array, ""]
     critic_learning_rate: Float[Array, ""]
     update: UpdateInfo
 
@@ -209,6 +212,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         critic_kl=critic.kl,
         critic_cg_relative_residual=critic.cg_relative_residual,
         max_kl=jnp.asarray(scheduled.max_kl),
+        damping=jnp.asarray(scheduled.damping),
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
         update=info,
     )
@@ -387,7 +391,7 @@ def _updated(
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters, times the factors of their schedules."""
-    base = state.hyperparameters
+    base = times_factors(state.hyperparameters, state.update_state)
     factors = {
         name: make_schedule(schedule, config.num_updates)(state.updates)
         for name, schedule in (
@@ -395,6 +399,7 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
             ("policy_learning_rate", config.policy_learning_rate_schedule),
             ("critic_learning_rate", config.critic_learning_rate_schedule),
         )
+        if schedule != "adaptive"
     }
     return base._replace(
         **{name: getattr(base, name) * factor for name, factor in factors.items()}

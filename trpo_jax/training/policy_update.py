@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.errors import UsageTypeError, array_types
+from trpo_jax.training.adaptation import init_factors, next_factors
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
@@ -23,10 +24,14 @@ from trpo_jax.trust_region import (
     certify,
     clipped_update,
     damped_curvature,
+    diagonal_preconditioner,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     kl_penalized_update,
+    kronecker_preconditioner,
     natural_gradient_update,
+    score_preconditioner,
     trust_region_update,
     undamped_curvature,
 )
@@ -36,6 +41,12 @@ _STEP_SIZE_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvat
 _FISHER_OPERATORS = {
     "gauss_newton": gauss_newton_vector_product,
     "kl_hessian": fisher_vector_product,
+    "empirical": empirical_fisher_vector_product,
+}
+_PRECONDITIONERS = {
+    "score": score_preconditioner,
+    "diagonal": diagonal_preconditioner,
+    "kronecker": kronecker_preconditioner,
 }
 
 
@@ -74,7 +85,7 @@ def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     as a multiple of `kl_coefficient`, which may be another in each cell of a sweep.
     """
     if config.update not in ("ppo", "ppo_penalty"):
-        return ()
+        return init_factors(config)
     optimizer = _optimizer(config, jnp.float32(config.policy_learning_rate))
     state = optimizer.init(params)
     return state if config.update == "ppo" else (state, jnp.float32(1))
@@ -102,7 +113,7 @@ def _trust_region(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         line_search_width=config.line_search_width,
         **_natural_options(config, inputs),
     )
-    return params, inputs.state, info
+    return params, next_factors(config, inputs.state, info), info
 
 
 def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -114,7 +125,7 @@ def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         step_size=fixed if config.update == "npg" else None,
         **_natural_options(config, inputs),
     )
-    return params, inputs.state, info
+    return params, next_factors(config, inputs.state, info), info
 
 
 def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]:
@@ -126,6 +137,7 @@ def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]
         "cg_iterations": config.cg_iterations,
         "cg_tolerance": config.cg_tolerance,
         "preconditioner_groups": config.preconditioner_groups,
+        "make_preconditioner_fn": _PRECONDITIONERS[config.preconditioner],
         "fisher_batch": inputs.fisher_batch,
         "micro_batch_size": inputs.micro_batch_size,
         "operator_fn": _FISHER_OPERATORS[config.fisher_operator],
