@@ -302,9 +302,11 @@ FIELDS_OF_FITS = {
 
 
 _NATURAL = ("trpo", "tnpg", "npg")
-_FIRST_ORDER = ("ppo", "ppo_penalty")
 
-UPDATES = (*_NATURAL, *_FIRST_ORDER)
+FIRST_ORDER = ("ppo", "ppo_penalty", "projection")
+"""Updates by epochs of an optimiser."""
+
+UPDATES = (*_NATURAL, *FIRST_ORDER)
 """Names of the policy updates."""
 
 UPDATES_OF_FIELDS = {
@@ -337,7 +339,7 @@ UPDATES_OF_FIELDS = {
             "policy_learning_rate",
             "policy_learning_rate_schedule",
         ),
-        _FIRST_ORDER,
+        FIRST_ORDER,
     ),
     "clip_ratio": ("ppo",),
     "kl_coefficient": ("ppo_penalty",),

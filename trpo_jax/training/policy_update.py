@@ -13,6 +13,7 @@ from jaxtyping import Array, Key, PyTree
 
 from trpo_jax.errors import UsageTypeError, array_types
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import FIRST_ORDER
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.optimizers import make_optimizer
@@ -27,6 +28,7 @@ from trpo_jax.trust_region import (
     gauss_newton_vector_product,
     kl_penalized_update,
     natural_gradient_update,
+    projection_update,
     trust_region_update,
     undamped_curvature,
 )
@@ -68,13 +70,13 @@ Updated = tuple[PyTree, PyTree, UpdateInfo]
 
 def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     """Return what the first update of a run is given as `UpdateInputs.state`."""
-    if config.update not in ("ppo", "ppo_penalty"):
+    if config.update not in FIRST_ORDER:
         return ()
     optimizer = make_optimizer(config.policy_optimizer)
     state = optimizer(jnp.float32(config.policy_learning_rate)).init(params)
-    if config.update == "ppo":
-        return state
-    return state, jnp.float32(config.kl_coefficient)
+    if config.update == "ppo_penalty":
+        return state, jnp.float32(config.kl_coefficient)
+    return state
 
 
 def update_policy(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -158,6 +160,18 @@ def _kl_penalized(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
     return params, (optimizer_state, kl_coefficient), info
 
 
+def _projected(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
+    return projection_update(
+        inputs.policy_fn,
+        inputs.params,
+        inputs.batch,
+        _optimizer(config, inputs),
+        inputs.state,
+        inputs.key,
+        **_first_order_options(config, inputs),
+    )
+
+
 def _optimizer(config: TRPOConfig, inputs: UpdateInputs) -> Any:
     optimizer = make_optimizer(config.policy_optimizer)
     return optimizer(inputs.hyperparameters.policy_learning_rate)
@@ -180,6 +194,7 @@ _UPDATES: dict[str, Callable[[TRPOConfig, UpdateInputs], Updated]] = {
     "npg": _natural_gradient,
     "ppo": _clipped,
     "ppo_penalty": _kl_penalized,
+    "projection": _projected,
 }
 
 

@@ -50,6 +50,7 @@ from trpo_jax.trust_region.problem import (
     Problem,
     surrogate_with_entropy,
 )
+from trpo_jax.trust_region.projection import project, projection_update
 from trpo_jax.trust_region.step_size import (
     damped_curvature,
     trust_region_step_size,
@@ -93,6 +94,8 @@ __all__ = [
     "mean_over_rows",
     "minimize_by_minibatches",
     "natural_gradient_update",
+    "project",
+    "projection_update",
     "score_preconditioner",
     "split_rows",
     "standard_error",
