@@ -18,7 +18,7 @@ from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, describe
 from trpo_jax.trust_region.first_order import minimize_by_minibatches
 from trpo_jax.trust_region.fisher import PolicyFn
-from trpo_jax.trust_region.flat import max_norm, move
+from trpo_jax.trust_region.flat import move
 from trpo_jax.trust_region.problem import (
     Batch,
     OldPolicy,
@@ -118,7 +118,7 @@ def projection_update(
         surrogate_old=old.value,
         max_kl=max_kl,
     )
-    info = _evidence(old, search, step, max_kl)
+    info = _evidence(old, search, max_kl)
     params, optimizer_state = optax.tree.where(
         search.accepted,
         (move(params, search.fraction, step), moved_state),
@@ -142,7 +142,6 @@ def _in_every_state(
 def _evidence(
     old: OldPolicy,
     search: LineSearchResult,
-    step: PyTree,
     max_kl: Float[Array, ""] | float,
 ) -> UpdateInfo:
     candidate, nothing = search.candidate, jnp.zeros_like(old.value)
@@ -150,7 +149,6 @@ def _evidence(
     reasons = [
         (search.accepted, UpdateStatus.ACCEPTED),
         (~(finite & jnp.isfinite(max_kl)), UpdateStatus.NON_FINITE),
-        (max_norm(step) == 0, UpdateStatus.ZERO_GRADIENT),
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
     ]
     conditions, values = zip(*reasons, strict=True)
@@ -237,7 +235,7 @@ def _largest_weight(old: Any, new: Any, max_kl: Float[Array, ""]) -> Float[Array
     def weight_of(bits: Int[Array, "*N"]) -> Float[Array, "*N"]:
         return jax.lax.bitcast_convert_type(bits, kl.dtype)
 
-    def halve(_: int, ends: tuple) -> tuple:
+    def halve(_: Int[Array, ""], ends: tuple) -> tuple:
         low, high = ends
         middle = low + (high - low) // 2
         within = old.kl_divergence(old.interpolate(new, weight_of(middle))) <= max_kl
