@@ -94,8 +94,9 @@ class TRPOConfig:
     update: Any = "trpo"
     """Policy update: "trpo"; without a line search "npg" (natural gradient of a fixed
     step size) or "tnpg" (of the step size for max_kl); "ppo" (clipped) or "ppo_penalty"
-    (adaptive penalty on the KL); "projection" (a trust region in every state); or a
-    function (policy_fn, params, batch, key, hyperparameters) ↦ params."""
+    (adaptive penalty on the KL); "projection" (a trust region in every state, best with
+    max_kl=0.05 and policy_learning_rate=3e-3); or a function (policy_fn, params, batch,
+    key, hyperparameters) ↦ params."""
     max_kl: float = 0.01
     """δ, the radius of the trust region: KL(old ‖ new) in nats, its mean over states;
     of update="projection" its maximum."""

@@ -86,7 +86,9 @@ class Categorical(NamedTuple):
     def interpolate(
         self, other: "Categorical", weight: Float[Array, "*N"]
     ) -> "Categorical":
-        """Return (1 − w) π(k) + w π_other(k); the very logits of either at w = 0 or 1.
+        """Return (1 − w) π(k) + w π_other(k).
+
+        At w = 0 and 1 the logits are those of the one or the other, bit for bit.
 
         Args:
             other: Another distribution over the same actions.

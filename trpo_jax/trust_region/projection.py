@@ -38,7 +38,7 @@ def projection_update(
     *,
     max_kl: Float[Array, ""] | float = 0.01,
     entropy_coefficient: Float[Array, ""] | float = 0.0,
-    regression_coefficient: Float[Array, ""] | float = 1.0,
+    regression_coefficient: Float[Array, ""] | float = 10.0,
     epochs: int = 10,
     num_minibatches: int = 4,
     micro_batch_size: int | None = None,
@@ -64,7 +64,8 @@ def projection_update(
         key: Randomness of the minibatches; consumed.
         max_kl: δ, the bound on the KL in each state, in nats.
         entropy_coefficient: c ≥ 0.
-        regression_coefficient: α ≥ 0.
+        regression_coefficient: α ≥ 0. On CartPole and Pendulum 1, 10 and 100 learn
+            alike.
         epochs: Passes over the batch.
         num_minibatches: Gradient steps in each pass; must divide the rows.
         micro_batch_size: Rows of a candidate that are compared at a time.
