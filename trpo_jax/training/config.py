@@ -102,10 +102,12 @@ class TRPOConfig:
     update: Any = "trpo"
     """Policy update: "trpo"; without a line search "npg" (natural gradient of a fixed
     step size) or "tnpg" (of the step size for max_kl); "ppo" (clipped) or "ppo_penalty"
-    (adaptive penalty on the KL); or a function (policy_fn, params, batch, key,
-    hyperparameters) ↦ params."""
+    (adaptive penalty on the KL); "projection" (a trust region in every state, best with
+    max_kl=0.05 and policy_learning_rate=3e-3); or a function (policy_fn, params, batch,
+    key, hyperparameters) ↦ params."""
     max_kl: float = 0.01
-    """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
+    """δ, the radius of the trust region: KL(old ‖ new) in nats, its mean over states;
+    of update="projection" its maximum."""
     max_kl_schedule: Any = "constant"
     """Factor of max_kl: constant, linear or cosine decay to 0 over the run, or an Optax
     schedule of the update, which holds its last value after the run's last. Or
@@ -161,7 +163,7 @@ class TRPOConfig:
     kl_coefficient: float = 1.0
     """Initial weight of the KL in update="ppo_penalty"."""
     policy_epochs: int = 10
-    """Epochs of update="ppo" and "ppo_penalty" over each rollout."""
+    """Epochs of update="ppo", "ppo_penalty" and "projection" over each rollout."""
     policy_minibatches: int | None = None
     """Minibatches in each of these epochs. None: four, or the largest smaller number
     that divides the rollout."""

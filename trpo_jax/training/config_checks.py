@@ -326,9 +326,11 @@ FIELDS_OF_FITS = {
 """Fields of a config that one `critic_fit` reads, and the other does not."""
 
 _NATURAL = ("trpo", "tnpg", "npg")
-_FIRST_ORDER = ("ppo", "ppo_penalty")
 
-UPDATES = (*_NATURAL, *_FIRST_ORDER)
+FIRST_ORDER = ("ppo", "ppo_penalty", "projection")
+"""Updates by epochs of an optimiser."""
+
+UPDATES = (*_NATURAL, *FIRST_ORDER)
 """Names of the policy updates."""
 
 UPDATES_OF_FIELDS = {
@@ -365,7 +367,7 @@ UPDATES_OF_FIELDS = {
             "policy_learning_rate_schedule",
             "policy_max_gradient_norm",
         ),
-        _FIRST_ORDER,
+        FIRST_ORDER,
     ),
     "clip_ratio": ("ppo",),
     "kl_coefficient": ("ppo_penalty",),

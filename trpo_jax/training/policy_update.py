@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from trpo_jax.errors import UsageTypeError, array_types
 from trpo_jax.training.adaptation import init_factors, next_factors
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import FIRST_ORDER
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.optimizers import make_optimizer
@@ -31,6 +32,7 @@ from trpo_jax.trust_region import (
     kl_penalized_update,
     kronecker_preconditioner,
     natural_gradient_update,
+    projection_update,
     score_preconditioner,
     trust_region_update,
     undamped_curvature,
@@ -84,11 +86,11 @@ def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     It is that of the optimiser; for "ppo_penalty" beside it the weight of the penalty
     as a multiple of `kl_coefficient`, which may be another in each cell of a sweep.
     """
-    if config.update not in ("ppo", "ppo_penalty"):
+    if config.update not in FIRST_ORDER:
         return init_factors(config)
     optimizer = _optimizer(config, jnp.float32(config.policy_learning_rate))
     state = optimizer.init(params)
-    return state if config.update == "ppo" else (state, jnp.float32(1))
+    return (state, jnp.float32(1)) if config.update == "ppo_penalty" else state
 
 
 def update_policy(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -174,6 +176,18 @@ def _kl_penalized(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
     return params, (optimizer_state, kl_coefficient / initial), info
 
 
+def _projected(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
+    return projection_update(
+        inputs.policy_fn,
+        inputs.params,
+        inputs.batch,
+        _optimizer(config, inputs.hyperparameters.policy_learning_rate),
+        inputs.state,
+        inputs.key,
+        **_first_order_options(config, inputs),
+    )
+
+
 def _optimizer(
     config: TRPOConfig, learning_rate: Float[Array, ""] | float
 ) -> optax.GradientTransformation:
@@ -200,6 +214,7 @@ _UPDATES: dict[str, Callable[[TRPOConfig, UpdateInputs], Updated]] = {
     "npg": _natural_gradient,
     "ppo": _clipped,
     "ppo_penalty": _kl_penalized,
+    "projection": _projected,
 }
 
 

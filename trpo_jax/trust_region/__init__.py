@@ -57,6 +57,7 @@ from trpo_jax.trust_region.problem import (
     Problem,
     surrogate_with_entropy,
 )
+from trpo_jax.trust_region.projection import project, projection_update
 from trpo_jax.trust_region.spectrum import (
     RitzValues,
     TraceEstimate,
@@ -118,6 +119,8 @@ __all__ = [
     "minimize_by_minibatches",
     "natural_gradient_update",
     "next_kl_coefficient",
+    "project",
+    "projection_update",
     "ritz_values",
     "score_preconditioner",
     "split_rows",

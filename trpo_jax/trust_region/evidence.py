@@ -124,7 +124,7 @@ def evidence(
     ]
     conditions, values = zip(*reasons, strict=True)
     status = jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT)
-    return _describe(
+    return describe(
         old, candidate, search.accepted, status, max_kl, predicted
     )._replace(
         step_size=step_size,
@@ -175,10 +175,10 @@ def certify(
     status = jnp.where(accepted, UpdateStatus.ACCEPTED, UpdateStatus.NON_FINITE)
     nothing = jnp.zeros_like(old.value)
     predicted = {"expected_improvement": nothing, "kl_predicted": nothing}
-    return _describe(old, candidate, accepted, status, max_kl, predicted)
+    return describe(old, candidate, accepted, status, max_kl, predicted)
 
 
-def _describe(
+def describe(
     old: OldPolicy,
     candidate: Candidate,
     accepted: Bool[Array, ""],
