@@ -5,7 +5,11 @@ from trpo_jax.trust_region.backtracking import (
     LineSearchResult,
     line_search,
 )
-from trpo_jax.trust_region.certificate import standard_error, upper_quantile
+from trpo_jax.trust_region.certificate import (
+    ratio_or_nan,
+    standard_error,
+    upper_quantile,
+)
 from trpo_jax.trust_region.cg import (
     CGResult,
     CGStatus,
@@ -93,6 +97,7 @@ __all__ = [
     "mean_over_rows",
     "minimize_by_minibatches",
     "natural_gradient_update",
+    "ratio_or_nan",
     "score_preconditioner",
     "split_rows",
     "standard_error",
