@@ -49,13 +49,13 @@ class _Panel(NamedTuple):
     ends: tuple[float | None, float | None] = (None, None)  # of the axis, if fixed
     cut: int | None = None  # the axis does not go below
     limit: str | float | None = None  # a metric, or a level, to draw dotted
-    fainter: tuple[str, ...] = ()  # metrics to draw beside it, each one thinner
+    fainter: tuple[str, ...] = ()  # metrics to draw beside it, each thinner
 
 
 _PANELS = (
     _Panel(
         "kl",
-        "KL(old ‖ new): mean; thin: 95 %, largest; dotted: δ",
+        "mean KL; thin: 95 %, largest; dotted: δ",
         "nats",
         logarithmic=True,
         limit="max_kl",
@@ -64,7 +64,7 @@ _PANELS = (
     _Panel("share_beyond", "states beyond δ", "share of states", ends=(0, 1)),
     _Panel(
         "improvement_ratio",
-        "predicted and found: gain; thin: KL",
+        "gain (thin: KL) against its prediction",
         "found / predicted",
         ends=(0, None),
         limit=1,
@@ -74,7 +74,6 @@ _PANELS = (
         "signal_to_noise",
         "gain; below 2 (dotted) it may be chance",
         "gain / its standard error",
-        ends=(0, None),
         limit=2,
     ),
     _Panel("cg_relative_residual", "conjugate gradient's residual", "‖r‖ / ‖g‖", True),
@@ -149,14 +148,21 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
         draw_curve(axis, curve, style, logarithmic=panel.logarithmic)
         for place, metric in enumerate(panel.fainter, start=1):
             fainter = metric_curve(run, metric)
-            looks = {"color": style.color, "linewidth": 1.2 / place, "alpha": 0.7}
-            axis.plot(fainter.steps, fainter.mean, style.line, **looks)
+            axis.plot(
+                fainter.steps,
+                fainter.mean,
+                style.line,
+                color=style.color,
+                linewidth=1.2 / place,
+                alpha=0.7,
+            )
         if isinstance(panel.limit, str):
             limit = metric_curve(run, panel.limit)
             axis.plot(limit.steps, limit.mean, ":", color=style.color)
     if isinstance(panel.limit, int | float):
         axis.axhline(panel.limit, linestyle=":", color="black", linewidth=1)
     means = np.concatenate([np.asarray(line.get_ydata()) for line in axis.lines])
+    means = means[means > 0]
     if panel.logarithmic and len(means):
         axis.set_yscale("log")
         # The interval of two seeds may span ten powers of ten.
