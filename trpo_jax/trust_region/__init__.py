@@ -6,7 +6,11 @@ from trpo_jax.trust_region.backtracking import (
     LineSearchResult,
     line_search,
 )
-from trpo_jax.trust_region.certificate import standard_error, upper_quantile
+from trpo_jax.trust_region.certificate import (
+    ratio_or_nan,
+    standard_error,
+    upper_quantile,
+)
 from trpo_jax.trust_region.cg import (
     CGResult,
     CGStatus,
@@ -121,6 +125,7 @@ __all__ = [
     "next_kl_coefficient",
     "project",
     "projection_update",
+    "ratio_or_nan",
     "ritz_values",
     "score_preconditioner",
     "split_rows",

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.trust_region.backtracking import (
@@ -100,7 +100,7 @@ def projection_update(
         objective = objective_fn(projected, batch) - regression_coefficient * excess
         return -jnp.mean(objective)
 
-    moved, moved_state, _ = minimize_by_minibatches(
+    end = minimize_by_minibatches(
         loss_fn,
         params,
         optimizer,
@@ -111,7 +111,7 @@ def projection_update(
         num_minibatches=num_minibatches,
     )
     problem = Problem(policy_fn, objective_fn, batch, micro_batch_size=micro_batch_size)
-    step = optax.tree.sub(moved, params)
+    step = optax.tree.sub(end.params, params)
     # The gradient is not used, and is removed from the compiled program.
     old, _ = problem.value_and_gradient(params)
     search = line_search(
@@ -119,10 +119,10 @@ def projection_update(
         surrogate_old=old.value,
         max_kl=max_kl,
     )
-    info = _evidence(old, search, max_kl)
+    info = _evidence(old, search, max_kl, end.finite)
     params, optimizer_state = optax.tree.where(
         search.accepted,
-        (move(params, search.fraction, step), moved_state),
+        (move(params, search.fraction, step), end.optimizer_state),
         (params, optimizer_state),
     )
     return params, optimizer_state, info
@@ -144,9 +144,11 @@ def _evidence(
     old: OldPolicy,
     search: LineSearchResult,
     max_kl: Float[Array, ""] | float,
+    descended: Bool[Array, ""],
 ) -> UpdateInfo:
     candidate, nothing = search.candidate, jnp.zeros_like(old.value)
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
+    finite &= descended
     reasons = [
         (search.accepted, UpdateStatus.ACCEPTED),
         (~(finite & jnp.isfinite(max_kl)), UpdateStatus.NON_FINITE),
