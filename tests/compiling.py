@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 from collections.abc import Iterator
 
 import jax
@@ -32,3 +33,18 @@ def compilations() -> Iterator[list[float]]:
         yield seconds
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def checking_leaks() -> Iterator[None]:
+    """Check that traces in the block leak no tracer.
+
+    JAX collects garbage after each trace. It need not go through the many objects from
+    before the block: they are not part of a new cycle.
+    """
+    gc.freeze()
+    try:
+        with jax.checking_leaks():
+            yield
+    finally:
+        gc.unfreeze()

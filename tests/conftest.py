@@ -24,6 +24,28 @@ os.environ.setdefault(
 
 import jax  # noqa: E402
 
+from trpo_jax.training import compilation  # noqa: E402
+
+# A run's own options take precedence over the flags. Examples, notebooks and the
+# command line are tested with them, in processes of their own.
+_options_of_the_package = compilation.compiler_options
+
+
+def _quick_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
+    options = _options_of_the_package(env_steps)
+    quick = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    return options and options | quick
+
+
+compilation.compiler_options = _quick_options
+
+# A trace makes so many objects that, with Python's thresholds, the collector takes a
+# tenth of the time, and hardly any of them are garbage.
+gc.set_threshold(100_000, 10, 10)
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:
@@ -41,6 +63,15 @@ def no_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# The longest of the last files. Started at the end, it would keep one process waiting
+# for the other.
+_FIRST = "trust_region/test_update.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.match(_FIRST))
 
 
 # Linux allows a process 65,530 mappings of memory. Every compiled program takes some,

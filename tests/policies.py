@@ -113,6 +113,11 @@ def make_actions(kind, rng, size, dtype=np.float64):
     return jnp.asarray(rng.normal(scale=2, size=(size, 2)), dtype)
 
 
+def states(observations):
+    """Return a batch of observations alone, of which operators of the KL are made."""
+    return Batch(observations, None, None, None)
+
+
 def make_batch(kind, rng, params, size, dtype=np.float64):
     """On-policy as far as the log-probabilities go, with random advantages."""
     observations = jnp.asarray(rng.normal(size=(size, FEATURES)), dtype)

@@ -7,6 +7,12 @@ from tiny import write_lines
 
 METRICS = {
     "kl": 0.008,
+    "kl_95": 0.02,
+    "kl_max": 0.04,
+    "share_beyond": 0.3,
+    "kl_ratio": 0.9,
+    "improvement_ratio": 0.8,
+    "signal_to_noise": 3.0,
     "max_kl": 0.01,
     "cg_relative_residual": 1e-4,
     "accepted_fraction": 0.5,

@@ -28,6 +28,7 @@ from benchmarks import (
 from benchmarks.runs import command, configure, parse_overrides
 from trpo_jax.environments import Box, Discrete, MaskedObservation, MultiDiscrete
 from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.training import compilation
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -74,6 +75,13 @@ def test_without_an_accelerator_nothing_is_measured(capsys):
     assert "no accelerator" in capsys.readouterr().out
 
 
+@pytest.fixture
+def quick_to_compile(monkeypatch):
+    options = compilation.compiler_options()
+    monkeypatch.setattr(trpo_jax, "compiler_options", lambda: options)
+
+
+@pytest.mark.usefixtures("quick_to_compile")
 def test_curvature_is_measured():
     ceiling = {"flops_per_second": 1e11, "bytes_per_second": 1e10}
     row = curvature.measure("gaussian", 32, 8, ceiling, 0.0)
@@ -88,6 +96,7 @@ def test_curvature_is_measured_at_every_size_that_fits():
     assert sizes == {(kind, 4**n) for kind in kinds for n in range(5, 11)}
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_scaling_is_measured():
     row = scaling.measure("update", (1, 2), scaling.seeds_update_program, 0.0)
     assert len(row["seconds"]) == 2

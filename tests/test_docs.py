@@ -68,19 +68,14 @@ def test_the_page_of_fields_is_that_of_the_source(cls):
 def run_page(name, folder):
     """Run a page's blocks in one namespace, as a reader types them.
 
-    In a process of its own, because only there can it compile without optimisations.
+    In a process of its own, with the package's own options for XLA.
     """
     program = folder / "page.py"
     program.write_text("\n".join(blocks(PAGES[name])), "utf-8")
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
     result = subprocess.run(
         [sys.executable, str(program)],
         cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(PACKAGE.parent),
-            "XLA_FLAGS": flags,
-        },
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True,
         text=True,
         check=False,

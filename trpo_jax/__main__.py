@@ -66,12 +66,16 @@ class _Options(TRPOConfig):
     """Devices to train on; None for as many of all as divide seeds and environments."""
     policy: conf.Suppress[None] = None
     critic: conf.Suppress[None] = None
-    update: Literal["trpo", "tnpg", "npg", "ppo", "ppo_penalty"] = TRPOConfig.update
+    update: Literal["trpo", "tnpg", "npg", "ppo", "ppo_penalty", "projection"] = (
+        TRPOConfig.update
+    )
     """Policy update: TRPO, or one of its relatives."""
-    max_kl_schedule: _Schedule = TRPOConfig.max_kl_schedule
-    """Factor of --max-kl over the run: constant, or decay to 0."""
+    max_kl_schedule: Literal["constant", "linear", "cosine", "adaptive"] = (
+        TRPOConfig.max_kl_schedule
+    )
+    """Factor of --max-kl over the run: constant, decay to 0, or adaptive."""
     policy_optimizer: Annotated[str, _NAME] = TRPOConfig.policy_optimizer
-    """Optimiser of Optax, of --update ppo and ppo_penalty."""
+    """Optimiser of Optax, of --update ppo, ppo_penalty and projection."""
     policy_learning_rate_schedule: _Schedule = TRPOConfig.policy_learning_rate_schedule
     """Factor of --policy-learning-rate over the run."""
     critic_optimizer: Annotated[str, _NAME] = TRPOConfig.critic_optimizer

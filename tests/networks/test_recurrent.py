@@ -20,6 +20,8 @@ from trpo_jax.networks import (
     RecurrentValue,
 )
 from trpo_jax.trust_region import (
+    Batch,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     mean_kl,
@@ -39,7 +41,7 @@ either_policy = pytest.mark.parametrize("policy", [POLICY, LRU_POLICY])
 
 
 def init(network):
-    params = network.init(jax.random.key(2), MEMORY, OBSERVATIONS, STARTS)
+    params = fast_jit(network.init)(jax.random.key(2), MEMORY, OBSERVATIONS, STARTS)
     # A last layer as small as the initial one would hide what it is given.
     return jax.tree.map(lambda leaf: leaf + 0.3, params)
 
@@ -83,13 +85,12 @@ def test_it_is_the_recurrence_written_out(params):
 @pytest.mark.parametrize("network", [POLICY, VALUE, LRU_POLICY, LRU_VALUE])
 def test_whole_sequences_are_their_steps_one_by_one(network):
     params = init(network)
-    memories, outputs = network.apply(params, MEMORY, OBSERVATIONS, STARTS)
+    apply = fast_jit(network.apply)
+    memories, outputs = apply(params, MEMORY, OBSERVATIONS, STARTS)
     memory = MEMORY
     for t in range(T):
         now = slice(t, t + 1)
-        step, output = network.apply(
-            params, memory, OBSERVATIONS[:, now], STARTS[:, now]
-        )
+        step, output = apply(params, memory, OBSERVATIONS[:, now], STARTS[:, now])
         memory = step[:, 0]
         np.testing.assert_allclose(memories[:, t], memory, rtol=1e-5, atol=1e-6)
         jax.tree.map(
@@ -162,8 +163,8 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     network = RecurrentPolicy(MLP((2,)), head, size, kind)
     memory = jnp.asarray(MEMORY[:, : network.initial_memory(1).size], jnp.float64)
     seen = (jnp.asarray(OBSERVATIONS, jnp.float64), STARTS)
-    params = network.init(jax.random.key(0), memory, *seen)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) + 0.2, params)
+    params = fast_jit(network.init)(jax.random.key(0), memory, *seen)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) + 0.2, params)
     flat, unravel = ravel_pytree(params)
 
     def apply(flat, states):
@@ -172,23 +173,37 @@ def test_fisher_products_go_through_the_recurrence(head, kind, float64):
     def policy_fn(flat):
         return apply(flat, (memory, *seen))
 
-    old = policy_fn(flat)
-    dense = fast_jit(jax.hessian(lambda new: mean_kl(old, policy_fn(new))))(flat)
-    for operator in (
-        fisher_vector_product(apply, flat, (memory, *seen)),
-        gauss_newton_vector_product(apply, flat, (memory, *seen)),
-    ):
-        matrix = fast_jit(jax.vmap(operator, out_axes=1))(jnp.eye(flat.size))
+    @fast_jit
+    def curvatures(flat):
+        old = policy_fn(flat)
+        dense = jax.hessian(lambda new: mean_kl(old, policy_fn(new)))(flat)
+        batch = Batch((memory, *seen), old.sample(jax.random.key(1)), None, None)
+        basis = jnp.eye(flat.size)
+        matrices = [
+            jax.vmap(make(apply, flat, batch), out_axes=1)(basis)
+            for make in (
+                fisher_vector_product,
+                gauss_newton_vector_product,
+                empirical_fisher_vector_product,
+            )
+        ]
+        return old, dense, batch.actions, matrices
+
+    old, dense, actions, (*exact, empirical) = curvatures(flat)
+    for matrix in exact:
         np.testing.assert_allclose(matrix, dense, rtol=1e-8, atol=1e-12)
 
     if isinstance(head, CategoricalHead):
         scores = fast_jit(jax.jacrev(lambda flat: policy_fn(flat).log_probs()))(flat)
-        probabilities = jnp.exp(old.log_probs())
-        expected = jnp.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
+        probabilities = np.exp(old.log_probs())
+        expected = np.einsum("btk,btkp,btkq->pq", probabilities, scores, scores)
         np.testing.assert_allclose(dense, expected / (B * T), rtol=1e-8, atol=1e-12)
+        taken = np.take_along_axis(scores, np.asarray(actions)[..., None, None], axis=2)
+        expected = np.einsum("btkp,btkq->pq", taken, taken) / (B * T)
+        np.testing.assert_allclose(empirical, expected, rtol=1e-8, atol=1e-12)
     # What reaches through time is there: the recurrent weights have curvature.
     marked = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.full_like(
+        lambda path, leaf: np.full_like(
             leaf, any(name in jax.tree_util.keystr(path) for name in recurrent)
         ),
         params,

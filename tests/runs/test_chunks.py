@@ -20,7 +20,7 @@ def metrics_of(first, count):
     """Return rows of a full chunk, of which `count` are filled."""
     rows = np.full(CAPACITY, -1, np.int32)
     rows[:count] = np.arange(first + 1, first + count + 1)
-    info = UpdateInfo(*[rows] * len(UpdateInfo._fields))
+    info = UpdateInfo(*[np.float32(rows)] * len(UpdateInfo._fields))
     metrics = Metrics(**dict.fromkeys(Metrics._fields[:-1], rows), update=info)
     return metrics._replace(batch_size=np.ones_like(rows))
 
@@ -150,6 +150,7 @@ def test_metrics_come_update_by_update():
     assert [int(row["update"]) for row in rows] == [5, 6, 7]
     parts = {"updates", "batch_size", "episode_return_sum", "episode_length_sum"}
     derived = {"env_steps", "episode_return", "episode_length"}
+    derived |= {"kl_ratio", "improvement_ratio", "signal_to_noise"}
     names = {*Metrics._fields, *UpdateInfo._fields}
     assert rows[0].keys() == (names - parts) | derived
     returns = np.array([1.0, np.nan, 4.0])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import checking_leaks
 from probes import CHAIN, TABULAR
 
 from trpo_jax import TRPOConfig, compiler_options, evaluate, init, step, train
@@ -182,7 +183,7 @@ def test_no_cache_keeps_tracers(name, make):
             last_return(config)
         return x
 
-    with jax.checking_leaks():
+    with checking_leaks():
         TRANSFORMS[name](function)(jnp.float32(2.0))
     gc.collect()
     assert [reference() for reference in made] == [None]
@@ -216,7 +217,7 @@ def test_no_cache_keeps_a_config_that_holds_tracers(make):
         jax.eval_shape(lambda: train(config, key)[:2])
         return x
 
-    with jax.checking_leaks():
+    with checking_leaks():
         jax.grad(function)(jnp.float32(2.0))
     gc.collect()
     assert [reference() for reference in made] == [None]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import checking_leaks
 from probes import CHAIN, NO_LIMIT, TABULAR
 
 from trpo_jax import (
@@ -93,7 +94,7 @@ def test_without_jit_it_is_the_same_to_rounding(no_shape_checks):
 
 
 def test_nothing_leaks():
-    with jax.checking_leaks():
+    with checking_leaks():
         metrics = train(CONFIG).metrics
     assert np.all(metrics.update.status == UpdateStatus.ACCEPTED)
 
@@ -146,7 +147,7 @@ def test_a_compiled_step_moves_nothing_to_the_device():
 
 
 def test_a_run_leaks_nothing():
-    with jax.checking_leaks():
+    with checking_leaks():
         settings = RunSettings(evaluation_episodes=2)
         result = run(CONFIG, settings=settings, progress=False)
     assert result.state.updates == 2

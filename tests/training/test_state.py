@@ -245,7 +245,7 @@ def test_floats_are_replaced_in_every_seed():
     config = dataclasses.replace(CONFIG, num_seeds=2)
     other = dataclasses.replace(config, max_kl=0.5)
     state = train(config).state.with_hyperparameters_of(other)
-    stepped = jax.vmap(step, (None, 0))(other, state)
+    stepped = fast_jit(jax.vmap(step, (None, 0)))(other, state)
     np.testing.assert_array_equal(stepped[1].max_kl, np.float32([0.5, 0.5]))
 
 
@@ -281,7 +281,8 @@ def test_the_state_of_several_seeds_is_mapped_as_advised():
     with pytest.raises(ValueError, match=r"axes \(2,\); write (jax\.vmap.*?), or") as e:
         step(config, state)
     advised = re.search("write (.*), or", str(e.value))[1]
-    _, metrics = eval(advised)
+    names = {"jax": jax, "step": step, "config": config}
+    _, metrics = fast_jit(lambda state: eval(advised, names | {"state": state}))(state)
     assert metrics.env_steps.tolist() == [72, 72]
     jax.eval_shape(step, config, jax.tree.map(lambda leaf: leaf[1], state))
 

@@ -13,10 +13,13 @@ import reference
 from compiling import fast_jit
 from jax.flatten_util import ravel_pytree
 
+from trpo_jax.errors import UsageTypeError
 from trpo_jax.trust_region import (
+    Batch,
     Categorical,
     DiagonalGaussian,
     GSDEGaussian,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     hessian_vector_product,
@@ -53,7 +56,8 @@ def dense_hessian_vector_product(problem, at):
 
 
 def dense_operator(operator_fn, problem, at):
-    operator = operator_fn(problem.policy_fn, problem.unravel(at), problem.observations)
+    states = policies.states(problem.observations)
+    operator = operator_fn(problem.policy_fn, problem.unravel(at), states)
     return dense(on_flat(operator, problem.unravel), at.size)
 
 
@@ -177,7 +181,9 @@ def test_is_the_references_matrix_of_a_linear_policy(policy, float64):
 
     @fast_jit
     def matrix(flat):
-        operator = gauss_newton_vector_product(policy_fn, flat, observations)
+        operator = gauss_newton_vector_product(
+            policy_fn, flat, policies.states(observations)
+        )
         return dense(operator, 6)
 
     expected = reference.fisher(policy, flat, observations)
@@ -188,7 +194,7 @@ def test_the_mean_over_states_is_the_mean_of_each_states_operator(problem, float
     @fast_jit
     def product(observations, vector):
         return gauss_newton_vector_product(
-            problem.policy_fn, problem.params, observations
+            problem.policy_fn, problem.params, policies.states(observations)
         )(vector)
 
     vector = jax.tree.map(jnp.cos, problem.params)
@@ -207,8 +213,9 @@ def test_the_policy_is_passed_through_once_whatever_the_number_of_products():
         return Categorical(jnp.tanh(states * params))
 
     params, states = jnp.array([0.1, 0.2, 0.3]), jnp.ones((2, 1))
-    by_kl = fisher_vector_product(policy_fn, params, states)
-    by_factors = gauss_newton_vector_product(policy_fn, params, states)
+    batch = policies.states(states)
+    by_kl = fisher_vector_product(policy_fn, params, batch)
+    by_factors = gauss_newton_vector_product(policy_fn, params, batch)
     before = len(calls)
     for _ in range(3):
         np.testing.assert_allclose(by_kl(params), by_factors(params), rtol=1e-5)
@@ -223,7 +230,7 @@ def test_parameters_that_the_policy_ignores_have_no_curvature():
         return gauss_newton_vector_product(
             lambda params, states: Categorical(states @ params["used"]),
             params,
-            jnp.ones((4, 1)),
+            policies.states(jnp.ones((4, 1))),
         )(vector)
 
     result = product(params, params)
@@ -231,7 +238,7 @@ def test_parameters_that_the_policy_ignores_have_no_curvature():
     assert np.all(result["used"] != 0)
 
 
-STATES = jnp.arange(6.0).reshape(2, 3)
+STATES = policies.states(jnp.arange(6.0).reshape(2, 3))
 
 
 def sines(params, states):
@@ -266,3 +273,70 @@ def test_gradients_through_a_product_are_finite(product):
     gradient = slope(np.array([0.1, 0.5, -0.4]))
     assert np.all(np.isfinite(gradient))
     assert np.any(gradient != 0)
+
+
+# The empirical Fisher information -----------------------------------------------------
+
+
+def test_with_sampled_actions_it_is_the_mean_outer_product_of_scores(problem, float64):
+    rng = np.random.default_rng(1)
+    kind = next(k for k, fn in policies.POLICIES.items() if fn is problem.policy_fn)
+    actions = policies.make_actions(kind, rng, N)
+    batch = Batch(problem.observations, actions, None, None)
+
+    @fast_jit
+    def routes(flat):
+        def log_probs(flat):
+            policy = problem.policy_fn(problem.unravel(flat), problem.observations)
+            return policy.log_prob(actions)
+
+        operator = empirical_fisher_vector_product(
+            problem.policy_fn, problem.unravel(flat), batch
+        )
+        product = dense(on_flat(operator, problem.unravel), flat.size)
+        return product, jax.jacrev(log_probs)(flat)
+
+    matrix, scores = routes(problem.flat)
+    np.testing.assert_allclose(matrix, scores.T @ scores / N, rtol=1e-9, atol=1e-12)
+
+
+def test_its_mean_over_actions_is_the_fisher_information(float64):
+    """A tabular policy of two states and three actions, over all nine samples."""
+    tables = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3)))
+    observations = jnp.arange(2)
+
+    def policy_fn(tables, observations):
+        return Categorical(tables[observations])
+
+    @fast_jit
+    def matrix(operator_fn, actions):
+        batch = Batch(observations, actions, None, None)
+        operator = operator_fn(policy_fn, tables, batch)
+        return jax.vmap(operator)(jnp.eye(6).reshape(6, 2, 3)).reshape(6, 6)
+
+    mean = 0
+    for actions in itertools.product(range(3), range(3)):
+        actions = jnp.array(actions)
+        log_probs = policy_fn(tables, observations).log_prob(actions)
+        mean += jnp.exp(log_probs.sum()) * matrix(
+            jax.tree_util.Partial(empirical_fisher_vector_product), actions
+        )
+    exact = matrix(
+        jax.tree_util.Partial(gauss_newton_vector_product), jnp.zeros(2, int)
+    )
+    np.testing.assert_allclose(mean, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_an_operator_without_rows_says_what_to_write():
+    def policy_fn(params, observations):
+        return Categorical(observations @ params)
+
+    params, observations = jnp.zeros((3, 2)), jnp.zeros((4, 3))
+    with pytest.raises(UsageTypeError, match=r"batch is .*write .*Batch\("):
+        gauss_newton_vector_product(policy_fn, params, observations)
+
+    class States(NamedTuple):
+        observations: jax.Array
+
+    with pytest.raises(UsageTypeError, match=r"without actions.*write .*Batch\("):
+        empirical_fisher_vector_product(policy_fn, params, States(observations))

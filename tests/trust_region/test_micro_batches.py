@@ -13,6 +13,7 @@ from compiling import fast_jit
 from trpo_jax import UpdateStatus
 from trpo_jax.trust_region import (
     DiagonalGaussian,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     mean_over_rows,
@@ -23,7 +24,11 @@ from trpo_jax.trust_region import (
 NUM_ROWS = 12
 
 
-OPERATORS = [gauss_newton_vector_product, fisher_vector_product]
+OPERATORS = [
+    gauss_newton_vector_product,
+    fisher_vector_product,
+    empirical_fisher_vector_product,
+]
 
 
 def moments(x):

@@ -19,6 +19,9 @@ from trpo_jax.trust_region import (
     Problem,
     conjugate_gradient,
     damped,
+    diagonal_preconditioner,
+    kronecker_preconditioner,
+    preconditioner,
     score_preconditioner,
     trust_region_update,
 )
@@ -33,16 +36,11 @@ def make(kind, num_rows=NUM_ROWS):
     return policies.POLICIES[kind], params, batch
 
 
-@pytest.mark.parametrize("kind", policies.ALL_KINDS)
-def test_it_is_the_inverse_of_the_estimated_fisher_information(kind, float64):
-    policy_fn, params, batch = make(kind)
-    vector = jax.tree.map(jnp.cos, params)
+def group_scores(policy_fn, params, batch):
+    """Return G, of the leaves of params side by side.
 
-    @fast_jit
-    def precondition(params, batch, vector):
-        return score_preconditioner(
-            policy_fn, params, batch, groups=GROUPS, damping=DAMPING
-        )(vector)
+    Group j has the rows j, j + 3, …; the thirteenth is left over.
+    """
 
     @fast_jit
     def scores(params, batch):
@@ -50,15 +48,80 @@ def test_it_is_the_inverse_of_the_estimated_fisher_information(kind, float64):
             lambda params: policy_fn(params, batch.observations).log_prob(batch.actions)
         )(params)
 
-    actual, _ = ravel_pytree(precondition(params, batch, vector))
     leaves = jax.tree.leaves(scores(params, batch))
     score = np.concatenate([np.reshape(leaf, (NUM_ROWS, -1)) for leaf in leaves], 1)
-    # Group j has the rows j, j + 3, …; the thirteenth is left over.
-    g = np.stack([score[j:12:GROUPS].sum(axis=0) for j in range(GROUPS)]) / np.sqrt(12)
+    return np.stack([score[j:12:GROUPS].sum(axis=0) for j in range(GROUPS)]) / 12**0.5
+
+
+@functools.partial(fast_jit, static_argnames=("make_fn", "policy_fn"))
+def precondition(make_fn, policy_fn, params, batch, vector, damping=DAMPING):
+    return make_fn(policy_fn, params, batch, groups=GROUPS, damping=damping)(vector)
+
+
+@pytest.mark.parametrize("kind", policies.ALL_KINDS)
+def test_it_is_the_inverse_of_the_estimated_fisher_information(kind, float64):
+    policy_fn, params, batch = make(kind)
+    vector = jax.tree.map(jnp.cos, params)
+    solved = precondition(score_preconditioner, policy_fn, params, batch, vector)
+    actual, _ = ravel_pytree(solved)
+    g = group_scores(policy_fn, params, batch)
     mu = max(10 * DAMPING, 1e-3 * np.linalg.norm(g @ g.T))
     matrix = g.T @ g + mu * np.eye(g.shape[1])
     expected = mu * np.linalg.solve(matrix, ravel_pytree(vector)[0])
     np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("damping", [DAMPING, 1e-9])
+def test_the_diagonal_one_divides_by_the_diagonal(damping, float64):
+    policy_fn, params, batch = make("gaussian")
+    vector = jax.tree.map(jnp.cos, params)
+    actual, _ = ravel_pytree(
+        precondition(diagonal_preconditioner, policy_fn, params, batch, vector, damping)
+    )
+    squares = (group_scores(policy_fn, params, batch) ** 2).sum(axis=0)
+    mu = max(damping, 1e-6 * squares.max())
+    expected = mu * ravel_pytree(vector)[0] / (squares + mu)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("largest", [256, 3])
+@pytest.mark.parametrize("damping", [DAMPING, 1e-9])
+def test_the_kronecker_one_inverts_the_product_of_its_factors(
+    damping, largest, float64, monkeypatch
+):
+    """The dense Kronecker product for a matrix; the diagonal for a vector."""
+    monkeypatch.setattr(preconditioner, "_MAX_SIDE", largest)
+    policy_fn, params, batch = make("gaussian")
+    vector = jax.tree.map(jnp.cos, params)
+    # Not the shared program, which may have been compiled for the other limit.
+    solved = fast_jit(
+        lambda params: kronecker_preconditioner(
+            policy_fn, params, batch, groups=GROUPS, damping=damping
+        )(vector)
+    )(params)
+    _, unravel = ravel_pytree(params)
+    scores = jax.vmap(unravel)(jnp.asarray(group_scores(policy_fn, params, batch)))
+    traces = jax.tree.map(lambda g: (g**2).sum(), scores)
+    mu = max(damping, 1e-6 * max(jax.tree.leaves(traces)))
+
+    def factor(g, ridge, trace):
+        side = g.shape[1]
+        matrix = sum(each @ each.T for each in g) / np.sqrt(trace)
+        if side > largest:
+            matrix = np.eye(side) * np.trace(matrix) / side
+        return matrix + ridge * np.eye(side)
+
+    for name in ("hidden", "output"):
+        g, trace = np.asarray(scores[name]), traces[name]
+        pi = np.sqrt(g.shape[2] / g.shape[1])
+        left = factor(g, pi * np.sqrt(mu), trace)
+        right = factor(np.swapaxes(g, 1, 2), np.sqrt(mu) / pi, trace)
+        dense = np.kron(left, right)
+        expected = mu * np.linalg.solve(dense, np.ravel(vector[name]))
+        np.testing.assert_allclose(np.ravel(solved[name]), expected, rtol=1e-5)
+    squares = (scores["bias"] ** 2).sum(axis=0)
+    expected = mu * vector["bias"] / (squares + mu)
+    np.testing.assert_allclose(solved["bias"], expected, rtol=1e-9)
 
 
 def test_its_estimate_has_the_fisher_information_as_its_mean(float64):
@@ -80,6 +143,49 @@ def test_its_estimate_has_the_fisher_information_as_its_mean(float64):
     for column in (0, 5):
         product = fisher(unravel(jnp.eye(len(mean))[column]))
         np.testing.assert_allclose(ravel_pytree(product)[0], mean[column], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make_fn", "most"),
+    [
+        (score_preconditioner, 0.7),
+        (diagonal_preconditioner, 0.9),
+        (kronecker_preconditioner, 0.5),
+    ],
+)
+def test_each_needs_fewer_products_for_the_same_solution(make_fn, most, float64):
+    """Parameters whose scales are spread over three decades."""
+    rng = np.random.default_rng(0)
+    scales = np.geomspace(10, 0.01, 20)
+    observations = jnp.asarray(rng.normal(size=(400, 20)) * scales)
+    params = jnp.asarray(rng.normal(size=(20, 3)) / scales[:, None] / 10)
+    actions = Categorical(observations @ params).sample(jax.random.key(0))
+    problem = Problem(
+        lambda params, observations: Categorical(observations @ params),
+        lambda policy, batch: policy.log_prob(batch.actions) * batch.advantages,
+        Batch(observations, actions, jnp.zeros(400), jnp.asarray(rng.normal(size=400))),
+    )
+
+    @functools.partial(fast_jit, static_argnums=1)
+    def solve(params, groups):
+        _, gradient = problem.value_and_gradient(params)
+        fisher = jax.vmap(problem.fisher(params))(jnp.eye(60).reshape(60, 20, 3))
+        cg = problem.natural_direction(
+            params,
+            gradient,
+            damping=1e-4,
+            max_iterations=400,
+            tolerance=1e-9,
+            preconditioner_groups=groups,
+            make_preconditioner_fn=make_fn,
+        )
+        return cg, fisher.reshape(60, 60), gradient
+
+    (plain, fisher, gradient), (cg, *_) = solve(params, 0), solve(params, 40)
+    assert plain.status == cg.status == CGStatus.CONVERGED
+    dense = np.linalg.solve(fisher + 1e-4 * np.eye(60), np.ravel(gradient))
+    np.testing.assert_allclose(np.ravel(cg.x), dense, rtol=1e-4, atol=1e-6)
+    assert cg.iterations < most * plain.iterations
 
 
 def test_ten_products_reach_what_plain_ones_do_not(float64):
@@ -194,10 +300,14 @@ def test_one_dominant_direction_leaves_it_positive_definite(offset):
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.1])
-def test_without_scores_it_is_the_identity(damping, float64):
+@pytest.mark.parametrize(
+    "make_fn",
+    [score_preconditioner, diagonal_preconditioner, kronecker_preconditioner],
+)
+def test_without_scores_it_is_the_identity(make_fn, damping, float64):
     policy_fn, params, batch = make("categorical")
     one_action = jnp.zeros((NUM_ROWS,), int)
-    precondition = score_preconditioner(
+    precondition = make_fn(
         lambda params, observations: Categorical(
             policy_fn(params, observations).logits[..., :1]
         ),
@@ -206,4 +316,4 @@ def test_without_scores_it_is_the_identity(damping, float64):
         groups=GROUPS,
         damping=damping,
     )
-    chex.assert_trees_all_equal(precondition(params), params)
+    chex.assert_trees_all_close(precondition(params), params, rtol=1e-12)

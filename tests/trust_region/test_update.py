@@ -275,9 +275,9 @@ def test_the_operator_sees_the_states_of_its_own_batch():
     params, batch = make_problem("categorical", dtype=np.float32)
     seen = []
 
-    def spy(policy_fn, params, states):
-        seen.append(policy_fn(params, states).logits.shape)
-        return gauss_newton_vector_product(policy_fn, params, states)
+    def spy(policy_fn, params, batch):
+        seen.append(policy_fn(params, batch.observations).logits.shape)
+        return gauss_newton_vector_product(policy_fn, params, batch)
 
     improve = partial(
         trust_region_update,
@@ -334,7 +334,7 @@ def test_an_operator_sees_parameters_as_they_are(large, monkeypatch):
     monkeypatch.setattr(flat, "_LARGE", large)
     params, batch = make_problem("gaussian", dtype=np.float32)
 
-    def operator_fn(policy_fn, seen, states):
+    def operator_fn(policy_fn, seen, batch):
         chex.assert_trees_all_equal_shapes_and_dtypes(seen, params)
 
         def matvec(vector):

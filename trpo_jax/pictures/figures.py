@@ -48,11 +48,34 @@ class _Panel(NamedTuple):
     logarithmic: bool = False
     ends: tuple[float | None, float | None] = (None, None)  # of the axis, if fixed
     cut: int | None = None  # the axis does not go below
-    limit: str | None = None  # a metric to draw dotted beside it
+    limit: str | float | None = None  # a metric, or a level, to draw dotted
+    fainter: tuple[str, ...] = ()  # metrics to draw beside it, each thinner
 
 
 _PANELS = (
-    _Panel("kl", "KL(old ‖ new); dotted: δ", "nats", ends=(0, None), limit="max_kl"),
+    _Panel(
+        "kl",
+        "mean KL; thin: 95 %, largest; dotted: δ",
+        "nats",
+        logarithmic=True,
+        limit="max_kl",
+        fainter=("kl_95", "kl_max"),
+    ),
+    _Panel("share_beyond", "states beyond δ", "share of states", ends=(0, 1)),
+    _Panel(
+        "improvement_ratio",
+        "gain (thin: KL) against its prediction",
+        "found / predicted",
+        ends=(0, None),
+        limit=1,
+        fainter=("kl_ratio",),
+    ),
+    _Panel(
+        "signal_to_noise",
+        "gain; below 2 (dotted) it may be chance",
+        "gain / its standard error",
+        limit=2,
+    ),
     _Panel("cg_relative_residual", "conjugate gradient's residual", "‖r‖ / ‖g‖", True),
     _Panel("accepted_fraction", "line search", "accepted fraction", ends=(0, 1.05)),
     _Panel("entropy", "entropy of the policy", "nats"),
@@ -110,7 +133,7 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
 
 
 def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
-    """Draw policy update and critic fit, a panel for each of six metrics."""
+    """Draw policy update and critic fit, a panel for each of nine metrics."""
     rows = -(-len(_PANELS) // _COLUMNS)
     figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=DPI, layout="constrained")
     axes = make_panels(figure, rows, _COLUMNS, len(_PANELS))
@@ -123,10 +146,23 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     for run, style in zip(runs, styles_of(runs), strict=True):
         curve = metric_curve(run, panel.metric)
         draw_curve(axis, curve, style, logarithmic=panel.logarithmic)
-        if panel.limit is not None:
+        for place, metric in enumerate(panel.fainter, start=1):
+            fainter = metric_curve(run, metric)
+            axis.plot(
+                fainter.steps,
+                fainter.mean,
+                style.line,
+                color=style.color,
+                linewidth=1.2 / place,
+                alpha=0.7,
+            )
+        if isinstance(panel.limit, str):
             limit = metric_curve(run, panel.limit)
             axis.plot(limit.steps, limit.mean, ":", color=style.color)
+    if isinstance(panel.limit, int | float):
+        axis.axhline(panel.limit, linestyle=":", color="black", linewidth=1)
     means = np.concatenate([np.asarray(line.get_ydata()) for line in axis.lines])
+    means = means[means > 0]
     if panel.logarithmic and len(means):
         axis.set_yscale("log")
         # The interval of two seeds may span ten powers of ten.

@@ -15,11 +15,12 @@ def plot_runs(
     """Draw the learning curves and diagnostics of runs into two common pictures.
 
     `learning-curves.png` shows the episode return, a panel for each environment;
-    `diagnostics.png` the KL against δ, the residual of conjugate gradient, the accepted
-    fraction, the entropy, and the critic's explained variance and loss. Curves are
-    means over seeds with a 95 % interval (on a logarithmic axis that of the logarithm,
-    by the delta method), smoothed over 4 % of a run's updates. A run in progress is
-    drawn as far as it has come.
+    `diagnostics.png` the KL over states against δ and the share of states beyond it,
+    gain and KL over their predictions, the gain over its standard error, the residual
+    of conjugate gradient, the accepted fraction, the entropy, and the critic's
+    explained variance and loss. Curves are means over seeds with a 95 % interval (on a
+    logarithmic axis that of the logarithm, by the delta method), smoothed over 4 % of a
+    run's updates. A run in progress is drawn as far as it has come.
 
     Args:
         folders: One or more folders of runs, each with `config.json` and

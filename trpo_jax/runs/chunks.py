@@ -243,8 +243,9 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
 
     Returns:
         n dictionaries of scalars, or of arrays [num_seeds], by the names of `Metrics`
-        and `UpdateInfo`; under "update" the updates that the run has made, and in the
-        last one, if it was evaluated, under "evaluation_return" the mean return.
+        and `UpdateInfo`, properties included; under "update" the updates that the run
+        has made, and in the last one, if it was evaluated, under "evaluation_return"
+        the mean return.
     """
     metrics = chunk.metrics
     flat = metrics._asdict()
@@ -253,6 +254,8 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
         del flat[name]
     flat["episode_return"] = metrics.episode_return
     flat["episode_length"] = metrics.episode_length
+    for name in ("kl_ratio", "improvement_ratio", "signal_to_noise"):
+        flat[name] = getattr(metrics.update, name)
     count = len(metrics.updates)
     made = np.arange(chunk.updates - count, chunk.updates) + 1
     flat = {"update": made, "env_steps": metrics.env_steps, **flat}

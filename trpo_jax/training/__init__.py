@@ -5,6 +5,7 @@ from trpo_jax.training.advantages import (
     generalized_advantages,
     standardize,
 )
+from trpo_jax.training.bounds import improvement_bounds
 from trpo_jax.training.cells import (
     Cells,
     init_cells,
@@ -68,6 +69,7 @@ __all__ = [
     "fit_critic",
     "fit_critic_in_trust_region",
     "generalized_advantages",
+    "improvement_bounds",
     "init",
     "init_cells",
     "init_rollout",

@@ -11,6 +11,7 @@ from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     PLAIN,
+    check_adaptive,
     check_counts,
     check_devices,
     check_fractions,
@@ -101,21 +102,29 @@ class TRPOConfig:
     update: Any = "trpo"
     """Policy update: "trpo"; without a line search "npg" (natural gradient of a fixed
     step size) or "tnpg" (of the step size for max_kl); "ppo" (clipped) or "ppo_penalty"
-    (adaptive penalty on the KL); or a function (policy_fn, params, batch, key,
-    hyperparameters) ↦ params."""
+    (adaptive penalty on the KL); "projection" (a trust region in every state, best with
+    max_kl=0.05 and policy_learning_rate=3e-3); or a function (policy_fn, params, batch,
+    key, hyperparameters) ↦ params."""
     max_kl: float = 0.01
-    """δ, the radius of the trust region: mean KL(old ‖ new) in nats."""
+    """δ, the radius of the trust region: KL(old ‖ new) in nats, its mean over states;
+    of update="projection" its maximum."""
     max_kl_schedule: Any = "constant"
     """Factor of max_kl: constant, linear or cosine decay to 0 over the run, or an Optax
-    schedule of the update. It holds its last value after the run's last update."""
+    schedule of the update, which holds its last value after the run's last. Or
+    adaptive: smaller after an update whose gain may be noise, larger after one that
+    went as predicted, within a factor of 10."""
     damping: float = 0.1
     """λ, added to the diagonal of the Fisher information."""
+    damping_schedule: Literal["constant", "adaptive"] = "constant"
+    """Factor of damping: constant, or larger after an update with a KL far above the
+    predicted one and smaller after others, within a factor of 100."""
     entropy_coefficient: float = 0.0
     """Weight of the policy's mean entropy beside the surrogate of standardised
     advantages: more than 0 keeps a policy from settling early."""
-    fisher_operator: Literal["gauss_newton", "kl_hessian"] = "gauss_newton"
-    """Product with the Fisher information: JᵀMJ, or `jvp` over `grad` of the mean KL.
-    They are equal; the first is faster."""
+    fisher_operator: Literal["gauss_newton", "kl_hessian", "empirical"] = "gauss_newton"
+    """Product with the Fisher information: JᵀMJ, or `jvp` over `grad` of the mean KL,
+    which are equal, and the first is faster; or that of the sampled actions' scores,
+    whose mean it is."""
     cg_iterations: int = 10
     """Largest number of Fisher-vector products in one update."""
     cg_tolerance: float = 1e-5
@@ -124,6 +133,9 @@ class TRPOConfig:
     preconditioner_groups: int = 0
     """Number of gradients, of groups of transitions, that precondition the solve; 0 for
     none. With 32, half as many products suffice where the progress line says "poor"."""
+    preconditioner: Literal["score", "diagonal", "kronecker"] = "score"
+    """Preconditioner of these gradients: of the directions that they span, of each
+    parameter alone, or of the rows and columns of each layer's weights."""
     fisher_stride: int | None = None
     """Compute the Fisher information over every n-th state of each environment, or over
     every n-th sequence if the policy has a memory. None: the largest n up to 10 that
@@ -151,7 +163,7 @@ class TRPOConfig:
     kl_coefficient: float = 1.0
     """Initial weight of the KL in update="ppo_penalty"."""
     policy_epochs: int = 10
-    """Epochs of update="ppo" and "ppo_penalty" over each rollout."""
+    """Epochs of update="ppo", "ppo_penalty" and "projection" over each rollout."""
     policy_minibatches: int | None = None
     """Minibatches in each of these epochs. None: four, or the largest smaller number
     that divides the rollout."""
@@ -233,6 +245,7 @@ class TRPOConfig:
         check_variants(self)
         check_parts(self)
         check_memory(self)
+        check_adaptive(self)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
             if field.type is float:

@@ -275,6 +275,27 @@ def check_parts(config: Any) -> None:
             )
 
 
+def check_adaptive(config: Any) -> None:
+    """Check that options of the solve are set only where they have an effect."""
+    if config.max_kl_schedule == "adaptive" and config.update not in ("trpo", "tnpg"):
+        raise UsageError(
+            f"max_kl_schedule='adaptive' is for update='trpo' or 'tnpg', whose step "
+            f"size predicts the KL, and update={config.update!r}; write "
+            "max_kl_schedule='constant', or one of these updates."
+        )
+    if config.damping_schedule == "adaptive" and config.damping == 0:
+        raise UsageError(
+            "damping_schedule='adaptive' is a factor of damping=0.0; write "
+            "damping=0.1, or damping_schedule='constant'."
+        )
+    if config.preconditioner != "score" and not config.preconditioner_groups:
+        raise UsageError(
+            f"preconditioner={config.preconditioner!r} is made of the gradients of "
+            "groups, and preconditioner_groups=0; write preconditioner_groups=32, or "
+            "preconditioner='score'."
+        )
+
+
 def check_memory(config: Any) -> None:
     """Check that no kind of memory is set where there is none."""
     if config.memory != "gru" and not config.memory_size:
@@ -305,9 +326,11 @@ FIELDS_OF_FITS = {
 """Fields of a config that one `critic_fit` reads, and the other does not."""
 
 _NATURAL = ("trpo", "tnpg", "npg")
-_FIRST_ORDER = ("ppo", "ppo_penalty")
 
-UPDATES = (*_NATURAL, *_FIRST_ORDER)
+FIRST_ORDER = ("ppo", "ppo_penalty", "projection")
+"""Updates by epochs of an optimiser."""
+
+UPDATES = (*_NATURAL, *FIRST_ORDER)
 """Names of the policy updates."""
 
 UPDATES_OF_FIELDS = {
@@ -324,10 +347,12 @@ UPDATES_OF_FIELDS = {
     **dict.fromkeys(
         (
             "damping",
+            "damping_schedule",
             "fisher_operator",
             "cg_iterations",
             "cg_tolerance",
             "preconditioner_groups",
+            "preconditioner",
             "fisher_stride",
         ),
         _NATURAL,
@@ -342,7 +367,7 @@ UPDATES_OF_FIELDS = {
             "policy_learning_rate_schedule",
             "policy_max_gradient_norm",
         ),
-        _FIRST_ORDER,
+        FIRST_ORDER,
     ),
     "clip_ratio": ("ppo",),
     "kl_coefficient": ("ppo_penalty",),
@@ -458,9 +483,10 @@ def check_functions(config: Any) -> None:
         "critic_learning_rate_schedule",
     ):
         schedule = getattr(config, name)
-        if schedule not in list(SCHEDULES) and not _is_schedule(schedule):
+        names = [*SCHEDULES, *(["adaptive"] if name == "max_kl_schedule" else [])]
+        if schedule not in names and not _is_schedule(schedule):
             raise UsageError(
-                f"{name}={schedule!r}; write one of {', '.join(SCHEDULES)}, or "
+                f"{name}={schedule!r}; write one of {', '.join(names)}, or "
                 "an Optax schedule, as optax.linear_schedule(1.0, 0.0, num_updates)."
             )
     for name in ("policy_optimizer", "critic_optimizer"):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
 from trpo_jax.observations import values_of
+from trpo_jax.training.adaptation import times_factors
 from trpo_jax.training.advantages import (
     discounted_returns,
     generalized_advantages,
@@ -22,6 +23,7 @@ from trpo_jax.training.batching import (
     reset_nonfinite_memory,
     rows_per_micro_batch,
 )
+from trpo_jax.training.bounds import improvement_bounds
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.critic import (
@@ -48,7 +50,7 @@ from trpo_jax.training.state import (
 )
 from trpo_jax.training.statistics import RunningStatistics, normalize, update_statistics
 from trpo_jax.training.values import values_and_next
-from trpo_jax.trust_region import Batch, UpdateInfo
+from trpo_jax.trust_region import Batch, UpdateInfo, ratio_or_nan
 
 
 class Metrics(NamedTuple):
@@ -70,7 +72,11 @@ class Metrics(NamedTuple):
             error, at most `critic_max_kl`; 0 for a first-order fit.
         critic_cg_relative_residual: That of the critic's solve; 0 likewise.
         max_kl: δ in force, nats.
+        damping: λ in force.
         critic_learning_rate: Step size in force.
+        improvement_bound: Estimate of a lower bound on the improvement of the expected
+            discounted return, from the largest KL, see `improvement_bounds`.
+        mean_kl_improvement_bound: Another, from the mean KL.
         update: The policy update's own evidence.
     """
 
@@ -84,7 +90,10 @@ class Metrics(NamedTuple):
     critic_kl: Float[Array, ""]
     critic_cg_relative_residual: Float[Array, ""]
     max_kl: Float[Array, ""]
+    damping: Float[Array, ""]
     critic_learning_rate: Float[Array, ""]
+    improvement_bound: Float[Array, ""]
+    mean_kl_improvement_bound: Float[Array, ""]
     update: UpdateInfo
 
     @property
@@ -105,26 +114,12 @@ class Metrics(NamedTuple):
     @property
     def episode_return(self) -> Float[Array | np.ndarray, "..."]:
         """Mean return of the episodes that ended; NaN if none did."""
-        return _mean_of_any(self.episode_return_sum, self.episode_count)
+        return ratio_or_nan(self.episode_return_sum, self.episode_count)
 
     @property
     def episode_length(self) -> Float[Array | np.ndarray, "..."]:
         """Mean length of the episodes that ended, in steps; NaN if none did."""
-        return _mean_of_any(self.episode_length_sum, self.episode_count)
-
-
-def _mean_of_any(
-    total: Num[Array | np.ndarray, "..."], count: Int[Array | np.ndarray, "..."]
-) -> Float[Array | np.ndarray, "..."]:
-    """Return total / count, NaN for a count of 0.
-
-    Not a result of the compiled step: `jax_debug_nans`, by which people look for NaNs
-    of their own, must not stop at one that is intended; NumPy ignores the switch.
-    """
-    if isinstance(total, jax.core.Tracer) or isinstance(count, jax.core.Tracer):
-        return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
-    mean = np.asarray(total, np.float32) / np.maximum(count, 1)
-    return np.where(np.asarray(count) > 0, mean, np.float32(np.nan))
+        return ratio_or_nan(self.episode_length_sum, self.episode_count)
 
 
 def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -194,6 +189,12 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         state.observation_statistics,
     )
 
+    bound, mean_kl_bound = improvement_bounds(
+        info,
+        judged.advantages,
+        discount=scheduled.discount,
+        entropy_coefficient=scheduled.entropy_coefficient,
+    )
     updates, done = optax.safe_increment(state.updates), trajectory.done
     metrics = Metrics(
         updates=updates,
@@ -209,7 +210,10 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         critic_kl=critic.kl,
         critic_cg_relative_residual=critic.cg_relative_residual,
         max_kl=jnp.asarray(scheduled.max_kl),
+        damping=jnp.asarray(scheduled.damping),
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
+        improvement_bound=bound,
+        mean_kl_improvement_bound=mean_kl_bound,
         update=info,
     )
     memory = reset_nonfinite_memory(components.policy, rollout_state.memory)
@@ -387,7 +391,7 @@ def _updated(
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
     """Return the hyperparameters, times the factors of their schedules."""
-    base = state.hyperparameters
+    base = times_factors(state.hyperparameters, state.update_state)
     factors = {
         name: make_schedule(schedule, config.num_updates)(state.updates)
         for name, schedule in (
@@ -395,6 +399,7 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
             ("policy_learning_rate", config.policy_learning_rate_schedule),
             ("critic_learning_rate", config.critic_learning_rate_schedule),
         )
+        if schedule != "adaptive"
     }
     return base._replace(
         **{name: getattr(base, name) * factor for name, factor in factors.items()}

@@ -12,7 +12,9 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.errors import UsageTypeError, array_types
+from trpo_jax.training.adaptation import init_factors, next_factors
 from trpo_jax.training.config import TRPOConfig
+from trpo_jax.training.config_checks import FIRST_ORDER
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.optimizers import make_optimizer
@@ -23,10 +25,15 @@ from trpo_jax.trust_region import (
     certify,
     clipped_update,
     damped_curvature,
+    diagonal_preconditioner,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     kl_penalized_update,
+    kronecker_preconditioner,
     natural_gradient_update,
+    projection_update,
+    score_preconditioner,
     trust_region_update,
     undamped_curvature,
 )
@@ -36,6 +43,12 @@ _STEP_SIZE_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvat
 _FISHER_OPERATORS = {
     "gauss_newton": gauss_newton_vector_product,
     "kl_hessian": fisher_vector_product,
+    "empirical": empirical_fisher_vector_product,
+}
+_PRECONDITIONERS = {
+    "score": score_preconditioner,
+    "diagonal": diagonal_preconditioner,
+    "kronecker": kronecker_preconditioner,
 }
 
 
@@ -73,11 +86,11 @@ def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     It is that of the optimiser; for "ppo_penalty" beside it the weight of the penalty
     as a multiple of `kl_coefficient`, which may be another in each cell of a sweep.
     """
-    if config.update not in ("ppo", "ppo_penalty"):
-        return ()
+    if config.update not in FIRST_ORDER:
+        return init_factors(config)
     optimizer = _optimizer(config, jnp.float32(config.policy_learning_rate))
     state = optimizer.init(params)
-    return state if config.update == "ppo" else (state, jnp.float32(1))
+    return (state, jnp.float32(1)) if config.update == "ppo_penalty" else state
 
 
 def update_policy(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -102,7 +115,7 @@ def _trust_region(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         line_search_width=config.line_search_width,
         **_natural_options(config, inputs),
     )
-    return params, inputs.state, info
+    return params, next_factors(config, inputs.state, info), info
 
 
 def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -114,7 +127,7 @@ def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         step_size=fixed if config.update == "npg" else None,
         **_natural_options(config, inputs),
     )
-    return params, inputs.state, info
+    return params, next_factors(config, inputs.state, info), info
 
 
 def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]:
@@ -126,6 +139,7 @@ def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]
         "cg_iterations": config.cg_iterations,
         "cg_tolerance": config.cg_tolerance,
         "preconditioner_groups": config.preconditioner_groups,
+        "make_preconditioner_fn": _PRECONDITIONERS[config.preconditioner],
         "fisher_batch": inputs.fisher_batch,
         "micro_batch_size": inputs.micro_batch_size,
         "operator_fn": _FISHER_OPERATORS[config.fisher_operator],
@@ -162,6 +176,18 @@ def _kl_penalized(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
     return params, (optimizer_state, kl_coefficient / initial), info
 
 
+def _projected(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
+    return projection_update(
+        inputs.policy_fn,
+        inputs.params,
+        inputs.batch,
+        _optimizer(config, inputs.hyperparameters.policy_learning_rate),
+        inputs.state,
+        inputs.key,
+        **_first_order_options(config, inputs),
+    )
+
+
 def _optimizer(
     config: TRPOConfig, learning_rate: Float[Array, ""] | float
 ) -> optax.GradientTransformation:
@@ -188,6 +214,7 @@ _UPDATES: dict[str, Callable[[TRPOConfig, UpdateInputs], Updated]] = {
     "npg": _natural_gradient,
     "ppo": _clipped,
     "ppo_penalty": _kl_penalized,
+    "projection": _projected,
 }
 
 

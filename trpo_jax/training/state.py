@@ -49,7 +49,8 @@ class TrainState(NamedTuple):
     Attributes:
         params: Parameters of the policy, a pytree.
         update_state: What the policy update passes on, such as its optimiser's state,
-            a pytree; () for those that keep nothing.
+            or the `Factors` of adaptive floats, a pytree; () for those that keep
+            nothing.
         critic_params: Parameters of the critic, a pytree.
         critic_optimizer_state: State of the optimiser of a first-order fit, a pytree;
             () in a trust region.

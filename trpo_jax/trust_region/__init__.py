@@ -1,11 +1,16 @@
 """The mathematics of one policy update: arrays, pytrees and floats only."""
 
+from trpo_jax.trust_region.adaptation import adapt_damping, adapt_radius
 from trpo_jax.trust_region.backtracking import (
     Candidate,
     LineSearchResult,
     line_search,
 )
-from trpo_jax.trust_region.certificate import standard_error, upper_quantile
+from trpo_jax.trust_region.certificate import (
+    ratio_or_nan,
+    standard_error,
+    upper_quantile,
+)
 from trpo_jax.trust_region.cg import (
     CGResult,
     CGStatus,
@@ -24,6 +29,7 @@ from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, certify
 from trpo_jax.trust_region.first_order import Descent, minimize_by_minibatches
 from trpo_jax.trust_region.fisher import (
     damped,
+    empirical_fisher_vector_product,
     fisher_vector_product,
     gauss_newton_vector_product,
     hessian_vector_product,
@@ -43,13 +49,25 @@ from trpo_jax.trust_region.ppo import (
     kl_penalized_update,
     next_kl_coefficient,
 )
-from trpo_jax.trust_region.preconditioner import score_preconditioner
+from trpo_jax.trust_region.preconditioner import (
+    diagonal_preconditioner,
+    kronecker_preconditioner,
+    score_preconditioner,
+)
 from trpo_jax.trust_region.problem import (
     Batch,
     Comparison,
     OldPolicy,
     Problem,
     surrogate_with_entropy,
+)
+from trpo_jax.trust_region.projection import project, projection_update
+from trpo_jax.trust_region.spectrum import (
+    RitzValues,
+    TraceEstimate,
+    effective_dimension,
+    lanczos_tridiagonal,
+    ritz_values,
 )
 from trpo_jax.trust_region.step_size import (
     damped_curvature,
@@ -74,20 +92,29 @@ __all__ = [
     "MultiCategorical",
     "OldPolicy",
     "Problem",
+    "RitzValues",
     "TanhGaussian",
+    "TraceEstimate",
     "UpdateInfo",
     "UpdateStatus",
+    "adapt_damping",
+    "adapt_radius",
     "certify",
     "clipped_terms",
     "clipped_update",
     "conjugate_gradient",
     "damped",
     "damped_curvature",
+    "diagonal_preconditioner",
+    "effective_dimension",
+    "empirical_fisher_vector_product",
     "fisher_vector_product",
     "gauss_newton_vector_product",
     "hessian_vector_product",
     "improvement_bound",
     "kl_penalized_update",
+    "kronecker_preconditioner",
+    "lanczos_tridiagonal",
     "line_search",
     "mask_logits",
     "mean_kl",
@@ -96,6 +123,10 @@ __all__ = [
     "minimize_by_minibatches",
     "natural_gradient_update",
     "next_kl_coefficient",
+    "project",
+    "projection_update",
+    "ratio_or_nan",
+    "ritz_values",
     "score_preconditioner",
     "split_rows",
     "standard_error",

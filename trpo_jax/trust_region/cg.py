@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from trpo_jax.errors import UsageTypeError, describe_type
-from trpo_jax.trust_region.checks import check_not_negative
+from trpo_jax.trust_region.checks import check_not_negative, whole
 from trpo_jax.trust_region.flat import max_norm
 
 
@@ -48,12 +48,17 @@ class CGResult(NamedTuple):
         status: A `CGStatus`, int32 scalar.
         iterations: Products computed and used, int32 scalar.
         relative_residual: ‖b − Ax‖ / ‖b‖ by the recurrence, scalar; 0 for b = 0.
+        alphas: α of each iteration, [max_iterations]; 0 for those that were not made.
+        betas: β of each iteration, likewise. With α they are what `ritz_values` takes;
+            a program that does not use them does not compute them.
     """
 
     x: PyTree
     status: Int[Array, ""]
     iterations: Int[Array, ""]
     relative_residual: Float[Array, ""]
+    alphas: Float[Array, " K"]
+    betas: Float[Array, " K"]
 
 
 class _State(NamedTuple):
@@ -63,6 +68,8 @@ class _State(NamedTuple):
     rz: Float[Array, ""]  # rᵀz with z = P⁻¹r; without a preconditioner ‖r‖²
     iterations: Int[Array, ""]
     status: Int[Array, ""]
+    alphas: Float[Array, " K"]
+    betas: Float[Array, " K"]
 
 
 def conjugate_gradient(
@@ -76,7 +83,7 @@ def conjugate_gradient(
     """Solve A x = b for a symmetric positive definite A, from x₀ = 0.
 
     r₀ = b;  p₀ = z₀ = P⁻¹b;  α = rᵀz / pᵀAp;  x += α p;  r′ = r − α A p;  z′ = P⁻¹r′;
-    p = z′ + (r′ᵀz′/rᵀz) p
+    β = r′ᵀz′ / rᵀz;  p = z′ + β p
 
     Scaling b scales x and changes nothing else. Where A turns out indefinite, or a
     number is not finite, the iteration stops at the last good x.
@@ -99,11 +106,12 @@ def conjugate_gradient(
 
     Raises:
         UsageError: If `max_iterations` or `tolerance` is negative.
-        UsageTypeError: If b is not floating.
+        UsageTypeError: If b is not floating, or `max_iterations` not a whole number.
 
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, algorithms B2 and B3.
     """
     check_not_negative(max_iterations=max_iterations, tolerance=tolerance)
+    max_iterations = whole("max_iterations", max_iterations, least=0)
     if not callable(matvec):
         raise UsageTypeError(
             f"matvec is {describe_type(matvec)}; write a function, as lambda v: A @ v."
@@ -132,8 +140,8 @@ def _iterate(
     preconditioner_fn: Callable[[PyTree], PyTree],
     max_iterations: int,
     tolerance: float,
-) -> tuple[PyTree, tuple[Int[Array, ""], Int[Array, ""], Float[Array, ""]]]:
-    """Return x, and (status, iterations, relative residual)."""
+) -> tuple[PyTree, tuple[Array, ...]]:
+    """Return x, and the fields of `CGResult` after it."""
     # Scaled by a power of two, which is exact: the square of a tiny or a huge b, such
     # as the cotangent of a derivative, would under- or overflow.
     scale = _power_of_two(max_norm(b))
@@ -170,7 +178,16 @@ def _iterate(
         good = ~indefinite & finite & jnp.isfinite(curvature)
         status = jnp.where(good, _progress(residual_sq, threshold), failure)
         status = status.astype(jnp.int32)
-        advanced = _State(x, residual, direction, rz, state.iterations + 1, status)
+        advanced = _State(
+            x,
+            residual,
+            direction,
+            rz,
+            state.iterations + 1,
+            status,
+            jnp.where(steps == state.iterations, alpha, state.alphas),
+            jnp.where(steps == state.iterations, beta, state.betas),
+        )
         stopped = state._replace(status=status)
         # The whole step is kept or dropped: x never holds half of an iteration.
         return jax.tree.map(
@@ -181,6 +198,7 @@ def _iterate(
         )
 
     rz = optax.tree.vdot(b, z)
+    steps = jnp.arange(max_iterations)
     start = _State(
         x=optax.tree.zeros_like(b),
         residual=b,
@@ -192,6 +210,8 @@ def _iterate(
             _progress(b_sq, threshold),
             CGStatus.NON_FINITE,
         ).astype(jnp.int32),
+        alphas=jnp.zeros(max_iterations, rz.dtype),
+        betas=jnp.zeros(max_iterations, rz.dtype),
     )
     end = jax.lax.while_loop(proceed, iterate, start)
     residual_sq = optax.tree.vdot(end.residual, end.residual)
@@ -201,7 +221,7 @@ def _iterate(
     finite = jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in jax.tree.leaves(x)))
     x = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), x)
     status = jnp.where(finite, end.status, CGStatus.NON_FINITE)
-    return x, (status, end.iterations, relative_residual)
+    return x, (status, end.iterations, relative_residual, end.alphas, end.betas)
 
 
 def _power_of_two(magnitude: Float[Array, ""]) -> Float[Array, ""]:

@@ -83,6 +83,27 @@ class Categorical(NamedTuple):
         difference = log_probs - other.log_probs()
         return jnp.sum(jnp.exp(log_probs) * difference, axis=-1)
 
+    def interpolate(
+        self, other: "Categorical", weight: Float[Array, "*N"]
+    ) -> "Categorical":
+        """Return (1 − w) π(k) + w π_other(k).
+
+        At w = 0 and 1 the logits are those of the one or the other, bit for bit.
+
+        Args:
+            other: Another distribution over the same actions.
+            weight: w in [0, 1] for each element, float[...].
+        """
+        w = weight[..., None]
+        # At 0 and 1 a logarithm would be infinite, and its derivative with it.
+        limits = jnp.finfo(w.dtype)
+        inner = jnp.clip(w, limits.tiny, 1 - limits.epsneg)
+        mixed = jnp.logaddexp(
+            jnp.log1p(-inner) + self.log_probs(), jnp.log(inner) + other.log_probs()
+        )
+        logits = jnp.where(w == 0, self.logits, mixed)
+        return Categorical(jnp.where(w == 1, other.logits, logits))
+
 
 # Its exponential is exactly 0, and sums of a few such logits stay finite: a forbidden
 # action adds 0 · finite to a divergence, not 0 · ∞.
@@ -167,15 +188,50 @@ class DiagonalGaussian(NamedTuple):
         log_std = jnp.broadcast_to(self.log_std, self.mean.shape)
         return jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e), axis=-1)
 
-    def kl_divergence(self, other: "DiagonalGaussian") -> Float[Array, "*N"]:
+    @property
+    def marginal(self) -> "DiagonalGaussian":
+        """The distribution itself: that of a `GSDEGaussian` is one of these."""
+        return self
+
+    def kl_divergence(
+        self, other: "DiagonalGaussian | GSDEGaussian"
+    ) -> Float[Array, "*N"]:
         """Return Σ_d ½ (ρ_d − 1 − log ρ_d + ((μ_d − μ′_d)/σ′_d)²), ρ = σ²/σ′².
 
         `expm1` keeps the difference ρ − 1 exact where the two are nearly equal,
         which is where a trust region lives.
         """
-        log_ratio = 2 * (self.log_std - other.log_std)
-        z = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        mean, log_std = other.marginal
+        log_ratio = 2 * (self.log_std - log_std)
+        z = (self.mean - mean) * jnp.exp(-log_std)
         return 0.5 * jnp.sum(jnp.expm1(log_ratio) - log_ratio + z**2, axis=-1)
+
+    def interpolate(
+        self, other: "DiagonalGaussian | GSDEGaussian", weight: Float[Array, "*N"]
+    ) -> "DiagonalGaussian":
+        """Return the Gaussian with the moments of (1 − w) N(μ, σ²) + w N(μ′, σ′²).
+
+        Its mean is (1 − w) μ + w μ′, its variance
+        (1 − w) σ² + w σ′² + w (1 − w) (μ′ − μ)².
+
+        Args:
+            other: Another distribution over the same actions.
+            weight: w in [0, 1] for each element, float[...].
+        """
+        w = weight[..., None]
+        # Seen from the nearer of the two, nothing cancels, and w = 0 and 1 are exact.
+        theirs = other.marginal
+        far = w > 0.5
+        near_mean, far_mean = _swap(far, self.mean, theirs.mean)
+        near_log_std, far_log_std = _swap(far, self.log_std, theirs.log_std)
+        share = jnp.where(far, 1 - w, w)
+        difference = far_mean - near_mean
+        z = difference * jnp.exp(-near_log_std)
+        growth = jnp.expm1(2 * (far_log_std - near_log_std)) + (1 - share) * z**2
+        return self._replace(
+            mean=near_mean + share * difference,
+            log_std=near_log_std + 0.5 * jnp.log1p(share * growth),
+        )
 
 
 class TanhGaussian(DiagonalGaussian):
@@ -208,6 +264,13 @@ class TanhGaussian(DiagonalGaussian):
 def _log_tanh_slope(u: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """Return log d tanh(u)/du = log(1 − tanh² u), exact for large |u|."""
     return 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+
+
+def _swap(
+    condition: Bool[Array, "*N"], first: Float[Array, "*M"], second: Float[Array, "*M"]
+) -> tuple[Float[Array, "*K"], Float[Array, "*K"]]:
+    """Return both, the second first where the condition holds."""
+    return jnp.where(condition, second, first), jnp.where(condition, first, second)
 
 
 # Nodes and weights of E[f(ε)], ε ~ N(0, 1). With 32 an entropy is exact to 1e-7 at
@@ -269,9 +332,17 @@ class GSDEGaussian(NamedTuple):
         """Return the entropy of each action's marginal."""
         return self.marginal.entropy()
 
-    def kl_divergence(self, other: "GSDEGaussian") -> Float[Array, "*N"]:
+    def kl_divergence(
+        self, other: "DiagonalGaussian | GSDEGaussian"
+    ) -> Float[Array, "*N"]:
         """Return the divergence of each action's marginal."""
-        return self.marginal.kl_divergence(other.marginal)
+        return self.marginal.kl_divergence(other)
+
+    def interpolate(
+        self, other: "DiagonalGaussian | GSDEGaussian", weight: Float[Array, "*N"]
+    ) -> DiagonalGaussian:
+        """Interpolate each action's marginal, see `DiagonalGaussian.interpolate`."""
+        return self.marginal.interpolate(other, weight)
 
 
 class MultiCategorical(NamedTuple):
@@ -307,6 +378,20 @@ class MultiCategorical(NamedTuple):
         """Return Σ_d KL(π_d ‖ π′_d)."""
         pairs = zip(self.factors, other.factors, strict=True)
         return _sum(mine.kl_divergence(theirs) for mine, theirs in pairs)
+
+    def interpolate(
+        self, other: "MultiCategorical", weight: Float[Array, "*N"]
+    ) -> "MultiCategorical":
+        """Return (1 − w) π_d(k) + w π′_d(k) in each dimension d.
+
+        Args:
+            other: Another distribution over the same actions.
+            weight: w in [0, 1] for each element, float[...].
+        """
+        pairs = zip(self.factors, other.factors, strict=True)
+        return MultiCategorical(
+            tuple(mine.interpolate(theirs, weight) for mine, theirs in pairs)
+        )
 
 
 def _sum(terms: Iterable[Float[Array, "*N"]]) -> Float[Array, "*N"]:

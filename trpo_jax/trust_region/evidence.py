@@ -4,11 +4,16 @@ import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from trpo_jax.trust_region.backtracking import Candidate, LineSearchResult
-from trpo_jax.trust_region.certificate import standard_error, upper_quantile
+from trpo_jax.trust_region.certificate import (
+    ratio_or_nan,
+    standard_error,
+    upper_quantile,
+)
 from trpo_jax.trust_region.cg import CGResult, CGStatus
 from trpo_jax.trust_region.fisher import PolicyFn
 from trpo_jax.trust_region.flat import max_norm
@@ -53,12 +58,11 @@ class UpdateInfo(NamedTuple):
         status: An `UpdateStatus`, int32 scalar.
         surrogate_before: L(θ_old), scalar.
         surrogate_after: L at the parameters kept.
-        surrogate_standard_error: That of L − L(θ_old), the gain, over transitions: a
-            gain of less than two of them may be noise.
+        surrogate_standard_error: Standard error of the gain L − L(θ_old), a mean over
+            transitions, see `standard_error`.
         expected_improvement: fraction · gᵀ(βx), the prediction of the linear model.
         kl: mean_s KL(π_old ‖ π), nats.
-        kl_95: The 95th percentile of KL(π_old ‖ π) over states, nats, see
-            `upper_quantile`.
+        kl_95: 95th percentile of KL(π_old ‖ π) over states, nats, see `upper_quantile`.
         kl_max: max_s KL(π_old ‖ π), nats.
         share_beyond: Share of states with KL(π_old ‖ π) > δ, in [0, 1].
         kl_predicted: ½ (fraction · β)² xᵀFx, the prediction of the quadratic model.
@@ -69,6 +73,7 @@ class UpdateInfo(NamedTuple):
         cg_iterations: int32 scalar.
         cg_relative_residual: ‖g − (F + λI) x‖ / ‖g‖.
         gradient_norm: ‖∇L(θ_old)‖₂.
+        entropy_before: mean_s H(π_old(·|s)), nats.
         entropy: mean_s H(π(·|s)), nats.
     """
 
@@ -89,7 +94,28 @@ class UpdateInfo(NamedTuple):
     cg_iterations: Int[Array, ""]
     cg_relative_residual: Float[Array, ""]
     gradient_norm: Float[Array, ""]
+    entropy_before: Float[Array, ""]
     entropy: Float[Array, ""]
+
+    @property
+    def gain(self) -> Float[Array | np.ndarray, "..."]:
+        """L − L(θ_old)."""
+        return self.surrogate_after - self.surrogate_before
+
+    @property
+    def improvement_ratio(self) -> Float[Array | np.ndarray, "..."]:
+        """Gain over its prediction by the linear model; NaN without a prediction."""
+        return ratio_or_nan(self.gain, self.expected_improvement)
+
+    @property
+    def kl_ratio(self) -> Float[Array | np.ndarray, "..."]:
+        """KL over its prediction by the quadratic model; NaN without a prediction."""
+        return ratio_or_nan(self.kl, self.kl_predicted)
+
+    @property
+    def signal_to_noise(self) -> Float[Array | np.ndarray, "..."]:
+        """Gain over its standard error: one below 2 may be chance. NaN for 0/0."""
+        return ratio_or_nan(self.gain, self.surrogate_standard_error)
 
 
 def evidence(
@@ -124,7 +150,7 @@ def evidence(
     ]
     conditions, values = zip(*reasons, strict=True)
     status = jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT)
-    return _describe(
+    return describe(
         old, candidate, search.accepted, status, max_kl, predicted
     )._replace(
         step_size=step_size,
@@ -175,10 +201,10 @@ def certify(
     status = jnp.where(accepted, UpdateStatus.ACCEPTED, UpdateStatus.NON_FINITE)
     nothing = jnp.zeros_like(old.value)
     predicted = {"expected_improvement": nothing, "kl_predicted": nothing}
-    return _describe(old, candidate, accepted, status, max_kl, predicted)
+    return describe(old, candidate, accepted, status, max_kl, predicted)
 
 
-def _describe(
+def describe(
     old: OldPolicy,
     candidate: Candidate,
     accepted: Bool[Array, ""],
@@ -186,7 +212,7 @@ def _describe(
     max_kl: Float[Array, ""] | float,
     predicted: dict[str, Float[Array, ""]],
 ) -> UpdateInfo:
-    """Return what all updates are described by, 0 in the fields of solve and search."""
+    """Return the fields that all updates have, and 0 in those of solve and search."""
     compared = candidate.evidence
     if_moved = predicted | {
         "surrogate_after": candidate.surrogate,
@@ -206,6 +232,7 @@ def _describe(
     return UpdateInfo(
         status=status.astype(jnp.int32),
         surrogate_before=old.value,
+        entropy_before=old.entropy,
         **optax.tree.where(accepted, if_moved, if_stayed),
         step_size=zero,
         accepted_fraction=zero,

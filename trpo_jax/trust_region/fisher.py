@@ -1,29 +1,29 @@
 """The curvature of the mean KL, as products with vectors: F is never formed.
 
-Both operators are linearised once: the pass through the policy that does not depend on
+All operators are linearised once: the pass through the policy that does not depend on
 the vector is not repeated in every iteration of a solver.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.objective import mean_kl
 
 MatVec = Callable[[PyTree], PyTree]
 PolicyFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Distribution]
 
+# (policy_fn, params, batch) ↦ (v ↦ F v), v and F v pytrees like params. The batch is a
+# `Batch`, or another named tuple of rows with `observations`.
+OperatorFn = Callable[[PolicyFn, PyTree, Any], MatVec]
 
-# (policy_fn, params, observations) ↦ (v ↦ F v), v and F v pytrees like params.
-OperatorFn = Callable[[PolicyFn, PyTree, PyTree], MatVec]
 
-
-def fisher_vector_product(
-    policy_fn: PolicyFn, params: PyTree, observations: PyTree
-) -> MatVec:
+def fisher_vector_product(policy_fn: PolicyFn, params: PyTree, batch: Any) -> MatVec:
     """Return v ↦ F v with F = ∇² mean_s KL(π_old ‖ π_θ) at θ_old, by `jvp` over `grad`.
 
     There, F equals the Fisher information E[∇log π ∇log πᵀ].
@@ -31,13 +31,17 @@ def fisher_vector_product(
     Args:
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         params: θ_old.
-        observations: The N states, a pytree of arrays [N, …].
+        batch: N transitions or sequences, a `Batch`; only `observations` are read.
 
     Returns:
         A linear function on pytrees like `params`; symmetric, positive semi-definite.
 
+    Raises:
+        UsageTypeError: If `batch` has no `observations`.
+
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """
+    observations = _observations(batch)
     # Not `stop_gradient`: π_old is outside of what is differentiated here, and whoever
     # differentiates the whole update needs its derivative.
     old = policy_fn(params, observations)
@@ -47,7 +51,7 @@ def fisher_vector_product(
 
 
 def gauss_newton_vector_product(
-    policy_fn: PolicyFn, params: PyTree, observations: PyTree
+    policy_fn: PolicyFn, params: PyTree, batch: Any
 ) -> MatVec:
     """Return v ↦ Jᵀ M J v, equal to `fisher_vector_product` at `params`, and cheaper.
 
@@ -58,14 +62,18 @@ def gauss_newton_vector_product(
     Args:
         policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
         params: θ_old.
-        observations: The N states, a pytree of arrays [N, …].
+        batch: N transitions or sequences, a `Batch`; only `observations` are read.
 
     Returns:
         A linear function on pytrees like `params`; symmetric, positive semi-definite.
 
+    Raises:
+        UsageTypeError: If `batch` has no `observations`.
+
     Source: Schraudolph 2002, "Fast curvature matrix-vector products"; Martens 2014
     (arXiv 1412.1193), section 9.
     """
+    observations = _observations(batch)
     old, jacobian = jax.linearize(lambda theta: policy_fn(theta, observations), params)
     # The transpose of the forward derivative that is linearised already: `jax.vjp`
     # would pass through the policy a second time.
@@ -74,6 +82,47 @@ def gauss_newton_vector_product(
 
     def matvec(vector: PyTree) -> PyTree:
         (product,) = jacobian_transpose(metric(jacobian(vector)))
+        return product
+
+    return matvec
+
+
+def empirical_fisher_vector_product(
+    policy_fn: PolicyFn, params: PyTree, batch: Any
+) -> MatVec:
+    """Return v ↦ F̂ v with F̂ = mean_i ∇log π(a_i|s_i) ∇log π(a_i|s_i)ᵀ.
+
+    The Fisher information with the actions sampled, where `fisher_vector_product` has
+    the expectation over them: E[F̂] = F if they are drawn from the policy at `params`.
+    Its rank is at most the number of transitions.
+
+    Args:
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` with batch [N].
+        params: θ_old.
+        batch: N transitions or sequences, a `Batch`; actions drawn from θ_old's policy.
+
+    Returns:
+        A linear function on pytrees like `params`; symmetric, positive semi-definite.
+
+    Raises:
+        UsageTypeError: If `batch` has no `observations`, or no `actions`.
+
+    Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.1, the "empirical FIM".
+    """
+    observations = _observations(batch)
+    if not hasattr(batch, "actions"):
+        raise UsageTypeError(
+            f"batch is {describe_type(batch)} without actions, whose scores the "
+            "empirical Fisher information is made of; write "
+            "trpo_jax.trust_region.Batch(observations, actions, log_probs, advantages)."
+        )
+    log_probs, scores = jax.linearize(
+        lambda theta: policy_fn(theta, observations).log_prob(batch.actions), params
+    )
+    scores_transpose = jax.linear_transpose(scores, params)
+
+    def matvec(vector: PyTree) -> PyTree:
+        (product,) = scores_transpose(scores(vector) / log_probs.size)
         return product
 
     return matvec
@@ -111,3 +160,12 @@ def damped(matvec: MatVec, damping: Float[Array, ""] | float) -> MatVec:
         return optax.tree.cast_like(total, vector)
 
     return product
+
+
+def _observations(batch: Any) -> PyTree:
+    if not hasattr(batch, "observations"):
+        raise UsageTypeError(
+            f"batch is {describe_type(batch)}; write trpo_jax.trust_region.Batch("
+            "observations, actions, log_probs, advantages)."
+        )
+    return batch.observations

@@ -14,6 +14,10 @@ from trpo_jax.trust_region.fisher import (
     gauss_newton_vector_product,
 )
 from trpo_jax.trust_region.flat import flatten, move
+from trpo_jax.trust_region.preconditioner import (
+    MakePreconditionerFn,
+    score_preconditioner,
+)
 from trpo_jax.trust_region.problem import (
     Batch,
     Problem,
@@ -36,6 +40,7 @@ def natural_gradient_update(
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-5,
     preconditioner_groups: int = 0,
+    make_preconditioner_fn: MakePreconditionerFn = score_preconditioner,
     fisher_batch: Batch | None = None,
     micro_batch_size: int | None = None,
     operator_fn: OperatorFn = gauss_newton_vector_product,
@@ -62,6 +67,7 @@ def natural_gradient_update(
         cg_iterations: The largest number of Fisher-vector products.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
         preconditioner_groups: Gradients that precondition the solve, 0 for none.
+        make_preconditioner_fn: The preconditioner made of them.
         fisher_batch: Transitions over which F is computed, None for all.
         micro_batch_size: Rows processed at a time, None for all.
         operator_fn: Products with F.
@@ -105,6 +111,7 @@ def natural_gradient_update(
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
             preconditioner_groups=groups,
+            make_preconditioner_fn=make_preconditioner_fn,
             operator_fn=operator_fn,
         )
         curvature = step_size_curvature_fn(gradient, cg.x, damping)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trpo_jax.errors import UsageError
+from trpo_jax.trust_region.certificate import root
 from trpo_jax.trust_region.checks import check_fraction
 from trpo_jax.trust_region.distributions import Distribution
 
@@ -89,7 +90,7 @@ def improvement_bound(
     max_kl: Float[Array, ""],
     max_advantage: Float[Array, ""],
     *,
-    discount: float,
+    discount: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
     """Return a lower bound on J(π) − J(π_old) from the largest KL over states.
 
@@ -120,7 +121,7 @@ def mean_kl_improvement_bound(
     kl: Float[Array, ""],
     max_expected_advantage: Float[Array, ""],
     *,
-    discount: float,
+    discount: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
     """Return a lower bound on J(π) − J(π_old) from the mean KL.
 
@@ -145,11 +146,11 @@ def mean_kl_improvement_bound(
     _check_discount(discount)
     penalty = 2 * discount * max_expected_advantage / (1 - discount)
     # Rounding may leave a KL of equal policies just below 0.
-    total_variation = jnp.sqrt(jnp.maximum(kl, 0) / 2)
+    total_variation = root(jnp.maximum(kl, 0) / 2)
     return (expected_advantage - penalty * total_variation) / (1 - discount)
 
 
-def _check_discount(discount: float) -> None:
+def _check_discount(discount: Float[Array, ""] | float) -> None:
     check_fraction(discount=discount)
     if not isinstance(discount, jax.core.Tracer) and discount == 1:
         raise UsageError("discount=1 has no bound: it grows as 1/(1−γ)²; write less.")

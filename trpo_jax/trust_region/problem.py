@@ -32,7 +32,10 @@ from trpo_jax.trust_region.fisher import (
 from trpo_jax.trust_region.flat import max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 from trpo_jax.trust_region.objective import surrogate_terms
-from trpo_jax.trust_region.preconditioner import score_preconditioner
+from trpo_jax.trust_region.preconditioner import (
+    MakePreconditionerFn,
+    score_preconditioner,
+)
 
 # (distribution of the policy in the batch's states, batch) ↦ a term for each row.
 ObjectiveFn = Callable[[Any, Any], Float[Array, "N *T"]]
@@ -150,20 +153,19 @@ class Problem(NamedTuple):
             theta: θ_old.
             operator_fn: See `OperatorFn`.
         """
-        states = self._fisher_rows.observations
-        micro_batches = self._split(states)
+        micro_batches = self._split(self._fisher_rows)
         # Operators get params, not θ, because their curvature may be structured by
         # layers. The transpose of the linear map θ ↦ params leads back.
         params, pull_back = jax.vjp(self.params_of, theta)
         if micro_batches.equal is None:
-            product_fn = operator_fn(self.policy_fn, params, states)
+            product_fn = operator_fn(self.policy_fn, params, self._fisher_rows)
             return lambda vector: pull_back(product_fn(self.params_of(vector)))[0]
 
         # Each product linearises again. A stored linearisation holds the activations
         # of all rows, which is the memory that micro-batches are to save.
         def matvec(vector: PyTree) -> PyTree:
-            def multiply(states: PyTree) -> tuple[PyTree, tuple]:
-                product_fn = operator_fn(self.policy_fn, params, states)
+            def multiply(rows: Any) -> tuple[PyTree, tuple]:
+                product_fn = operator_fn(self.policy_fn, params, rows)
                 return product_fn(self.params_of(vector)), ()
 
             product, _ = mean_over_rows(multiply, micro_batches)
@@ -180,6 +182,7 @@ class Problem(NamedTuple):
         max_iterations: int = 10,
         tolerance: float = 1e-5,
         preconditioner_groups: int = 0,
+        make_preconditioner_fn: MakePreconditionerFn = score_preconditioner,
         operator_fn: OperatorFn = gauss_newton_vector_product,
     ) -> CGResult:
         """Solve (F + λI) x = g by conjugate gradient, with F at θ_old.
@@ -190,15 +193,18 @@ class Problem(NamedTuple):
             damping: λ ≥ 0.
             max_iterations: The largest number of Fisher-vector products.
             tolerance: Relative residual at which the iteration stops earlier.
-            preconditioner_groups: Gradients that precondition the solve, see
-                `score_preconditioner`; 0 for none.
+            preconditioner_groups: Gradients that precondition the solve; 0 for none.
+            make_preconditioner_fn: See `MakePreconditionerFn`.
             operator_fn: See `OperatorFn`.
         """
         return conjugate_gradient(
             damped(self.fisher(theta, operator_fn=operator_fn), damping),
             gradient,
             preconditioner_fn=self.preconditioner(
-                theta, groups=preconditioner_groups, damping=damping
+                theta,
+                groups=preconditioner_groups,
+                damping=damping,
+                make_preconditioner_fn=make_preconditioner_fn,
             ),
             max_iterations=max_iterations,
             tolerance=tolerance,
@@ -210,6 +216,7 @@ class Problem(NamedTuple):
         *,
         groups: int,
         damping: Float[Array, ""] | float,
+        make_preconditioner_fn: MakePreconditionerFn = score_preconditioner,
     ) -> MatVec | None:
         """Return r ↦ P⁻¹ r for the solve with `fisher`, None if there are no groups.
 
@@ -217,16 +224,16 @@ class Problem(NamedTuple):
             theta: θ_old.
             groups: Gradients that it is made of, see `score_preconditioner`.
             damping: λ ≥ 0 of the solve.
+            make_preconditioner_fn: See `MakePreconditionerFn`.
         """
         if not groups:
             return None
-        return score_preconditioner(
-            self._policy,
-            theta,
-            self._fisher_rows,
-            groups=groups,
-            damping=damping,
+        # As for operators: from params, and by the transpose back to θ.
+        params, pull_back = jax.vjp(self.params_of, theta)
+        precondition = make_preconditioner_fn(
+            self.policy_fn, params, self._fisher_rows, groups=groups, damping=damping
         )
+        return lambda residual: pull_back(precondition(self.params_of(residual)))[0]
 
     def candidate(self, theta: PyTree, old: OldPolicy) -> Candidate:
         """Return L and KL at θ, with the `Comparison` as evidence."""

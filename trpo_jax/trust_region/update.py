@@ -15,6 +15,10 @@ from trpo_jax.trust_region.fisher import (
     gauss_newton_vector_product,
 )
 from trpo_jax.trust_region.flat import flatten, move
+from trpo_jax.trust_region.preconditioner import (
+    MakePreconditionerFn,
+    score_preconditioner,
+)
 from trpo_jax.trust_region.problem import (
     Batch,
     Problem,
@@ -40,6 +44,7 @@ def trust_region_update(
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-5,
     preconditioner_groups: int = 0,
+    make_preconditioner_fn: MakePreconditionerFn = score_preconditioner,
     max_backtracks: int = 10,
     backtrack_factor: float = 0.5,
     interpolate: bool = True,
@@ -72,8 +77,11 @@ def trust_region_update(
         entropy_coefficient: c ≥ 0, the weight of the entropy bonus in L.
         cg_iterations: The largest number of Fisher-vector products.
         cg_tolerance: Relative residual at which conjugate gradient stops earlier.
-        preconditioner_groups: Number of gradients that precondition the solve, see
-            `score_preconditioner`; 0 for none.
+        preconditioner_groups: Number of gradients that precondition the solve; 0 for
+            none.
+        make_preconditioner_fn: (policy_fn, params, batch, groups=, damping=) ↦
+            (r ↦ P⁻¹ r): `score_preconditioner`, `diagonal_preconditioner`, or
+            `kronecker_preconditioner`.
         max_backtracks: The largest number of fractions that the line search tries.
         backtrack_factor: Ratio of each fraction to the one before.
         interpolate: Whether the line search uses the KL of a candidate to land near δ.
@@ -83,8 +91,9 @@ def trust_region_update(
         micro_batch_size: Rows that gradient, Fisher-vector products and candidates
             process at a time, None for all. It bounds their memory, not that of the
             preconditioner, and changes the result to rounding only.
-        operator_fn: (policy_fn, params, states) ↦ (v ↦ F v), v and F v pytrees like
-            params: `gauss_newton_vector_product`, or `fisher_vector_product`.
+        operator_fn: (policy_fn, params, batch) ↦ (v ↦ F v), v and F v pytrees like
+            params: `gauss_newton_vector_product`, `fisher_vector_product`, or
+            `empirical_fisher_vector_product`.
         step_size_curvature_fn: (g, x, damping) ↦ the quadratic form in the step size:
             `undamped_curvature`, or `damped_curvature` as in most implementations. For
             large params g and x are pytrees: use `optax.tree.vdot`.
@@ -135,6 +144,7 @@ def trust_region_update(
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
             preconditioner_groups=groups,
+            make_preconditioner_fn=make_preconditioner_fn,
             operator_fn=operator_fn,
         )
 
