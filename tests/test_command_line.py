@@ -499,7 +499,7 @@ def test_a_place_that_cannot_be_written_ends_with_status_one(folder, capsys, tmp
             ["--clip-ratio=0.3"],
             "clip_ratio=0.3 is for update='ppo'; write that as well",
         ),
-        (["--update=PPO"], "'trpo', 'tnpg', 'npg', 'ppo', 'ppo_penalty'"),
+        (["--update=PPO"], "'npg', 'ppo', 'ppo_penalty', 'projection'"),
         (["--max-kl-schedule=quadratic"], "'constant', 'linear', 'cosine'"),
         (["--policy-observation=seen"], "which has no entries; write None"),
         (["--num-env=3"], "--num-envs"),

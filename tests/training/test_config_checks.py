@@ -9,7 +9,7 @@ import pytest
 from probes import CHAIN, TABULAR
 
 from trpo_jax import TRPOConfig, train
-from trpo_jax.training.config_checks import UPDATES
+from trpo_jax.training.config_checks import UPDATES, UPDATES_OF_FIELDS
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -162,6 +162,7 @@ OF_UPDATES = {
         name: (value, ("trpo", "tnpg", "npg"))
         for name, value in {
             "damping": 0.5,
+            "damping_schedule": "adaptive",
             "fisher_operator": "kl_hessian",
             "cg_iterations": 3,
             "preconditioner_groups": 2,
@@ -170,7 +171,7 @@ OF_UPDATES = {
     },
     "natural_step_size": (0.5, ("npg",)),
     **{
-        name: (value, ("ppo", "ppo_penalty"))
+        name: (value, ("ppo", "ppo_penalty", "projection"))
         for name, value in {
             "policy_epochs": 3,
             "policy_minibatches": 3,
@@ -184,6 +185,14 @@ OF_UPDATES = {
     "kl_coefficient": (3.0, ("ppo_penalty",)),
 }
 """By field, a value other than the default, and the updates that read it."""
+
+
+def test_every_field_of_some_updates_is_listed_with_them():
+    # Read by a fit, too; needs another one.
+    others = {"cg_tolerance", "preconditioner"}
+    assert OF_UPDATES.keys() == UPDATES_OF_FIELDS.keys() - others
+    for name, (_, readers) in OF_UPDATES.items():
+        assert UPDATES_OF_FIELDS[name] == readers
 
 
 @pytest.mark.parametrize("name", OF_UPDATES)

@@ -18,7 +18,13 @@ from tiny import Line
 
 from trpo_jax import TRPOConfig, UpdateStatus, init, step
 from trpo_jax.environments import Discrete
-from trpo_jax.training import init_cells, make_cells, make_settings, program_of
+from trpo_jax.training import (
+    config_checks,
+    init_cells,
+    make_cells,
+    make_settings,
+    program_of,
+)
 from trpo_jax.training import policy_update as module
 from trpo_jax.training.policy_update import UpdateInputs, init_update, update_policy
 from trpo_jax.trust_region import certify
@@ -44,7 +50,7 @@ def ascend(policy_fn, params, batch, key, hyperparameters):
     return optax.tree.add_scale(params, hyperparameters.policy_learning_rate, gradient)
 
 
-UPDATES = ("trpo", "tnpg", "npg", "ppo", "ppo_penalty", ascend)
+UPDATES = (*config_checks.UPDATES, ascend)
 
 
 def make_inputs(config):
@@ -85,7 +91,8 @@ def test_the_state_keeps_its_structure_shapes_and_types(update):
 
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert jax.tree.map(describe, after) == jax.tree.map(describe, before)
-    assert (after.update_state == ()) == (update not in ("ppo", "ppo_penalty"))
+    kept = update in config_checks.FIRST_ORDER
+    assert (after.update_state == ()) is not kept
 
 
 FIRST_ORDER = {"policy_epochs": 3, "policy_minibatches": 2}
@@ -102,6 +109,11 @@ SEARCH = {"max_backtracks": 7, "backtrack_factor": 0.7, "line_search_width": 2}
         (
             "clipped_update",
             {"update": "ppo", **FIRST_ORDER},
+            {"epochs": 3, "num_minibatches": 2},
+        ),
+        (
+            "projection_update",
+            {"update": "projection", **FIRST_ORDER},
             {"epochs": 3, "num_minibatches": 2},
         ),
         (

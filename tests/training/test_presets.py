@@ -39,7 +39,7 @@ def test_overrides_are_fields():
     assert config.num_envs == base.num_envs
 
 
-@pytest.mark.parametrize("update", ["ppo", "ppo_penalty", "npg", "tnpg"])
+@pytest.mark.parametrize("update", ["ppo", "ppo_penalty", "projection", "npg", "tnpg"])
 @pytest.mark.parametrize("env", PRESETS)
 def test_a_preset_of_another_update_is_without_the_fields_it_ignores(env, update):
     config, tuned = preset(env, update=update), preset(env)

@@ -58,6 +58,12 @@ def penalized(kind, params, state, batch, key, kl_coefficient):
     )
 
 
+@partial(fast_jit, static_argnames="kind")
+def evidence_of(kind, params, moved, batch):
+    options = {"max_kl": DELTA, "entropy_coefficient": 0.03}
+    return certify(policies.LINEAR[kind], params, moved, batch, **options)
+
+
 def make_problem(kind, off_policy=0.0):
     """A policy of the reference with its parameters, ours with theirs, and a batch."""
     policy, theta, unravel, batch = policies.linear_problem(kind, N, off_policy)
@@ -116,10 +122,7 @@ def test_all_steps_of_a_clipped_update_are_the_references(kind, float64):
         np.testing.assert_allclose(moved[name], leaf, rtol=1e-6)
     assert sum(cuts) > 0
     assert state[0].count == EPOCHS * MINIBATCHES
-    policy_fn = policies.LINEAR[kind]
-    evidence = certify(
-        policy_fn, params, moved, batch, max_kl=DELTA, entropy_coefficient=0.03
-    )
+    evidence = evidence_of(kind, params, moved, batch)
     chex.assert_trees_all_close(info, evidence, rtol=1e-9, atol=1e-12)
     assert info.status == UpdateStatus.ACCEPTED
     assert info.kl > DELTA, "the clipping bounds no KL"
@@ -210,12 +213,25 @@ def test_an_update_needs_no_jit_and_is_mapped_over_clip_ratios_and_keys(float64)
     together = jax.vmap(partial(clipped, "softmax"), (None, None, None, 0, 0))(
         params, state, batch, keys, ratios
     )
-    with jax.disable_jit():
-        for index in range(2):
+    for index in range(2):
+        # The first without a compiler.
+        with jax.disable_jit(index == 0):
             alone = clipped("softmax", params, state, batch, keys[index], ratios[index])
-            one = jax.tree.map(lambda leaf, i=index: leaf[i], together)
-            chex.assert_trees_all_close(one, alone, rtol=1e-9, atol=1e-12)
+        one = jax.tree.map(lambda leaf, i=index: leaf[i], together)
+        chex.assert_trees_all_close(one, alone, rtol=1e-9, atol=1e-12)
     assert together[2].kl[0] < together[2].kl[1]
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("kl_coefficient", [0.0, -1.0, np.inf])
+def test_a_penalty_of_no_or_infinite_weight_is_refused(kl_coefficient):
+    *_, params, batch = make_problem("softmax")
+    state = optax.adam(RATE).init(params)
+    arguments = ("softmax", params, state, batch, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"kl_coefficient=.* write a finite number ab"):
+        penalized.__wrapped__(*arguments, kl_coefficient)
+    following = jax.eval_shape(partial(penalized.__wrapped__, *arguments), 2.0)[2]
+    assert (following.dtype, following.weak_type) == (jnp.float32, False)
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
@@ -44,10 +44,13 @@ def next_factors(
     return factors
 
 
-def times_factors(
-    hyperparameters: Hyperparameters, factors: Factors | tuple[()]
-) -> Hyperparameters:
-    """Return the hyperparameters in force."""
+def times_factors(hyperparameters: Hyperparameters, factors: PyTree) -> Hyperparameters:
+    """Return the hyperparameters in force, those given if nothing is adaptive.
+
+    Args:
+        hyperparameters: Those of the run.
+        factors: The state of its policy update, which may be that of an optimiser.
+    """
     if not isinstance(factors, Factors):
         return hyperparameters
     products = {

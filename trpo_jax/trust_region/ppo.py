@@ -118,7 +118,7 @@ def kl_penalized_update(
     batch: Batch,
     optimizer: optax.GradientTransformation,
     optimizer_state: optax.OptState,
-    kl_coefficient: Float[Array, ""],
+    kl_coefficient: Float[Array, ""] | float,
     key: Key[Array, ""],
     *,
     max_kl: Float[Array, ""] | float = 0.01,
@@ -139,7 +139,7 @@ def kl_penalized_update(
         batch: The transitions, see `Batch`.
         optimizer: An Optax optimiser, which minimises.
         optimizer_state: Its state.
-        kl_coefficient: β > 0, an array: it is returned with the same dtype.
+        kl_coefficient: β > 0.
         key: Randomness of the minibatches; consumed.
         max_kl: δ, the target of the KL, in nats.
         entropy_coefficient: c ≥ 0.
@@ -157,7 +157,9 @@ def kl_penalized_update(
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
     """
-    check_positive(max_kl=max_kl)
+    check_positive(max_kl=max_kl, kl_coefficient=kl_coefficient)
+    # Strongly typed, as it is returned: a weak type would compile a second call again.
+    kl_coefficient = jnp.asarray(kl_coefficient, jnp.result_type(kl_coefficient))
     objective_fn = surrogate_with_entropy(entropy_coefficient)
 
     def loss_fn(new: PyTree, batch: Batch) -> Float[Array, ""]:
