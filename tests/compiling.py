@@ -7,16 +7,32 @@ from collections.abc import Iterator
 
 import jax
 
+from trpo_jax.training import compilation
+
 # The programs of these tests run for milliseconds and compile for seconds: without
 # LLVM's optimisations they compile twice as fast.
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 fast_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    },
+    jax.jit, compiler_options=_QUICK | {"xla_cpu_use_fusion_emitters": False}
 )
+
+
+def compile_quickly() -> None:
+    """Let the package compile so in this process, whatever options it asks for.
+
+    Examples, notebooks and the command line are tested with the package's own options,
+    in processes of their own.
+    """
+    options_fn = compilation.compiler_options
+
+    def quick_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
+        options = options_fn(env_steps)
+        return options and options | _QUICK
+
+    compilation.compiler_options = quick_options
 
 
 @contextlib.contextmanager

@@ -23,24 +23,9 @@ os.environ.setdefault(
 )
 
 import jax  # noqa: E402
+from compiling import compile_quickly  # noqa: E402
 
-from trpo_jax.training import compilation  # noqa: E402
-
-# A run's own options take precedence over the flags. Examples, notebooks and the
-# command line are tested with them, in processes of their own.
-_options_of_the_package = compilation.compiler_options
-
-
-def _quick_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
-    options = _options_of_the_package(env_steps)
-    quick = {
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    }
-    return options and options | quick
-
-
-compilation.compiler_options = _quick_options
+compile_quickly()
 
 # A trace makes so many objects that, with Python's thresholds, the collector takes a
 # tenth of the time, and hardly any of them are garbage.

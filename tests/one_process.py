@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+from compiling import compile_quickly
+
 import trpo_jax
 
 CONFIG = trpo_jax.TRPOConfig(
@@ -48,6 +50,7 @@ def stop_soon(folder):
 
 
 def main(coordinator, num_processes, process, folder, call):
+    compile_quickly()
     trpo_jax.runs.connect_processes(coordinator, int(num_processes), int(process))
     if call == "run":
         result = trpo_jax.run(LONG, folder, SETTINGS)
