@@ -48,6 +48,36 @@ def draw_scaling(rows: list[dict], path: pathlib.Path) -> bool:
     return _save(figure, path)
 
 
+def draw_bounds(rows: list[dict], path: pathlib.Path) -> bool:
+    """Draw how far both bounds are below the improvement, against δ."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    parts = ("penalty_over_improvement", "share_positive")
+    lines = {"largest_kl": ("-", "largest KL"), "mean_kl": ("--", "mean KL")}
+    for axis, part in zip(axes, parts, strict=True):
+        for index, row in enumerate(rows):
+            for name, (line, label) in lines.items():
+                axis.plot(
+                    row["radii"],
+                    row[part][name],
+                    line,
+                    color=f"C{index}",
+                    label=f"γ = {row['discount']}, {label}",
+                )
+        axis.set_xscale("log")
+        axis.set_xlabel("δ, nats")
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    left, right = axes
+    left.set_yscale("log")
+    left.axhline(1, color="gray", linestyle=":")
+    left.set_ylabel("(improvement − bound) / improvement", fontsize=9)
+    right.set_ylabel("share of updates with a bound above 0", fontsize=9)
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.legend(fontsize=7.5, frameon=False)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
 def draw_shares(rows: list[dict], path: pathlib.Path) -> bool:
     """Draw the share of each part in the time of a step, one bar per case."""
     rows = [row for row in rows if row["shares"]]

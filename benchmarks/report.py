@@ -19,6 +19,7 @@ from benchmarks.compiled.targets import TARGETS
 from benchmarks.harness import RESULTS, read_rows
 from benchmarks.learning import name_of
 from benchmarks.pictures import (
+    draw_bounds,
     draw_compiled,
     draw_curves,
     draw_locomotion,
@@ -209,6 +210,29 @@ def curvature(rows: list[dict]) -> str:
                 significant(row["temporary_bytes"]["update"] / KIBI**2),
             )
             for row in rows
+        ),
+    )
+
+
+def bounds(rows: list[dict]) -> str:
+    words = {"largest_kl": "largest KL", "mean_kl": "mean KL"}
+    return table(
+        ("γ", "bound", *(f"δ = {radius:g}" for radius in rows[0]["radii"])),
+        (
+            (
+                row["discount"],
+                words[name],
+                *(
+                    f"{significant(penalty)} ({share:.0%})"
+                    for penalty, share in zip(
+                        row["penalty_over_improvement"][name],
+                        row["share_positive"][name],
+                        strict=True,
+                    )
+                ),
+            )
+            for row in rows
+            for name in words
         ),
     )
 
@@ -665,6 +689,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "host": host,
     "throughput": throughput,
     "curvature": curvature,
+    "bounds": bounds,
     "scaling": scaling,
     "learning": learning,
     "locomotion": locomotion,
@@ -680,6 +705,7 @@ FRONT_TABLES: dict[str, Callable[[list[dict]], str]] = {
 # By results, then by file: the alternative text, and the function that draws it.
 PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
     "scaling": {"scaling": ("time against size", draw_scaling)},
+    "bounds": {"bounds": ("penalty of both bounds against δ", draw_bounds)},
     "throughput": {"throughput": ("where a step's time goes", draw_shares)},
     "learning": {
         "learning-curves": ("return against steps", draw_curves),

@@ -10,6 +10,7 @@ import pytest
 import reference
 from compiling import fast_jit
 
+from benchmarks import bounds as tabular
 from trpo_jax.trust_region import (
     Batch,
     Categorical,
@@ -147,6 +148,38 @@ def test_the_bounds_say_something_at_small_radii(changes, float64):
         for discount, _, _, change in changes
     ]
     assert np.max(without_penalty) > 1e-6
+
+
+def test_exact_changes_are_the_references(float64):
+    rng = np.random.default_rng(3)
+    mdp = jax.tree.map(lambda leaf: leaf[0], tabular.random_mdps(rng, np.array([0.9])))
+    logits = jnp.asarray(rng.normal(size=(tabular.STATES, tabular.ACTIONS)))
+    new, found = fast_jit(tabular.improve)(mdp, jnp.asarray(0.05), logits)
+    exact = reference.TabularMDP(*map(np.asarray, mdp))
+    change = reference.policy_change(exact, probabilities(logits), probabilities(new))
+    worst_case, average_case = bounds(change, 0.9)
+    expected = change.improvement, worst_case, average_case, change.mean_kl
+    np.testing.assert_allclose(found[:4], expected, rtol=1e-9)
+    # The mean over discounted states is what the update constrains.
+    assert 0.8 * 0.05 <= found.kl <= 0.05
+
+
+def test_both_bounds_hold_in_each_of_ten_thousand_updates(float64):
+    """With exact advantages: ten updates each of 1,050 policies; some are refused."""
+    rng = np.random.default_rng(4)
+    discounts = rng.choice([0.0, 0.3, 0.8, 0.95, 0.99], size=1050)
+    radii = 10 ** rng.uniform(-6, -1, size=1050)
+    logits = jnp.asarray(rng.normal(size=(1050, tabular.STATES, tabular.ACTIONS)))
+    change = fast_jit(tabular.improve_often, static_argnums=3)(
+        tabular.random_mdps(rng, discounts), jnp.asarray(radii), logits, 10
+    )
+    change = tabular.Change(*map(np.asarray, change))
+    assert np.sum(change.accepted) > 10_000
+    for bound in (change.largest_kl, change.mean_kl):
+        assert not tabular.violated(change.improvement, bound, discounts[:, None]).any()
+        # Neither far below 0 everywhere, nor without effect.
+        assert np.mean(bound > 0) > 0.2
+        assert np.mean(bound < change.improvement * (1 - 1e-6)) > 0.7
 
 
 def test_known_values():

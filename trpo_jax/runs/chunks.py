@@ -243,9 +243,9 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
 
     Returns:
         n dictionaries of scalars, or of arrays [num_seeds], by the names of `Metrics`
-        and `UpdateInfo`, properties included; under "update" the updates that the run
-        has made, and in the last one, if it was evaluated, under "evaluation_return"
-        the mean return.
+        and `UpdateInfo`, with their ratios; under "update" the updates that the run has
+        made, and in the last one, if it was evaluated, under "evaluation_return" the
+        mean return.
     """
     metrics = chunk.metrics
     flat = metrics._asdict()

@@ -78,6 +78,10 @@ def ratio_or_nan(
     For results that are read outside of compiled programs: `jax_debug_nans`, by which
     people look for NaNs of their own, must not stop at one that is intended; NumPy
     ignores the switch.
+
+    Args:
+        numerator: Numbers.
+        denominator: Numbers of the same shape.
     """
     both = numerator, denominator
     traced = any(isinstance(value, jax.core.Tracer) for value in both)
