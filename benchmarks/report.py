@@ -237,6 +237,41 @@ def bounds(rows: list[dict]) -> str:
     )
 
 
+def solves(rows: list[dict]) -> str:
+    """Return the options of a solve, the last row of each."""
+    return table(
+        (
+            "environment",
+            "operator",
+            "preconditioner",
+            "adaptive",
+            "products",
+            "residual",
+            "accepted",
+            "seconds of a step / first",
+            "return (mean ± 95 %)",
+            "last δ",
+            "last λ",
+        ),
+        (
+            (
+                row["env"],
+                row["operator"],
+                row["preconditioner"],
+                row["adaptive"],
+                significant(row["products"]),
+                significant(row["relative_residual"]),
+                f"{row['accepted']:.0%}",
+                f"{row['step_over_first']:.2f}",
+                f"{row['mean']} ± {row['interval']}",
+                significant(row["last_max_kl"]),
+                significant(row["last_damping"]),
+            )
+            for row in {row["name"]: row for row in rows}.values()
+        ),
+    )
+
+
 def scaling(rows: list[dict]) -> str:
     return table(
         ("measure", "sizes", "seconds at the ends", "exponent"),
@@ -690,6 +725,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "throughput": throughput,
     "curvature": curvature,
     "bounds": bounds,
+    "solves": solves,
     "scaling": scaling,
     "learning": learning,
     "locomotion": locomotion,
