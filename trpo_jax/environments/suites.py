@@ -12,7 +12,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree, UInt32
+from jaxtyping import Array, Bool, Integer, Key, PyTree, UInt32
 
 from trpo_jax.environments.protocol import Box
 from trpo_jax.errors import UsageError
@@ -40,6 +40,23 @@ def made_once(make: Callable[P, T]) -> Callable[P, T]:
             return remembered(*bound.args, **bound.kwargs)
 
     return wrapped
+
+
+class ById(tuple[Any, ...]):
+    """Objects of a suite; equal to others only if they are the same objects.
+
+    Those of several suites cannot be hashed or compared: they hold arrays.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ById) or len(self) != len(other):
+            return False
+        return all(one is another for one, another in zip(self, other, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self)))
 
 
 def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> None:
@@ -145,6 +162,18 @@ def observed(observation: PyTree) -> PyTree:
         return array.astype(jnp.float32)
 
     return jax.tree.map(convert, observation)
+
+
+def one_hot_layers(
+    layers: Integer[Array, "H W L"], sizes: tuple[int, ...]
+) -> Bool[Array, "H W K"]:
+    """Return the layers of a grid, whose entries are ids, one-hot and side by side.
+
+    Layer i has the ids 0 to sizes[i] − 1; an entry outside of them becomes zeros. A
+    boolean takes a byte, as an id does, and is not taken for a pixel.
+    """
+    hot = [layers[..., i, None] == jnp.arange(size) for i, size in enumerate(sizes)]
+    return jnp.concatenate(hot, axis=-1)
 
 
 def shape_of(observation: PyTree) -> PyTree:
