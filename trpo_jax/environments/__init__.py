@@ -100,7 +100,7 @@ def make_environment(env: Any) -> Environment:
             - "playground/CartpoleBalance";
             - "target_gym/plane";
             - "xland/MiniGrid-Empty-5x5", or with rulesets
-              "xland/XLand-MiniGrid-R1-9x9/trivial-1m".
+              "xland/XLand-MiniGrid-R1-9x9/trivial-21k".
 
     Returns:
         The environment; the same object for the same `env`.

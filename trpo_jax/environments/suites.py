@@ -59,7 +59,13 @@ class ById(tuple[Any, ...]):
         return hash(tuple(map(id, self)))
 
 
-def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> None:
+def check_known(
+    name: str,
+    known: Iterable[str],
+    suite: str,
+    advice: str,
+    kind: str = "environment",
+) -> None:
     """Raise UsageError unless a suite has the environment; name the nearest three.
 
     Args:
@@ -67,15 +73,14 @@ def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> Non
         known: All names in the suite.
         suite: Its name.
         advice: How to use an environment that the suite does not have.
+        kind: What is named, if not an environment.
     """
     lowered = {other.lower(): other for other in known}
     if name in lowered.values():
         return
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
     names = ", ".join(repr(lowered[other]) for other in near or lowered)
-    raise UsageError(
-        f"no environment {name!r} in {suite}. Did you mean {names}? {advice}"
-    )
+    raise UsageError(f"no {kind} {name!r} in {suite}. Did you mean {names}? {advice}")
 
 
 def refuse_download(name: str, error: Exception) -> NoReturn:

@@ -117,7 +117,7 @@ def make_xland(
             benchmark, "XLand-MiniGrid-R1-9x9"; the two values that `xminigrid.make`
             returns; or the first of them, for its default parameters.
         benchmark: With an id, the name of the rulesets that episodes are drawn from,
-            such as "trivial-1m"; XLand-MiniGrid downloads them once.
+            such as "trivial-21k"; XLand-MiniGrid downloads them once.
 
     Raises:
         UsageError: If XLand-MiniGrid is not installed, has no such environment or
@@ -140,7 +140,7 @@ def _make_by_id(name: str, benchmark: str | None) -> XLandEnvironment:
     if benchmark is None and takes_rulesets:
         raise UsageError(
             f"{full_name} has no goal without a ruleset. Draw one for each episode by "
-            f"'{full_name}/trivial-1m', or write env=(env, params.replace(ruleset="
+            f"'{full_name}/trivial-21k', or write env=(env, params.replace(ruleset="
             "ruleset)), where env and params are the two values of xminigrid.make."
         )
     if benchmark is None:
@@ -155,7 +155,7 @@ def _make_by_id(name: str, benchmark: str | None) -> XLandEnvironment:
         "benchmark)."
     )
     known = xminigrid.registered_benchmarks()
-    suites.check_known(benchmark, known, "the benchmarks of xland", advice)
+    suites.check_known(benchmark, known, "xland", advice, kind="benchmark")
     try:
         rulesets = xminigrid.load_benchmark(benchmark)
     except OSError as error:
