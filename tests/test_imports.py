@@ -106,17 +106,20 @@ def test_the_package_only_re_exports():
 # What takes seconds to import, and who may import it all the same.
 SLOW = {
     "brax": set(),
+    "craftax": set(),
     "gymnasium": set(),
     "gymnax": set(),
     "jumanji": set(),
     "matplotlib": {"trpo_jax.pictures.figures", "trpo_jax.pictures.sweep_figures"},
     "optuna": set(),
     "mujoco_playground": set(),
+    "navix": set(),
     "pandas": set(),
     "rich": {"trpo_jax.__main__", "trpo_jax.runs.console"},
     "target_gym": set(),
     "tyro": {"trpo_jax.__main__"},
     "xarray": set(),
+    "xminigrid": set(),
 }
 
 

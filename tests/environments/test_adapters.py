@@ -28,6 +28,8 @@ from trpo_jax.environments import (
     JumanjiEnvironment,
     MaskedObservation,
     MultiDiscrete,
+    VariedEnvironment,
+    XLandEnvironment,
     make_brax,
     make_environment,
     make_playground,
@@ -58,6 +60,7 @@ class Case(NamedTuple):
         ends: How its episodes end, in alphabetical order.
         random_starts: Whether no two episodes start alike.
         mask_size: Entries of an observation's mask, None if it has none.
+        dtype: Of an observation.
     """
 
     environment: Any
@@ -65,6 +68,7 @@ class Case(NamedTuple):
     ends: tuple[str, ...]
     random_starts: bool = True
     mask_size: int | None = None
+    dtype: Any = jnp.float32
 
 
 def gymnax_case(pair, ends):
@@ -219,6 +223,71 @@ def target_gym_case(name):
     return gymnax_case((env, params), ("truncated",))
 
 
+def craftax_case(name):
+    craftax_env = pytest.importorskip("craftax.craftax_env")
+    env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+    params = env.default_params.replace(max_timesteps=LIMIT)
+
+    def step(key, state, action):
+        step_key, _ = jax.random.split(key)
+        observation, state, reward, ended, _ = env.step_env(
+            step_key, state, action, params
+        )
+        at_limit = state.timestep >= LIMIT
+        return Raw(observation, reward, ended & ~at_limit, ended & at_limit)
+
+    return Case(make_environment((env, params)), step, ("truncated",))
+
+
+def one_hot(layers, sizes):
+    hot = [jax.nn.one_hot(layers[..., i], size) for i, size in enumerate(sizes)]
+    return jnp.concatenate(hot, axis=-1).astype(bool)
+
+
+def navix_case():
+    navix = pytest.importorskip("navix")
+    env = navix.make("Navix-Empty-5x5-v0", max_steps=LIMIT)
+
+    def step(key, state, action):
+        taken = env.step(state, action)
+        observation = one_hot(taken.observation, (11, 6, 4))
+        return Raw(
+            observation, taken.reward, taken.step_type == 2, taken.step_type == 1
+        )
+
+    environment = make_environment(env)
+    options = {"random_starts": False, "dtype": bool}
+    return Case(environment, step, ("truncated",), **options)
+
+
+def xland_case(make_env, **options):
+    """`make_env` gets XLand-MiniGrid, and returns (environment, params, benchmark)."""
+    env, params, *benchmark = make_env(pytest.importorskip("xminigrid"))
+    params = params.replace(max_steps=LIMIT)
+
+    def step(key, state, action):
+        taken = env.step(params, state, action)
+        observation = one_hot(taken.observation, (13, 12))
+        terminated = taken.last() & (taken.discount == 0)
+        return Raw(observation, taken.reward, terminated, taken.last())
+
+    environment = XLandEnvironment(env, params, *benchmark)
+    return Case(environment, step, dtype=bool, **options)
+
+
+def rulesets():
+    """Two goals: to hold a red ball, or one of another colour."""
+    pytest.importorskip("xminigrid")
+    benchmarks = importlib.import_module("xminigrid.benchmarks")
+    goals = importlib.import_module("xminigrid.core.goals")
+    rules = importlib.import_module("xminigrid.core.rules")
+    balls = [jnp.array([3, colour], jnp.uint8) for colour in (1, 2)]
+    goal = jnp.stack([goals.AgentHoldGoal(ball).encode() for ball in balls])
+    rule = jnp.stack([rules.EmptyRule().encode()[None]] * 2)
+    tiles = jnp.stack([jnp.stack(balls), jnp.stack(balls)])
+    return benchmarks.Benchmark(goal, rule, tiles, jnp.zeros(2, jnp.int32))
+
+
 class Seen(NamedTuple):
     """State of `SeesItsObservation`: that of the environment, and its observation."""
 
@@ -289,15 +358,27 @@ CASES = {
     "brax reacher": lambda: brax_case("reacher", "mjx", ("truncated",)),
     # In a fluid, of which brax computes the forces elsewhere.
     "brax swimmer": lambda: brax_case("swimmer", "generalized", ("truncated",)),
+    "craftax classic": lambda: craftax_case("Craftax-Classic-Symbolic-v1"),
+    "craftax": lambda: craftax_case("Craftax-Symbolic-v1"),
     "jumanji, one choice": snake_case,
     "jumanji, joint choices": mines_case,
     "jumanji, masks apart": foraging_case,
     "jumanji, no mask": cube_case,
+    "navix": navix_case,
     "playground": lambda: playground_case("CartpoleBalance"),
     "target_gym": lambda: target_gym_case("cstr"),
+    "xland": lambda: xland_case(
+        lambda xminigrid: xminigrid.make("MiniGrid-Empty-5x5"),
+        ends=("truncated",),
+        random_starts=False,
+    ),
+    "xland, rulesets": lambda: xland_case(
+        lambda xminigrid: (*xminigrid.make("XLand-MiniGrid-R4-13x13"), rulesets()),
+        ends=("truncated",),
+    ),
 }
 SLOW = {name for name in CASES if name.startswith("brax ")} - {"brax fast"}
-SLOW |= {"playground"}
+SLOW |= {"craftax", "craftax classic", "playground"}
 EVERY_SUITE = pytest.mark.parametrize(
     "case",
     [
@@ -387,7 +468,7 @@ def test_types_are_the_protocols_and_stay_so(case):
     assert [*map(describe, jax.tree.leaves(following))] == [
         *map(describe, jax.tree.leaves(state))
     ]
-    expected = (environment.observation_shape, jnp.float32, False)
+    expected = (environment.observation_shape, case.dtype, False)
     if case.mask_size is not None:
         expected = MaskedObservation(expected, ((case.mask_size,), bool, False))
     for given in (observation, taken.observation, taken.final_observation):
@@ -434,7 +515,7 @@ def test_every_episode_starts_anew(case):
     )
     close(*going_on)
     starts = np.concatenate([values(first), values(taken.observation)[done]])
-    different = np.unique(np.round(starts, 6), axis=0)
+    different = np.unique(np.round(starts.astype(float), 6), axis=0)
     assert len(different) == (len(starts) if case.random_starts else 1)
 
 
@@ -571,10 +652,13 @@ def test_playground_passes_its_observations_on(monkeypatch):
 # For each suite: what it imports, its extra, and an environment of its own.
 SUITES = {
     "brax": ("brax.envs", "brax", "halfcheetah"),
+    "craftax": ("craftax.craftax_env", "craftax", "Craftax-Symbolic-v1"),
     "gymnasium": ("gymnasium", "gymnasium", "CartPole-v1"),
     "jumanji": ("jumanji", "jumanji", "Snake-v1"),
+    "navix": ("navix", "navix", "Navix-Empty-5x5-v0"),
     "playground": ("mujoco_playground", "playground", "CartpoleBalance"),
     "target_gym": ("target_gym.registry", "target-gym", "cstr"),
+    "xland": ("xminigrid", "xland", "MiniGrid-Empty-5x5"),
 }
 
 
@@ -680,3 +764,101 @@ def test_without_a_suite_an_id_is_gymnaxs():
     assert make_environment("gymnax/CartPole-v1") is make_environment("CartPole-v1")
     with pytest.raises(ValueError, match=r"in gymnax.*begin with the suite"):
         make_environment("halfcheetah")
+
+
+def walk(environment, actions):
+    """Results of the actions, from a reset."""
+    _, taken = jax.lax.scan(
+        lambda state, action: environment.step(KEY, state, action),
+        environment.reset(KEY)[0],
+        jnp.array(actions, jnp.int32),
+    )
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("env", "module", "forward", "turn"),
+    [
+        ("navix/Navix-Empty-5x5-v0", "navix", 2, 1),
+        ("xland/MiniGrid-Empty-5x5", "xminigrid", 0, 1),
+    ],
+)
+def test_a_goal_terminates_and_pays(env, module, forward, turn):
+    pytest.importorskip(module)
+    environment = make_environment(env)
+    actions = [forward, forward, turn, forward, forward]
+    taken = fast_jit(lambda: walk(environment, actions))()
+    assert taken.terminated.tolist() == [False] * 4 + [True]
+    assert not taken.truncated.any()
+    assert taken.reward[-1] > 0.9
+    _, start = environment.reset(KEY)
+    np.testing.assert_array_equal(taken.observation[-1], start)
+    assert (taken.final_observation[-1] != start).any()
+
+
+@pytest.mark.slow
+def test_a_death_in_craftax_terminates_also_at_the_time_limit():
+    classic = "Craftax-Classic-Symbolic-v1"
+    case = craftax_case(classic)
+    state, _ = case.environment.reset(KEY)
+    state = state.replace(player_health=jnp.int32(-9), timestep=jnp.int32(LIMIT - 1))
+    _, taken = fast_jit(case.environment.step)(KEY, state, jnp.int32(0))
+    assert taken.terminated
+    assert not taken.truncated
+
+
+def test_images_of_the_grid_worlds_stay_bytes():
+    navix = pytest.importorskip("navix")
+    env = navix.make("Navix-Empty-5x5-v0", observation_fn=navix.observations.rgb)
+    _, image = jax.eval_shape(make_environment(env).reset, KEY)
+    assert image.dtype == jnp.uint8
+    assert make_environment(env) is make_environment(env)
+
+
+def test_the_entries_of_xlands_wrappers_are_kept():
+    xminigrid = pytest.importorskip("xminigrid")
+    wrappers = importlib.import_module("xminigrid.wrappers")
+    env, params = xminigrid.make("MiniGrid-Empty-5x5")
+    for wrapper in ("DirectionObservationWrapper", "RulesAndGoalsObservationWrapper"):
+        env = getattr(wrappers, wrapper)(env)
+    environment = make_environment((env, params))
+    shapes = {"img": (7, 7, 25), "direction": (4,), "goal_encoding": (5,)}
+    assert environment.observation_shape == shapes
+    with pytest.raises(ValueError, match=r"GymAutoResetWrapper.*leave it out"):
+        make_environment((wrappers.GymAutoResetWrapper(env), params))
+
+
+def test_the_rulesets_of_xland():
+    xminigrid = pytest.importorskip("xminigrid")
+    env, params = xminigrid.make("XLand-MiniGrid-R1-9x9")
+    environment = XLandEnvironment(env, params, rulesets())
+    state, _ = fast_jit(jax.vmap(environment.reset))(jax.random.split(KEY, 16))
+    goals = {tuple(goal) for goal in np.asarray(state.state.goal_encoding).tolist()}
+    assert goals == {tuple(goal) for goal in np.asarray(rulesets().goals).tolist()}
+
+    def make(ruleset):
+        return XLandEnvironment(env, params.replace(ruleset=ruleset))
+
+    each = jax.vmap(rulesets().get_ruleset)(jnp.arange(2))
+    varied = VariedEnvironment(make, each)
+    config = TRPOConfig(
+        env=varied, num_envs=2, rollout_length=4, total_timesteps=8, hidden_sizes=(4,)
+    )
+    assert np.isfinite(train(config).metrics.critic_loss).all()
+    with pytest.raises(ValueError, match=r"no goal .*'xland/.*R1-9x9/trivial-21k'"):
+        make_environment("xland/XLand-MiniGrid-R1-9x9")
+    with pytest.raises(ValueError, match=r"no rulesets. Write 'xland/MiniGrid-Empty"):
+        make_environment("xland/MiniGrid-Empty-5x5/trivial-21k")
+    with pytest.raises(ValueError, match=r"no benchmark 'trivial'.*'trivial-21k'"):
+        make_environment("xland/XLand-MiniGrid-R1-9x9/trivial")
+
+
+def test_rulesets_that_cannot_be_downloaded_are_said_to_be_the_reason(monkeypatch):
+    xminigrid = pytest.importorskip("xminigrid")
+
+    def load(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr(xminigrid, "load_benchmark", load)
+    with pytest.raises(ValueError, match=r"small-1m downloads its data .*no network"):
+        make_environment("xland/XLand-MiniGrid-R1-9x9/small-1m")

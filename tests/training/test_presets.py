@@ -4,6 +4,7 @@ import pytest
 from trpo_jax import TRPOConfig, preset
 from trpo_jax.training import PRESETS
 
+SUITES = ("brax/", "navix/", "xland/")
 SHIPPED = tuple(gymnax.registered_envs)
 
 
@@ -11,7 +12,7 @@ SHIPPED = tuple(gymnax.registered_envs)
 def test_every_preset_is_a_valid_run_of_a_known_environment(env):
     config = preset(env)
     assert config.env == env
-    assert env in gymnax.registered_envs or env.startswith("brax/")
+    assert env in gymnax.registered_envs or env.startswith(SUITES)
 
 
 @pytest.mark.parametrize("env", PRESETS)

@@ -5,10 +5,12 @@ from typing import Any
 
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.contract import check_environment
+from trpo_jax.environments.craftax import CraftaxEnvironment, make_craftax
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnasium import GymnasiumEnvironment, make_gymnasium
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
 from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
+from trpo_jax.environments.navix import NavixEnvironment, make_navix
 from trpo_jax.environments.playground import make_playground
 from trpo_jax.environments.protocol import (
     ActionSpace,
@@ -22,6 +24,7 @@ from trpo_jax.environments.protocol import (
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
 from trpo_jax.environments.varied import VariedEnvironment
+from trpo_jax.environments.xland import XLandEnvironment, make_xland
 from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.observations import MaskedObservation
 
@@ -30,6 +33,7 @@ __all__ = [
     "ActionSpace",
     "Box",
     "BraxEnvironment",
+    "CraftaxEnvironment",
     "Discrete",
     "Drawable",
     "Environment",
@@ -38,16 +42,21 @@ __all__ = [
     "JumanjiEnvironment",
     "MaskedObservation",
     "MultiDiscrete",
+    "NavixEnvironment",
     "SquashedActions",
     "TimeStep",
     "VariedEnvironment",
+    "XLandEnvironment",
     "make_brax",
+    "make_craftax",
     "make_environment",
     "make_gymnasium",
     "make_gymnax",
     "make_jumanji",
+    "make_navix",
     "make_playground",
     "make_target_gym",
+    "make_xland",
     "squash_actions",
 ]
 
@@ -55,11 +64,21 @@ __all__ = [
 # Suite ↦ function that makes an environment from the rest of the id.
 _SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
+    "craftax": make_craftax,
     "gymnasium": make_gymnasium,
     "gymnax": make_gymnax,
     "jumanji": make_jumanji,
+    "navix": make_navix,
     "playground": make_playground,
     "target_gym": make_target_gym,
+    "xland": lambda name: make_xland(*name.split("/", 1)),
+}
+
+# Package ↦ function that makes an environment from one of its objects, or a pair.
+_PACKAGES: dict[str, Callable[[Any], Environment]] = {
+    "craftax": make_craftax,
+    "navix": make_navix,
+    "xminigrid": make_xland,
 }
 
 
@@ -67,16 +86,21 @@ def make_environment(env: Any) -> Environment:
     """Return the environment that `env` names or is.
 
     Args:
-        env: An id; a gymnax (environment, params) pair, or the environment alone for
-            its default parameters; or any `Environment`. Parameters with a leading axis
-            [num_envs] make a different environment in each row of the batch. An id is
-            one of gymnax, such as "CartPole-v1", unless it begins with a suite:
+        env: An id; an (environment, params) pair of gymnax, Craftax or XLand-MiniGrid,
+            or the environment alone for its default parameters; an environment of
+            Jumanji or Navix; or any `Environment`. Parameters of gymnax with a leading
+            axis [num_envs] make a different environment in each row of the batch. An id
+            is one of gymnax, such as "CartPole-v1", unless it begins with a suite:
 
             - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
+            - "craftax/Craftax-Symbolic-v1";
             - "gymnasium/CartPole-v1", which is stepped on the host;
             - "jumanji/Snake-v1";
+            - "navix/Navix-Empty-5x5-v0";
             - "playground/CartpoleBalance";
-            - "target_gym/plane".
+            - "target_gym/plane";
+            - "xland/MiniGrid-Empty-5x5", or with rulesets
+              "xland/XLand-MiniGrid-R1-9x9/trivial-21k".
 
     Returns:
         The environment; the same object for the same `env`.
@@ -89,7 +113,12 @@ def make_environment(env: Any) -> Environment:
     if isinstance(env, str):
         suite, slash, name = env.partition("/")
         return _SUITES[suite](name) if slash and suite in _SUITES else make_gymnax(env)
-    if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step"):
+    is_pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
+    for base in type(env[0] if is_pair else env).__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in _PACKAGES and not isinstance(env, Environment):
+            return _PACKAGES[package](env)
+    if is_pair:
         return make_gymnax(env)
     if not isinstance(env, type):
         if isinstance(env, Environment):

@@ -89,8 +89,10 @@ def _check(environment: Environment, float_bits: int) -> None:
 
 
 def _check_alike(what: str, found: Any, which: str, wanted: Any) -> None:
+    # Not as trees: a container may have an `__eq__` of its own, for arrays.
     def types(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
     if types(found) == types(wanted):
         return

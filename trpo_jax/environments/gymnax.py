@@ -4,7 +4,7 @@ import importlib
 import sys
 import types
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ def make_gymnax(
     if isinstance(env, str):
         return _make_by_id(env)
     env, env_params = env if isinstance(env, tuple) else (env, None)
-    return _make_from_pair(_Pair(env, env_params))
+    return _make_from_pair(suites.ById((env, env_params)))
 
 
 @cached
@@ -212,23 +212,8 @@ class _LoadedWhenUsed(types.ModuleType):
             del sys.modules[self.__name__]
 
 
-class _Pair(NamedTuple):
-    """An (environment, params) pair; equal to another if it holds the same objects."""
-
-    env: Any
-    params: Any
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Pair):
-            return NotImplemented
-        return self.env is other.env and self.params is other.params
-
-    def __hash__(self) -> int:
-        return hash((id(self.env), id(self.params)))
-
-
 @cached
-def _make_from_pair(pair: _Pair) -> GymnaxEnvironment | VariedEnvironment:
+def _make_from_pair(pair: suites.ById) -> GymnaxEnvironment | VariedEnvironment:
     env, params = pair
     if params is None or not (varied := _varied(env, params)):
         return GymnaxEnvironment(env, params)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree, UInt32
+from jaxtyping import Array, Bool, Integer, Key, PyTree, UInt32
 
 from trpo_jax.environments.protocol import Box
 from trpo_jax.errors import UsageError
@@ -42,7 +42,30 @@ def made_once(make: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> None:
+class ById(tuple[Any, ...]):
+    """Objects of a suite; equal to others only if they are the same objects.
+
+    Those of several suites cannot be hashed or compared: they hold arrays.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ById) or len(self) != len(other):
+            return False
+        return all(one is another for one, another in zip(self, other, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self)))
+
+
+def check_known(
+    name: str,
+    known: Iterable[str],
+    suite: str,
+    advice: str,
+    kind: str = "environment",
+) -> None:
     """Raise UsageError unless a suite has the environment; name the nearest three.
 
     Args:
@@ -50,15 +73,14 @@ def check_known(name: str, known: Iterable[str], suite: str, advice: str) -> Non
         known: All names in the suite.
         suite: Its name.
         advice: How to use an environment that the suite does not have.
+        kind: What is named, if not an environment.
     """
     lowered = {other.lower(): other for other in known}
     if name in lowered.values():
         return
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
     names = ", ".join(repr(lowered[other]) for other in near or lowered)
-    raise UsageError(
-        f"no environment {name!r} in {suite}. Did you mean {names}? {advice}"
-    )
+    raise UsageError(f"no {kind} {name!r} in {suite}. Did you mean {names}? {advice}")
 
 
 def refuse_download(name: str, error: Exception) -> NoReturn:
@@ -145,6 +167,18 @@ def observed(observation: PyTree) -> PyTree:
         return array.astype(jnp.float32)
 
     return jax.tree.map(convert, observation)
+
+
+def one_hot_layers(
+    layers: Integer[Array, "H W L"], sizes: tuple[int, ...]
+) -> Bool[Array, "H W K"]:
+    """Return the layers of a grid, whose entries are ids, one-hot and side by side.
+
+    Layer i has the ids 0 to sizes[i] − 1; an entry outside of them becomes zeros. A
+    boolean takes a byte, as an id does, and is not taken for a pixel.
+    """
+    hot = [layers[..., i, None] == jnp.arange(size) for i, size in enumerate(sizes)]
+    return jnp.concatenate(hot, axis=-1)
 
 
 def shape_of(observation: PyTree) -> PyTree:

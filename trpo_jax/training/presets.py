@@ -96,6 +96,14 @@ _BRAX_UPRIGHT: dict[str, Any] = {
     "entropy_coefficient": 0.01,
 }
 
+# With ids one-hot. Over 200k steps of xland's DoorKey-5x5, 4 seeds had 0.40 in the
+# first sixth of training, where ids as numbers had 0.15.
+_GRID: dict[str, Any] = {
+    "total_timesteps": 100_000,
+    "num_envs": 32,
+    "rollout_length": 64,
+}
+
 _PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         **_SMALL,
@@ -263,6 +271,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "brax/inverted_pendulum": _BRAX,
     "brax/reacher": _BRAX,
     "brax/walker2d": _BRAX_UPRIGHT,
+    # grid worlds ----------------------------------------------------------------------
+    "navix/Navix-Empty-5x5-v0": _GRID,
+    "xland/MiniGrid-Empty-5x5": _GRID,
 }
 
 PRESETS = {env: {**_COMMON, **fields} for env, fields in _PRESETS.items()}
