@@ -13,6 +13,7 @@ import pytest
 
 import trpo_jax
 from benchmarks import (
+    bounds,
     curvature,
     curves,
     gpu,
@@ -25,6 +26,7 @@ from benchmarks import (
     statistics,
     sweeps,
 )
+from benchmarks.pictures import draw_bounds
 from benchmarks.runs import command, configure, parse_overrides
 from trpo_jax.environments import Box, Discrete, MaskedObservation, MultiDiscrete
 from trpo_jax.runs.config_file import config_to_dict
@@ -94,6 +96,22 @@ def test_curvature_is_measured_at_every_size_that_fits():
     sizes = {(kind, rows) for kind, rows, _ in curvature.cases(float("inf"))}
     kinds = ("categorical", "gaussian")
     assert sizes == {(kind, 4**n) for kind in kinds for n in range(5, 11)}
+
+
+def test_the_tightness_of_bounds_is_measured(tmp_path, monkeypatch, float64):
+    monkeypatch.setattr(bounds, "RADII", (1e-4, 1e-2))
+    row = bounds.measure(0.9, num_mdps=20, num_updates=2)
+    assert (row["updates"], row["violations"]) == (80, 0)
+    for tight, loose in row["penalty_over_improvement"].values():
+        assert 0 < tight < loose
+    assert draw_bounds([row], tmp_path / "bounds.png")
+    assert "(0%)" in report.bounds([row]).splitlines()[2]
+
+
+def test_no_stored_update_violates_a_bound():
+    rows = report.rows_of("bounds", report.RESULTS)
+    assert sum(row["updates"] for row in rows) > 10_000
+    assert not any(row["violations"] for row in rows)
 
 
 @pytest.mark.usefixtures("quick_to_compile")
