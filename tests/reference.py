@@ -337,6 +337,7 @@ def trust_region_update(
         "cg_iterations": iterations,
         "cg_relative_residual": residual,
         "gradient_norm": np.linalg.norm(gradient),
+        "entropy_before": np.mean([policy.entropy(params, s) for s in observations]),
         "entropy": np.mean([policy.entropy(kept, s) for s in observations]),
     }
     return kept, evidence
