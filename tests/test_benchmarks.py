@@ -1,5 +1,6 @@
 """Test the benchmarks' own arithmetic, and run one small case of each."""
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -22,6 +23,7 @@ from benchmarks import (
     random_policy,
     report,
     scaling,
+    solves,
     statistics,
     sweeps,
 )
@@ -86,6 +88,24 @@ def test_curvature_is_measured_at_every_size_that_fits():
     sizes = {(kind, rows) for kind, rows, _ in curvature.cases(float("inf"))}
     kinds = ("categorical", "gaussian")
     assert sizes == {(kind, 4**n) for kind in kinds for n in range(5, 11)}
+
+
+def test_options_of_the_solve_are_measured():
+    assert len(solves.combinations(combine=False)) == 1 + 2 + 3 + 3
+    everything = solves.combinations(combine=True)
+    assert len({tuple(one.values()) for one in everything}) == 3 * 4 * 4
+    configs = [
+        solves.config_of("CartPole-v1", one, num_envs=4, rollout_length=64)
+        for one in everything
+    ]
+    assert len(set(configs)) == len(configs)
+    row = solves.measure(
+        dataclasses.replace(configs[-1], hidden_sizes=(4,), total_timesteps=512),
+        num_episodes=1,
+    )
+    assert 0 < row["products"] <= 10
+    written = row | dict.fromkeys(("env", "name", *solves.OPTIONS), "x")
+    assert "x" in report.solves([written | {"step_over_first": 1.0}])
 
 
 def test_scaling_is_measured():
