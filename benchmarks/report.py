@@ -35,6 +35,14 @@ README = pathlib.Path(__file__).parent / "README.md"
 FRONT_PAGE = README.parent.parent / "README.md"
 KIBI = 1024
 
+# Values of fields in rows that are older than the fields.
+BEFORE_THE_FIELD = {
+    "memory": "gru",
+    "update": "trpo",
+    "damping_schedule": "constant",
+    "preconditioner": "score",
+}
+
 # Of each kind the most telling rows, for the front page.
 FRONT_ENVIRONMENTS = (
     "CartPole-v1",
@@ -362,8 +370,7 @@ def is_current(row: dict) -> bool:
         tuple(b for a, b in itertools.pairwise(words) if a == "--override")
     )
     now = config_to_dict(configure(row["env"], **given))
-    # Rows that are older than these fields had a GRU, if a memory, and were TRPO's.
-    measured = {"memory": "gru", "update": "trpo"} | row["config"]
+    measured = BEFORE_THE_FIELD | row["config"]
     # Beside these a row may have fields that its run did not read.
     return all(measured.get(name) == now[name] for name in now)
 

@@ -1,5 +1,6 @@
 """Test the benchmarks' own arithmetic, and run one small case of each."""
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -23,6 +24,7 @@ from benchmarks import (
     random_policy,
     report,
     scaling,
+    solves,
     statistics,
     sweeps,
 )
@@ -114,6 +116,24 @@ def test_no_stored_update_violates_a_bound():
     assert not any(row["violations"] for row in rows)
 
 
+def test_options_of_the_solve_are_measured():
+    assert len(solves.combinations(combine=False)) == 1 + 2 + 3 + 3
+    everything = solves.combinations(combine=True)
+    assert len({tuple(one.values()) for one in everything}) == 3 * 4 * 4
+    configs = [
+        solves.config_of("CartPole-v1", one, num_envs=4, rollout_length=64)
+        for one in everything
+    ]
+    assert len(set(configs)) == len(configs)
+    row = solves.measure(
+        dataclasses.replace(configs[-1], hidden_sizes=(4,), total_timesteps=512),
+        num_episodes=1,
+    )
+    assert 0 < row["products"] <= 10
+    written = row | dict.fromkeys(("env", "name", *solves.OPTIONS), "x")
+    assert "x" in report.solves([written | {"step_over_first": 1.0}])
+
+
 @pytest.mark.usefixtures("quick_to_compile")
 def test_scaling_is_measured():
     row = scaling.measure("update", (1, 2), scaling.seeds_update_program, 0.0)
@@ -195,7 +215,7 @@ def test_rows_are_of_the_presets_as_they_are():
     for row in rows:
         given = {"num_seeds": row["num_seeds"], "total_timesteps": row["steps"]}
         expected = config_to_dict(configure(row["env"], **given))
-        measured = {"memory": "gru"} | row["config"]  # the only one, before the field
+        measured = report.BEFORE_THE_FIELD | row["config"]
         same = all(measured.get(name) == expected[name] for name in expected)
         assert report.marked(row) == row["name"] + ("" if same else " †")
 

@@ -20,8 +20,8 @@ from trpo_jax.trust_region.fisher import MatVec, PolicyFn
 # (policy_fn, params, batch, *, groups, damping) ↦ (r ↦ P⁻¹ r), r a pytree like params.
 MakePreconditionerFn = Callable[..., MatVec]
 
-# Side of a matrix of parameters above which its Kronecker factor is a multiple of the
-# identity: the inverse takes 80 n³ operations, 1.3 · 10⁹ here.
+# Side of a matrix of parameters above which its Kronecker factor is diagonal: the
+# inverse takes 80 n³ operations, 1.3 · 10⁹ here.
 _MAX_SIDE = 256
 
 
@@ -144,8 +144,8 @@ def kronecker_preconditioner(
     information of the matrix, to one step of the power iteration. Leaves of more than
     two axes are matrices of their last axis and all others, as convolutions are. Leaves
     of one axis are treated by `diagonal_preconditioner`, as are matrices with a side of
-    1. For a side above 256 the factor is its trace's multiple of the identity. Nothing
-    is known of correlations between leaves.
+    1. For a side above 256 the factor is its diagonal. Nothing is known of
+    correlations between leaves.
 
     Args:
         policy_fn: As all that follow, see `score_preconditioner`.
@@ -162,8 +162,7 @@ def kronecker_preconditioner(
 
     Source: Gupta et al. 2018 (arXiv 1802.09568) for the factors; Morwani et al. 2024
     (arXiv 2406.17748) for L ⊗ R / t; Martens & Grosse 2015 (arXiv 1503.05671), section
-    6.3, for the damping; sides without a factor as in Anil et al. 2020
-    (arXiv 2002.09018).
+    6.3, for the damping.
     """
     scores, damping = _grouped_scores(policy_fn, params, batch, groups, damping)
     traces = [jnp.sum(g**2) for g in jax.tree.leaves(scores)]
@@ -181,8 +180,8 @@ def kronecker_preconditioner(
         def solve(leaf: Array) -> Array:
             matrix = leaf.reshape(g.shape[1:]).astype(g.dtype)
             with jax.default_matmul_precision("float32"):
-                half = left @ matrix if left.ndim else left * matrix
-                product = half @ right if right.ndim else half * right
+                half = left @ matrix if left.ndim > 1 else left[:, None] * matrix
+                product = half @ right if right.ndim > 1 else half * right
             return product.reshape(leaf.shape).astype(leaf.dtype)
 
         return solve
@@ -253,17 +252,18 @@ def _divide(mu: Float[Array, ""]) -> Callable[[Array, Array], Array]:
 
 def _inverse_factor(
     g: Float[Array, "J M N"], ridge: Float[Array, ""]
-) -> Float[Array, "N N"] | Float[Array, ""]:
+) -> Float[Array, "N N"] | Float[Array, " N"]:
     """Return ρ (Σ_j G_jᵀ G_j / √t + ρI)⁻¹ for t = Σ_j ‖G_j‖².
 
-    It is a number, of a multiple of the identity, for more than `_MAX_SIDE` rows.
+    It is the diagonal of a diagonal matrix for more than `_MAX_SIDE` rows.
     """
     side, root = g.shape[2], jnp.sqrt(jnp.sum(g**2))
-    if side > _MAX_SIDE:
-        return ridge / (root / side + ridge)
+    root = jnp.where(root > 0, root, 1)
     rows = g.reshape(-1, side)
+    if side > _MAX_SIDE:
+        return ridge / (jnp.sum(rows**2, axis=0) / root + ridge)
     with jax.default_matmul_precision("float32"):
-        factor = rows.T @ rows / jnp.where(root > 0, root, 1)
+        factor = rows.T @ rows / root
         return ridge * _inverse(factor + ridge * jnp.eye(side, dtype=g.dtype))
 
 
