@@ -822,7 +822,12 @@ def test_the_entries_of_xlands_wrappers_are_kept():
     for wrapper in ("DirectionObservationWrapper", "RulesAndGoalsObservationWrapper"):
         env = getattr(wrappers, wrapper)(env)
     environment = make_environment((env, params))
-    shapes = {"img": (7, 7, 25), "direction": (4,), "goal_encoding": (5,)}
+    shapes = {
+        "img": (7, 7, 25),
+        "direction": (4,),
+        "goal_encoding": (5,),
+        "rule_encoding": (1, 7),
+    }
     assert environment.observation_shape == shapes
     with pytest.raises(ValueError, match=r"GymAutoResetWrapper.*leave it out"):
         make_environment((wrappers.GymAutoResetWrapper(env), params))
@@ -849,9 +854,7 @@ def test_the_rulesets_of_xland():
         make_environment("xland/XLand-MiniGrid-R1-9x9")
     with pytest.raises(ValueError, match=r"no rulesets. Write 'xland/MiniGrid-Empty"):
         make_environment("xland/MiniGrid-Empty-5x5/trivial-21k")
-    with pytest.raises(
-        ValueError, match=r"no benchmark 'trivial'.*'trivial-21k'"
-    ):
+    with pytest.raises(ValueError, match=r"no benchmark 'trivial'.*'trivial-21k'"):
         make_environment("xland/XLand-MiniGrid-R1-9x9/trivial")
 
 
