@@ -35,6 +35,7 @@ from trpo_jax.environments import (
     make_playground,
 )
 from trpo_jax.environments.jumanji import _observe
+from trpo_jax.environments.suites import one_hot_layers
 
 LIMIT = 4
 STEPS = 2 * LIMIT + 1
@@ -805,6 +806,14 @@ def test_a_death_in_craftax_terminates_also_at_the_time_limit():
     _, taken = fast_jit(case.environment.step)(KEY, state, jnp.int32(0))
     assert taken.terminated
     assert not taken.truncated
+
+
+def test_layers_of_ids_become_one_hot_side_by_side():
+    layers = jnp.array([[[0, 1], [2, 255]]], jnp.uint8)
+    expected = [[[1, 0, 0, 0, 1], [0, 0, 1, 0, 0]]]
+    hot = one_hot_layers(layers, (3, 2))
+    assert hot.dtype == bool
+    np.testing.assert_array_equal(hot, np.array(expected, bool))
 
 
 def test_images_of_the_grid_worlds_stay_bytes():
