@@ -35,6 +35,7 @@ from trpo_jax.environments import (
     make_playground,
 )
 from trpo_jax.environments.jumanji import _observe
+from trpo_jax.environments.suites import one_hot_layers
 
 LIMIT = 4
 STEPS = 2 * LIMIT + 1
@@ -807,6 +808,14 @@ def test_a_death_in_craftax_terminates_also_at_the_time_limit():
     assert not taken.truncated
 
 
+def test_layers_of_ids_become_one_hot_side_by_side():
+    layers = jnp.array([[[0, 1], [2, 255]]], jnp.uint8)
+    expected = [[[1, 0, 0, 0, 1], [0, 0, 1, 0, 0]]]
+    hot = one_hot_layers(layers, (3, 2))
+    assert hot.dtype == bool
+    np.testing.assert_array_equal(hot, np.array(expected, bool))
+
+
 def test_images_of_the_grid_worlds_stay_bytes():
     navix = pytest.importorskip("navix")
     env = navix.make("Navix-Empty-5x5-v0", observation_fn=navix.observations.rgb)
@@ -822,7 +831,12 @@ def test_the_entries_of_xlands_wrappers_are_kept():
     for wrapper in ("DirectionObservationWrapper", "RulesAndGoalsObservationWrapper"):
         env = getattr(wrappers, wrapper)(env)
     environment = make_environment((env, params))
-    shapes = {"img": (7, 7, 25), "direction": (4,), "goal_encoding": (5,)}
+    shapes = {
+        "img": (7, 7, 25),
+        "direction": (4,),
+        "goal_encoding": (5,),
+        "rule_encoding": (1, 7),
+    }
     assert environment.observation_shape == shapes
     with pytest.raises(ValueError, match=r"GymAutoResetWrapper.*leave it out"):
         make_environment((wrappers.GymAutoResetWrapper(env), params))

@@ -56,6 +56,17 @@ def _by_hand(ended, key, running):
     )
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_start_may_depend_on_parameters(mapped):
+    restart = restarting(lambda key, shift: jax.random.normal(key) + shift)
+    keys, ended = jax.random.split(KEY, 3), jnp.array([True, False, True])
+    shifts = jnp.arange(3.0) if mapped else 2  # a Python number may be one
+    axes = (0, 0, 0, 0 if mapped else None)
+    started = fast_jit(jax.vmap(restart, axes))(ended, keys, jnp.zeros(3), shifts)
+    expected = jnp.where(ended, jax.vmap(jax.random.normal)(keys) + shifts, 0)
+    np.testing.assert_allclose(started, expected, rtol=1e-6)
+
+
 def test_what_is_the_same_for_a_whole_batch_need_not_be_mapped():
     keys = jax.random.split(KEY, 3)
     started = jax.vmap(restarting(start), in_axes=(None, 0, None))(

@@ -48,16 +48,14 @@ class CraftaxEnvironment:
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
         self.observation_shape: PyTree = suites.shape_of(observation)
-        self._restart = restarting(self.reset)
+        self._restart = restarting(self._start)
 
     def __repr__(self) -> str:
         return f"CraftaxEnvironment({self.name})"
 
-    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
-        observation, state = self._env.reset_env(key, self._params)
-        return jax.tree.map(suites.strong, state), suites.observed(observation)
+        return self._start(key, self._params)
 
     @suites.single_precision
     def step(
@@ -74,7 +72,7 @@ class CraftaxEnvironment:
         terminated = jnp.asarray(self._env.is_terminal(state, unlimited), bool)
         final_observation = suites.observed(observation)
         state, observation = self._restart(
-            ended, restart_key, (state, final_observation)
+            ended, restart_key, (state, final_observation), self._params
         )
         return state, TimeStep(
             observation=observation,
@@ -83,6 +81,11 @@ class CraftaxEnvironment:
             truncated=ended & ~terminated,
             final_observation=final_observation,
         )
+
+    @suites.single_precision
+    def _start(self, key: Key[Array, ""], params: Any) -> tuple[PyTree, Observation]:
+        observation, state = self._env.reset_env(key, params)
+        return jax.tree.map(suites.strong, state), suites.observed(observation)
 
 
 def make_craftax(env: str | tuple[Any, Any] | Any) -> CraftaxEnvironment:

@@ -9,19 +9,19 @@ import optax
 from jaxtyping import Array, Bool, Key, PyTree
 
 
-def restarting(
-    start_fn: Callable[[Key[Array, ""]], PyTree],
-) -> Callable[[Bool[Array, ""], Key[Array, ""], PyTree], PyTree]:
+def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Return a function that starts a new episode where one has ended.
 
-    restart(ended, key, going_on) = start_fn(key) where `ended`, else `going_on`. Under
-    `vmap`, `lax.cond` would compute both branches at every step, and the reset of a
-    physics engine or a puzzle may cost as much as the step. Here one condition serves
-    the whole batch, however often it is mapped: no reset is computed unless an episode
-    of the batch has ended.
+    restart(ended, key, going_on, *params) = start_fn(key, *params) where `ended`, else
+    `going_on`. Under `vmap`, `lax.cond` would compute both branches at every step, and
+    the reset of a physics engine or a puzzle may cost as much as the step. Here one
+    condition serves the whole batch, however often it is mapped: no reset is computed
+    unless an episode of the batch has ended.
 
     Args:
-        start_fn: key ↦ a pytree of arrays; consumes its key.
+        start_fn: (key, *params) ↦ a pytree of arrays; consumes its key. What a
+            `VariedEnvironment` may vary is passed as a parameter: JAX does not map what
+            a function with a rule of its own closes over.
 
     Returns:
         The function; its `going_on` has the structure, shapes and dtypes of what
@@ -32,10 +32,14 @@ def restarting(
     # a select between both branches.
     @jax.custom_batching.custom_vmap
     def restart_batch(
-        ended: Bool[Array, " B"], keys: Key[Array, " B"], going_on: PyTree
+        ended: Bool[Array, " B"],
+        keys: Key[Array, " B"],
+        going_on: PyTree,
+        params: PyTree,
     ) -> PyTree:
         def start() -> PyTree:
-            return jax.vmap(optax.tree.where)(ended, jax.vmap(start_fn)(keys), going_on)
+            started = jax.vmap(start_fn)(keys, *params)
+            return jax.vmap(optax.tree.where)(ended, started, going_on)
 
         return jax.lax.cond(ended.any(), start, lambda: going_on)
 
@@ -60,9 +64,10 @@ def restarting(
         return following, jax.tree.map(lambda _: True, following)
 
     def restart(
-        ended: Bool[Array, ""], key: Key[Array, ""], going_on: PyTree
+        ended: Bool[Array, ""], key: Key[Array, ""], going_on: PyTree, *params: PyTree
     ) -> PyTree:
-        batch = jax.tree.map(lambda leaf: leaf[None], (ended, key, going_on))
+        one = (ended, key, going_on, params)
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
         return jax.tree.map(lambda leaf: leaf[0], restart_batch(*batch))
 
     return restart

@@ -60,21 +60,14 @@ class XLandEnvironment:
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
         self.observation_shape: PyTree = suites.shape_of(observation)
-        self._restart = restarting(self.reset)
+        self._restart = restarting(self._start)
 
     def __repr__(self) -> str:
         return f"XLandEnvironment({self.name})"
 
-    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
-        params = self._params
-        if self._benchmark is not None:
-            key, ruleset_key = jax.random.split(key)
-            ruleset = self._benchmark.sample_ruleset(ruleset_key)
-            params = params.replace(ruleset=ruleset)
-        first = self._env.reset(params, key)
-        return jax.tree.map(suites.strong, first), self._observe(first.observation)
+        return self._start(key, self._params)
 
     @suites.single_precision
     def step(
@@ -87,7 +80,9 @@ class XLandEnvironment:
         ended = taken.last()
         terminated = ended & (taken.discount == 0)
         final_observation = self._observe(taken.observation)
-        state, observation = self._restart(ended, key, (taken, final_observation))
+        state, observation = self._restart(
+            ended, key, (taken, final_observation), self._params
+        )
         return state, TimeStep(
             observation=observation,
             reward=jnp.asarray(taken.reward, jnp.float32),
@@ -95,6 +90,15 @@ class XLandEnvironment:
             truncated=ended & ~terminated,
             final_observation=final_observation,
         )
+
+    @suites.single_precision
+    def _start(self, key: Key[Array, ""], params: Any) -> tuple[PyTree, Observation]:
+        if self._benchmark is not None:
+            key, ruleset_key = jax.random.split(key)
+            ruleset = self._benchmark.sample_ruleset(ruleset_key)
+            params = params.replace(ruleset=ruleset)
+        first = self._env.reset(params, key)
+        return jax.tree.map(suites.strong, first), self._observe(first.observation)
 
     def _observe(self, observation: Any) -> Observation:
         if isinstance(observation, dict):

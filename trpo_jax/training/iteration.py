@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
@@ -381,7 +381,7 @@ def _fit_critic(
 
 
 def _updated(
-    statistics: RunningStatistics | None, samples: Num[Array, "T B *S"]
+    statistics: RunningStatistics | None, samples: Shaped[Array, "T B *S"]
 ) -> RunningStatistics | None:
     """Return running statistics with those of a rollout; None if there are none."""
     if statistics is None:

@@ -99,7 +99,7 @@ _BRAX_UPRIGHT: dict[str, Any] = {
 # With ids one-hot. Over 200k steps of xland's DoorKey-5x5, 4 seeds had 0.40 in the
 # first sixth of training, where ids as numbers had 0.15.
 _GRID: dict[str, Any] = {
-    "total_timesteps": 100_000,
+    "total_timesteps": 100_352,
     "num_envs": 32,
     "rollout_length": 64,
 }
