@@ -113,8 +113,8 @@ def tune(env: str, update: str, *, num_settings: int, num_seeds: int) -> dict[st
         "seeds": num_seeds,
         "steps": config.total_timesteps,
         "best": best,
-        "best_return": finite(np.nanmax(np.nanmean(result.returns, axis=(1, 2)))),
-        "by_setting": [finite(v) for v in np.nanmean(result.returns, axis=(1, 2))],
+        "best_return": finite(np.nanmax(np.mean(result.returns, axis=1))),
+        "by_setting": [finite(v) for v in np.mean(result.returns, axis=1)],
         "seconds": time.perf_counter() - start,
     }
 
@@ -244,7 +244,7 @@ def sensitivity(
             progress=False,
             **{name: values},
         )
-    by_seed = np.asarray(result.returns).mean(axis=-1)
+    by_seed = np.asarray(result.returns)
     return {
         "name": f"{env}, {name}",
         "env": env,
