@@ -73,7 +73,8 @@ def test_it_trains_as_train_does(finished):
     metrics["env_steps"] = trained.metrics.env_steps
     metrics["episode_return"] = trained.metrics.episode_return
     metrics["episode_length"] = trained.metrics.episode_length
-    assert rows[0].keys() == metrics.keys() | {"update"}
+    ratios = {"kl_ratio", "improvement_ratio", "signal_to_noise"}
+    assert rows[0].keys() == metrics.keys() | {"update", *ratios}
     # To rounding, which grows from update to update.
     for name in ("episode_count", "status", "entropy", "kl", "max_kl"):
         expected = np.asarray(metrics[name][:5], float)
