@@ -21,6 +21,7 @@ from trpo_jax.trust_region import (
     fisher,
     natural_gradient,
     ppo,
+    projection,
     step_size,
     update,
 )
@@ -31,6 +32,7 @@ MODULES: dict[str, tuple[ModuleType, ...]] = {
     "trpo": (update, *_NATURAL, backtracking),
     "tnpg": (natural_gradient, *_NATURAL),
     "npg": (natural_gradient, *_NATURAL),
+    "projection": (projection, first_order, backtracking),
     "ppo": (ppo, first_order),
     "ppo_penalty": (ppo, first_order),
 }
@@ -92,6 +94,7 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
         "harmful, helpful updates",
         "worst drop",
         "ms a step",
+        "lines of code",
     )
     lines = []
     for row in last_rows(rows):
@@ -111,9 +114,39 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
                 f"{row['harmful']:.0%}, {row['helpful']:.0%}",
                 f"{row['worst_drop']:.0%}",
                 f"{1e3 * row['step_seconds']['median']:.1f}",
+                lines_of_code(MODULES[row["update"]]),
             )
         )
     return header, lines
+
+
+def sensitivity(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
+    """Return header and lines: how far returns stay near the best, by environment."""
+    header = ("environment", "field", "values", "returns", "decades near the best")
+    lines = []
+    for row in last_rows(rows):
+        means = np.asarray([r["mean"] for r in row["returns"]], float)
+        lines.append(
+            (
+                row["env"],
+                {"max_kl": "TRPO's δ", "clip_ratio": "PPO's ε"}[row["field"]],
+                f"{row['values'][0]:g} … {row['values'][-1]:g}",
+                f"{number(means.min())} … {number(means.max())}",
+                f"{decades_near_the_best(row):.2g} of 2",
+            )
+        )
+    return header, lines
+
+
+def decades_near_the_best(row: dict) -> float:
+    """Return over how many decades the mean return is within a tenth of the best.
+
+    A tenth of the distance between the best and the worst mean of this environment's
+    row; each value stands for its equal part of the two decades.
+    """
+    means = np.asarray([r["mean"] for r in row["returns"]], float)
+    near = means >= means.max() - 0.1 * np.ptp(means)
+    return 2 * near.mean()
 
 
 def draw_comparison(rows: list[dict], path: pathlib.Path) -> bool:

@@ -28,6 +28,12 @@ from benchmarks.pictures import (
     draw_shares,
 )
 from benchmarks.references import REFERENCES
+from benchmarks.relatives_tables import (
+    comparison,
+    draw_comparison,
+    draw_sensitivity,
+    sensitivity,
+)
 from benchmarks.runs import configure, parse_overrides
 from trpo_jax.runs.config_file import config_to_dict
 
@@ -41,6 +47,10 @@ BEFORE_THE_FIELD = {
     "update": "trpo",
     "damping_schedule": "constant",
     "preconditioner": "score",
+    "initialization": "orthogonal",
+    "scale_rewards": False,
+    "critic_max_gradient_norm": 0.0,
+    "critic_value_clipping": 0.0,
 }
 
 # Of each kind the most telling rows, for the front page.
@@ -731,6 +741,8 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "host": host,
     "throughput": throughput,
     "curvature": curvature,
+    "relatives": lambda rows: table(*comparison(rows)),
+    "relatives-sensitivity": lambda rows: table(*sensitivity(rows)),
     "bounds": bounds,
     "solves": solves,
     "scaling": scaling,
@@ -756,6 +768,10 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
             "share of runs above each score",
             lambda rows, path: draw_profile(of_presets(rows), path),
         ),
+    },
+    "relatives": {"relatives": ("return against steps", draw_comparison)},
+    "relatives-sensitivity": {
+        "relatives-sensitivity": ("return against δ and ε", draw_sensitivity)
     },
     "locomotion": {"locomotion": ("return against steps", draw_locomotion)},
     "compiled": {"compiled": ("modelled time of an update", draw_compiled)},
