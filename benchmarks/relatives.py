@@ -58,7 +58,11 @@ TASK_FIELDS = (
     "normalize_observations",
 )
 
-_SHARED = {"gae_lambda": uniform(0.9, 1.0), "entropy_coefficient": [0.0, 0.003, 0.01]}
+_SHARED = {
+    "discount": [0.9, 0.95, 0.99, 0.995],
+    "gae_lambda": uniform(0.9, 1.0),
+    "entropy_coefficient": [0.0, 0.01],
+}
 SEARCHES: dict[str, dict[str, Any]] = {
     "trpo": {
         "max_kl": log_uniform(0.003, 0.1),
@@ -297,7 +301,7 @@ def main(
     updates: tuple[str, ...] = tuple(TUNED_AS),
     num_seeds: int = 16,
     num_settings: int = 32,
-    num_episodes: int = 16,
+    num_episodes: int = 8,
 ) -> None:
     """Measure, and add a row to a file for each environment and update.
 

@@ -139,13 +139,14 @@ def sensitivity(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
 
 
 def decades_near_the_best(row: dict) -> float:
-    """Return over how many decades the mean return is within a tenth of the best.
+    """Return over how many decades the 95 % interval meets that of the best mean.
 
-    A tenth of the distance between the best and the worst mean of this environment's
-    row; each value stands for its equal part of the two decades.
+    Each value stands for its equal part of the two decades.
     """
     means = np.asarray([r["mean"] for r in row["returns"]], float)
-    near = means >= means.max() - 0.1 * np.ptp(means)
+    halves = np.asarray([r["interval"] for r in row["returns"]], float)
+    best = int(means.argmax())
+    near = means + halves >= means[best] - halves[best]
     return 2 * near.mean()
 
 

@@ -80,7 +80,7 @@ def test_the_solve_of_an_update_that_has_none_is_not_shown(update):
     watcher = Watcher(dataclasses.replace(CONFIG, update=update), progress=False)
     text = watcher._describe(row(), speed=1.0)
     assert ("CG 0e+00 in 0  fraction 0" in text) == (update in ("trpo", "npg"))
-    assert "KL 0.0000 of 0.0000  " in text
+    assert ("KL 0.0000 of 0.0000  " in text) == (update in ("trpo", "ppo_penalty"))
 
 
 def lines_of(capsys):

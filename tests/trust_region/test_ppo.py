@@ -230,8 +230,9 @@ def test_a_penalty_of_no_or_infinite_weight_is_refused(kl_coefficient):
     arguments = ("softmax", params, state, batch, jax.random.key(0))
     with pytest.raises(ValueError, match=r"kl_coefficient=.* write a finite number ab"):
         penalized.__wrapped__(*arguments, kl_coefficient)
-    following = jax.eval_shape(partial(penalized.__wrapped__, *arguments), 2.0)[2]
-    assert (following.dtype, following.weak_type) == (jnp.float32, False)
+    for weight in (2.0, 1):  # half of a whole 1 would be 0
+        following = jax.eval_shape(partial(penalized.__wrapped__, *arguments), weight)
+        assert (following[2].dtype, following[2].weak_type) == (jnp.float32, False)
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -18,7 +18,7 @@ from rich.table import Column
 
 from trpo_jax.runs.chunks import Chunk, by_update
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.config_checks import UPDATES_OF_FIELDS
+from trpo_jax.training.config_checks import UPDATES_OF_FIELDS, UPDATES_WITH_RADIUS
 
 # About how many lines a run prints without a terminal to draw a bar in.
 _NUM_PLAIN_LINES = 20
@@ -119,8 +119,11 @@ class Watcher:
                 f"CG {residual:.0e} in {mean['cg_iterations']:.0f}{poor}  "
                 f"fraction {mean['accepted_fraction']:.2g}  "
             )
+        # For the others δ bounds nothing.
+        bounded = self._config.update in UPDATES_WITH_RADIUS
+        bound = f" of {mean['max_kl']:.4f}" if bounded else ""
         return (
-            f"return {returns}  KL {mean['kl']:.4f} of {mean['max_kl']:.4f}  "
+            f"return {returns}  KL {mean['kl']:.4f}{bound}  "
             f"{solve}entropy {mean['entropy']:.2f}  "
             f"explained {mean['explained_variance']:.2f}  "
             f"{speed:,.0f} steps/s"

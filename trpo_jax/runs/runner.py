@@ -297,7 +297,11 @@ class _Run:
         config = self.config
         seeds = f", {config.num_seeds} seeds" if config.num_seeds > 1 else ""
         update = config.update
-        name = update.upper() if isinstance(update, str) else describe_type(update)
+        name = (
+            update.upper().replace("_", " ")
+            if isinstance(update, str)
+            else describe_type(update)
+        )
         self.watcher.notify(
             f"{name} on {config.env}: {config.total_timesteps:,} steps, "
             f"{config.num_envs} environments × {config.rollout_length} steps per "

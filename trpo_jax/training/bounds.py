@@ -32,11 +32,11 @@ def improvement_bounds(
         entropy_coefficient: c of the entropy bonus, which is not part of the return.
 
     Returns:
-        Both bounds, scalars in units of discounted return: 0 if the update was
+        Both bounds, scalars in the units of the advantages: 0 if the update was
         rejected, −∞ for γ = 1, where neither exists.
     """
-    gain = info.surrogate_after - info.surrogate_before
     bonus = entropy_coefficient * (info.entropy - info.entropy_before)
+    gain = info.surrogate_after - info.surrogate_before
     expected_advantage = (gain - bonus) * root(jnp.var(advantages))
     # Not `max(abs)`: minimum and maximum are at hand from `standardize`.
     most = jnp.maximum(-jnp.min(advantages), jnp.max(advantages))

@@ -38,8 +38,8 @@ class TRPOConfig:
     """
 
     env: Any = "CartPole-v1"
-    """Gymnax id, one of another suite such as "brax/ant", a gymnax (environment,
-    params) pair, or an `Environment`."""
+    """Gymnax id, one of another suite such as "brax/ant", an (environment, params) pair
+    of gymnax, Craftax or XLand-MiniGrid, or an `Environment`."""
     total_timesteps: int = 102_400
     """Environment steps to train for, rounded up to whole rollouts of num_envs ×
     rollout_length: the field has the true number."""
@@ -90,8 +90,8 @@ class TRPOConfig:
         "orthogonal"
     )
     """Initial weights of dense layers and convolutions: orthogonal, with a scale for
-    each layer; or by the rule of Glorot (Xavier) or LeCun, without. A memory's are
-    orthogonal."""
+    each layer; or by the rule of Glorot (Xavier) or LeCun, the same for each layer. A
+    memory's are orthogonal."""
     policy: Network | RecurrentNetwork | NNXModule | None = None
     """Your own policy network, such as a Flax module of Linen or NNX, which returns
     distributions; replaces the fields above. If its actions are to be squashed by tanh,
@@ -116,15 +116,16 @@ class TRPOConfig:
     damping: float = 0.1
     """λ, added to the diagonal of the Fisher information."""
     damping_schedule: Literal["constant", "adaptive"] = "constant"
-    """Factor of damping: constant, or larger after an update with a KL far above the
-    predicted one and smaller after others, within a factor of 100."""
+    """Factor of damping: constant; or adaptive, larger after an update with a KL far
+    above the predicted one, smaller after one with a KL near or below it, within a
+    factor of 100."""
     entropy_coefficient: float = 0.0
     """Weight of the policy's mean entropy beside the surrogate of standardised
     advantages: more than 0 keeps a policy from settling early."""
     fisher_operator: Literal["gauss_newton", "kl_hessian", "empirical"] = "gauss_newton"
     """Product with the Fisher information: JᵀMJ, or `jvp` over `grad` of the mean KL,
-    which are equal, and the first is faster; or that of the sampled actions' scores,
-    whose mean it is."""
+    which are equal, and the first is faster; or with the empirical Fisher information
+    of the sampled actions, whose expectation it is."""
     cg_iterations: int = 10
     """Largest number of Fisher-vector products in one update."""
     cg_tolerance: float = 1e-5
@@ -172,7 +173,7 @@ class TRPOConfig:
     policy_learning_rate: float = 3e-4
     """Step size of this optimiser."""
     policy_learning_rate_schedule: Any = "constant"
-    """Factor of policy_learning_rate, as max_kl_schedule."""
+    """Factor of policy_learning_rate: as max_kl_schedule, but not adaptive."""
     policy_max_gradient_norm: float = 0.0
     """Largest global norm of the gradient before this optimiser, beyond which it is
     scaled down; 0.5 is usual, 0 for none."""
@@ -205,7 +206,7 @@ class TRPOConfig:
     critic_learning_rate: float = 1e-3
     """Step size of the critic's optimiser."""
     critic_learning_rate_schedule: Any = "constant"
-    """Factor of critic_learning_rate, as max_kl_schedule."""
+    """Factor of critic_learning_rate: as max_kl_schedule, but not adaptive."""
     critic_max_gradient_norm: float = 0.0
     """Largest global norm of the gradient before this optimiser, as
     policy_max_gradient_norm."""

@@ -333,6 +333,9 @@ FIRST_ORDER = ("ppo", "ppo_penalty", "projection")
 UPDATES = (*_NATURAL, *FIRST_ORDER)
 """Names of the policy updates."""
 
+UPDATES_WITH_RADIUS = ("trpo", "tnpg", "ppo_penalty", "projection")
+"""Updates that `max_kl` bounds, or is the target of."""
+
 UPDATES_OF_FIELDS = {
     **dict.fromkeys(
         (
@@ -450,7 +453,11 @@ def check_fractions(config: Any) -> None:
             f"between the bounds of log σ, {low} and {high}; write 0.0",
         ),
         *(
-            (name, 0 <= getattr(config, name) < math.inf, f"finite; write {advice}")
+            (
+                name,
+                0 <= getattr(config, name) < math.inf,
+                f"at least 0 and finite; write {advice}",
+            )
             for name, advice in (
                 ("policy_max_gradient_norm", "0.5, or 0 for none"),
                 ("critic_max_gradient_norm", "0.5, or 0 for none"),

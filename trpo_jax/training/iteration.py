@@ -76,7 +76,8 @@ class Metrics(NamedTuple):
         critic_learning_rate: Step size in force.
         improvement_bound: Estimate of a lower bound on the improvement of the expected
             discounted return, from the largest KL, see `improvement_bounds`.
-        mean_kl_improvement_bound: Another, from the mean KL.
+        mean_kl_improvement_bound: Another, from the mean KL. Both are in
+            scaled units if rewards are scaled.
         update: The policy update's own evidence.
     """
 

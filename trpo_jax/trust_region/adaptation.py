@@ -65,7 +65,7 @@ def adapt_radius(
     Toint 2000, section 6.1, with its 3/4; to shrink by the standard error is our own.
     """
     moved = info.status == UpdateStatus.ACCEPTED
-    gain = info.surrogate_after - info.surrogate_before
+    gain = info.gain
     noise = moved & (gain < info.surrogate_standard_error)
     less = _rejected(info) | noise
     more = (

@@ -51,8 +51,10 @@ class UpdateInfo(NamedTuple):
 
     L is the objective: the surrogate, plus c · mean_s H(π(·|s)) if the update was
     given an entropy coefficient c. L, KL and entropy are those of the parameters kept:
-    after a rejection all KLs and improvements are 0. The others describe the attempt.
-    An update without a line search, a solve or a full gradient has 0 in their fields.
+    after a rejection KLs, share, gain, its error, predictions and fraction are 0, and
+    the other fields describe the attempt. Fields of a solve, a search or a full
+    gradient are 0 in updates without them; the natural gradient, if accepted, has the
+    fraction 1.
 
     Attributes:
         status: An `UpdateStatus`, int32 scalar.

@@ -159,7 +159,7 @@ def kl_penalized_update(
     """
     check_positive(max_kl=max_kl, kl_coefficient=kl_coefficient)
     # Strongly typed, as it is returned: a weak type would compile a second call again.
-    kl_coefficient = jnp.asarray(kl_coefficient, jnp.result_type(kl_coefficient))
+    kl_coefficient = jnp.asarray(kl_coefficient, jnp.result_type(float, kl_coefficient))
     objective_fn = surrogate_with_entropy(entropy_coefficient)
 
     def loss_fn(new: PyTree, batch: Batch) -> Float[Array, ""]:

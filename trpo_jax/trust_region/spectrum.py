@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from trpo_jax.trust_region.certificate import standard_error
 from trpo_jax.trust_region.cg import CGResult, conjugate_gradient
 from trpo_jax.trust_region.checks import check_positive, whole
 from trpo_jax.trust_region.fisher import damped
@@ -95,7 +96,8 @@ def ritz_values(cg: CGResult) -> RitzValues:
     `RitzValues.effective_dimension` may then count it twice.
 
     Args:
-        cg: Result of `conjugate_gradient`, of at least one iteration.
+        cg: Result of `conjugate_gradient`, of at least one iteration, without a
+            preconditioner: with one the values are those of P^(−½)AP^(−½).
 
     Source: Golub & Meurant 2010, "Matrices, moments and quadrature with applications".
     """
@@ -165,5 +167,4 @@ def effective_dimension(
         return optax.tree.vdot(probe, probe) * mean
 
     samples = jax.lax.map(estimate, jax.random.split(key, probes))
-    error = jnp.std(samples) / jnp.sqrt(max(probes - 1, 1))
-    return TraceEstimate(jnp.mean(samples), error)
+    return TraceEstimate(jnp.mean(samples), standard_error(samples))
