@@ -160,7 +160,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
             noise_period=config.noise_period,
             map_fn=functools.partial(over_environments, config),
         )
-
+        # Rewards are scaled only where a config asks for it.
         state, trajectory = _scale_rewards(state, scheduled, trajectory)
 
         # 2. Judge the actions by generalised advantages.

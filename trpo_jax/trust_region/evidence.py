@@ -201,9 +201,7 @@ def certify(
     measured = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     accepted = measured & finite
     status = jnp.where(accepted, UpdateStatus.ACCEPTED, UpdateStatus.NON_FINITE)
-    nothing = jnp.zeros_like(old.value)
-    predicted = {"expected_improvement": nothing, "kl_predicted": nothing}
-    return describe(old, candidate, accepted, status, max_kl, predicted)
+    return describe(old, candidate, accepted, status, max_kl)
 
 
 def describe(
@@ -212,10 +210,11 @@ def describe(
     accepted: Bool[Array, ""],
     status: Int[Array, ""],
     max_kl: Float[Array, ""] | float,
-    predicted: dict[str, Float[Array, ""]],
+    predicted: dict[str, Float[Array, ""]] | None = None,
 ) -> UpdateInfo:
     """Return the fields that all updates have, and 0 in those of solve and search."""
-    compared = candidate.evidence
+    compared, zero = candidate.evidence, jnp.zeros_like(old.value)
+    predicted = predicted or {"expected_improvement": zero, "kl_predicted": zero}
     if_moved = predicted | {
         "surrogate_after": candidate.surrogate,
         "surrogate_standard_error": standard_error(compared.gains),
@@ -230,7 +229,7 @@ def describe(
         "surrogate_after": old.value,
         "entropy": old.entropy,
     }
-    zero, none = jnp.zeros_like(old.value), jnp.int32(0)
+    none = jnp.int32(0)
     return UpdateInfo(
         status=status.astype(jnp.int32),
         surrogate_before=old.value,

@@ -6,23 +6,21 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.trust_region.backtracking import LineSearchResult
-from trpo_jax.trust_region.checks import check_not_negative, check_positive, whole
+from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.evidence import UpdateInfo, evidence
 from trpo_jax.trust_region.fisher import (
     OperatorFn,
     PolicyFn,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.flat import flatten, move
+from trpo_jax.trust_region.flat import move
 from trpo_jax.trust_region.preconditioner import (
     MakePreconditionerFn,
     score_preconditioner,
 )
 from trpo_jax.trust_region.problem import (
     Batch,
-    Problem,
-    check_batch,
-    surrogate_with_entropy,
+    surrogate_problem,
 )
 from trpo_jax.trust_region.step_size import trust_region_step_size, undamped_curvature
 from trpo_jax.trust_region.update import CurvatureFn
@@ -88,19 +86,14 @@ def natural_gradient_update(
     check_positive(max_kl=max_kl)
     if step_size is not None:
         check_positive(step_size=step_size)
-    groups = whole("preconditioner_groups", preconditioner_groups, least=0)
-    check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
-    check_batch(policy_fn, params, batch)
-    if fisher_batch is not None:
-        check_batch(policy_fn, params, fisher_batch)
-    theta_old, params_of = flatten(params)
-    problem = Problem(
+    check_not_negative(damping=damping)
+    problem, theta_old = surrogate_problem(
         policy_fn,
-        surrogate_with_entropy(entropy_coefficient),
+        params,
         batch,
-        params_of,
-        micro_batch_size,
-        fisher_batch,
+        entropy_coefficient=entropy_coefficient,
+        micro_batch_size=micro_batch_size,
+        fisher_batch=fisher_batch,
     )
     with jax.default_matmul_precision(precision):
         old, gradient = problem.value_and_gradient(theta_old)
@@ -110,7 +103,7 @@ def natural_gradient_update(
             damping=damping,
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
-            preconditioner_groups=groups,
+            preconditioner_groups=preconditioner_groups,
             make_preconditioner_fn=make_preconditioner_fn,
             operator_fn=operator_fn,
         )
@@ -132,4 +125,4 @@ def natural_gradient_update(
         info = evidence(
             old, gradient, cg, curvature, step_size, unsearched, damping, max_kl
         )
-    return params_of(theta), info
+    return problem.params_of(theta), info

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region.backtracking import Candidate
 from trpo_jax.trust_region.cg import CGResult, conjugate_gradient
+from trpo_jax.trust_region.checks import check_not_negative, whole
 from trpo_jax.trust_region.distributions import Distribution
 from trpo_jax.trust_region.fisher import (
     MatVec,
@@ -29,7 +30,7 @@ from trpo_jax.trust_region.fisher import (
     damped,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.flat import max_norm
+from trpo_jax.trust_region.flat import flatten, max_norm
 from trpo_jax.trust_region.micro_batches import MicroBatches, mean_over_rows, split_rows
 from trpo_jax.trust_region.objective import surrogate_terms
 from trpo_jax.trust_region.preconditioner import (
@@ -226,7 +227,7 @@ class Problem(NamedTuple):
             damping: λ ≥ 0 of the solve.
             make_preconditioner_fn: See `MakePreconditionerFn`.
         """
-        if not groups:
+        if not whole("preconditioner_groups", groups, least=0):
             return None
         # As for operators: from params, and by the transpose back to θ.
         params, pull_back = jax.vjp(self.params_of, theta)
@@ -269,6 +270,32 @@ class Problem(NamedTuple):
 
     def _split(self, rows: PyTree) -> MicroBatches:
         return split_rows(rows, self.micro_batch_size)
+
+
+def surrogate_problem(
+    policy_fn: PolicyFn,
+    params: PyTree,
+    batch: Batch,
+    *,
+    entropy_coefficient: Float[Array, ""] | float,
+    micro_batch_size: int | None,
+    fisher_batch: Batch | None,
+) -> tuple[Problem, PyTree]:
+    """Return the problem of an update along the natural gradient, checked, and θ_old.
+
+    θ is what the vector algebra of CG and line search works on; the policy, and the
+    caller, keep their params.
+    """
+    check_not_negative(entropy_coefficient=entropy_coefficient)
+    check_batch(policy_fn, params, batch)
+    if fisher_batch is not None:
+        check_batch(policy_fn, params, fisher_batch)
+    theta_old, params_of = flatten(params)
+    objective_fn = surrogate_with_entropy(entropy_coefficient)
+    problem = Problem(
+        policy_fn, objective_fn, batch, params_of, micro_batch_size, fisher_batch
+    )
+    return problem, theta_old
 
 
 def surrogate_with_entropy(coefficient: Float[Array, ""] | float) -> ObjectiveFn:

@@ -146,7 +146,7 @@ def _evidence(
     max_kl: Float[Array, ""] | float,
     descended: Bool[Array, ""],
 ) -> UpdateInfo:
-    candidate, nothing = search.candidate, jnp.zeros_like(old.value)
+    candidate = search.candidate
     finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)
     finite &= descended
     reasons = [
@@ -161,7 +161,6 @@ def _evidence(
         search.accepted,
         jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT),
         max_kl,
-        {"expected_improvement": nothing, "kl_predicted": nothing},
     )
     return info._replace(
         accepted_fraction=search.fraction, evaluations=search.evaluations

@@ -7,23 +7,21 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.trust_region.backtracking import line_search
-from trpo_jax.trust_region.checks import check_not_negative, check_positive, whole
+from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.evidence import UpdateInfo, evidence
 from trpo_jax.trust_region.fisher import (
     OperatorFn,
     PolicyFn,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.flat import flatten, move
+from trpo_jax.trust_region.flat import move
 from trpo_jax.trust_region.preconditioner import (
     MakePreconditionerFn,
     score_preconditioner,
 )
 from trpo_jax.trust_region.problem import (
     Batch,
-    Problem,
-    check_batch,
-    surrogate_with_entropy,
+    surrogate_problem,
 )
 from trpo_jax.trust_region.step_size import (
     trust_region_step_size,
@@ -112,22 +110,14 @@ def trust_region_update(
     Source: Schulman et al. 2015 (arXiv 1502.05477), section 6 and appendix C.
     """
     check_positive(max_kl=max_kl)
-    groups = whole("preconditioner_groups", preconditioner_groups, least=0)
-    check_not_negative(damping=damping, entropy_coefficient=entropy_coefficient)
-    check_batch(policy_fn, params, batch)
-    if fisher_batch is not None:
-        check_batch(policy_fn, params, fisher_batch)
-    # θ is what the vector algebra of CG and line search works on; the policy, and the
-    # caller, keep their params.
-    theta_old, params_of = flatten(params)
-
-    problem = Problem(
+    check_not_negative(damping=damping)
+    problem, theta_old = surrogate_problem(
         policy_fn,
-        surrogate_with_entropy(entropy_coefficient),
+        params,
         batch,
-        params_of,
-        micro_batch_size,
-        fisher_batch,
+        entropy_coefficient=entropy_coefficient,
+        micro_batch_size=micro_batch_size,
+        fisher_batch=fisher_batch,
     )
     # One precision for all: a gradient in TF32 with products in float32 would be of
     # another function than F.
@@ -143,7 +133,7 @@ def trust_region_update(
             damping=damping,
             max_iterations=cg_iterations,
             tolerance=cg_tolerance,
-            preconditioner_groups=groups,
+            preconditioner_groups=preconditioner_groups,
             make_preconditioner_fn=make_preconditioner_fn,
             operator_fn=operator_fn,
         )
@@ -170,4 +160,4 @@ def trust_region_update(
         info = evidence(
             old, gradient, cg, curvature, step_size, search, damping, max_kl
         )
-    return params_of(theta), info
+    return problem.params_of(theta), info
