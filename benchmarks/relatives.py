@@ -24,6 +24,7 @@ import tyro
 from numpy.typing import NDArray
 
 import trpo_jax
+from benchmarks.code_size import lines_of_code
 from benchmarks.harness import (
     RESULTS,
     Timing,
@@ -179,6 +180,7 @@ def compare(
         ),
         **harm(returns),
         "seed_deviation": finite(means[:, -last:].mean(axis=1).std(ddof=1)),
+        "lines_of_code": lines_of_code(update),
     }
 
 

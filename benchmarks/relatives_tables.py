@@ -1,10 +1,6 @@
 """Tables and pictures of the policy updates beside each other."""
 
-import ast
-import inspect
 import pathlib
-from collections.abc import Iterable
-from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -13,52 +9,6 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator
-
-from trpo_jax.trust_region import (
-    backtracking,
-    cg,
-    first_order,
-    fisher,
-    natural_gradient,
-    ppo,
-    projection,
-    step_size,
-    update,
-)
-
-# Modules that an update is made of, beside those that all need.
-_NATURAL = (cg, fisher, step_size)
-MODULES: dict[str, tuple[ModuleType, ...]] = {
-    "trpo": (update, *_NATURAL, backtracking),
-    "tnpg": (natural_gradient, *_NATURAL),
-    "npg": (natural_gradient, *_NATURAL),
-    "projection": (projection, first_order, backtracking),
-    "ppo": (ppo, first_order),
-    "ppo_penalty": (ppo, first_order),
-}
-
-
-def lines_of_code(modules: Iterable[ModuleType]) -> int:
-    """Return the lines of modules without blank ones, comments and docstrings."""
-    return sum(len(_lines(inspect.getsource(module))) for module in modules)
-
-
-def _lines(source: str) -> set[int]:
-    tree = ast.parse(source)
-    docs = {
-        line
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }
-    texts = source.splitlines()
-    return {
-        number
-        for number, text in enumerate(texts, start=1)
-        if text.strip() and not text.strip().startswith("#") and number not in docs
-    }
 
 
 def last_rows(rows: list[dict]) -> list[dict]:
@@ -114,7 +64,7 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
                 f"{row['harmful']:.0%}, {row['helpful']:.0%}",
                 f"{row['worst_drop']:.0%}",
                 f"{1e3 * row['step_seconds']['median']:.1f}",
-                lines_of_code(MODULES[row["update"]]),
+                row["lines_of_code"],
             )
         )
     return header, lines
