@@ -5,6 +5,7 @@ from typing import Any
 
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.contract import check_environment
+from trpo_jax.environments.costs import CostEnvironment
 from trpo_jax.environments.craftax import CraftaxEnvironment, make_craftax
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnasium import GymnasiumEnvironment, make_gymnasium
@@ -33,6 +34,7 @@ __all__ = [
     "ActionSpace",
     "Box",
     "BraxEnvironment",
+    "CostEnvironment",
     "CraftaxEnvironment",
     "Discrete",
     "Drawable",

@@ -38,8 +38,9 @@ class BraxEnvironment:
 
     Every episode starts from a new reset; brax's own wrapper would return to the first
     initial state. Actions are clipped to [−1, 1]. `terminated`
-    is the environment's own `done`, `truncated` the time limit. All is computed in 32
-    bits, also under `jax_enable_x64`.
+    is the environment's own `done`, `truncated` the time limit. An entry "cost" of the
+    state's `info` is the cost of a step. All is computed in 32 bits, also under
+    `jax_enable_x64`.
     """
 
     @suites.single_precision
@@ -63,6 +64,7 @@ class BraxEnvironment:
         raw = jax.eval_shape(self._reset, jax.random.key(0))
         self._state_type = raw
         self.observation_shape: PyTree = suites.shape_of(raw.obs)
+        self.num_costs = suites.count_costs(getattr(raw, "info", None))
         self._restart = restarting(self.reset)
 
     def __repr__(self) -> str:
@@ -102,6 +104,7 @@ class BraxEnvironment:
             terminated=terminated,
             truncated=truncated,
             final_observation=final_observation,
+            cost=suites.cost_of(getattr(raw, "info", None)),
         )
 
     def draw(

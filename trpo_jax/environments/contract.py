@@ -71,6 +71,8 @@ def _check(environment: Environment, float_bits: int) -> None:
     }.items():
         what = f"{name}.step returns the observation"
         _check_alike(what, step.observation, which, other)
+    if step.cost is not None:
+        check_cost(f"{name}.step", step.cost, ("real floating",))
     for field, (kind, advice) in {
         "reward": ("real floating", "jnp.float32(reward)"),
         "terminated": ("bool", "jnp.array(terminated, bool)"),
@@ -127,10 +129,38 @@ def action_type(environment: Environment) -> jax.ShapeDtypeStruct:
 
 
 @cached
+def num_costs(environment: Environment) -> int:
+    """Return K, the number of costs of each step; 0 if there are none.
+
+    Adapters know it, so that their step, which may be long, is not traced once more.
+    """
+    known: int | None = getattr(environment, "num_costs", None)
+    if known is not None:
+        return known
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, _ = jax.eval_shape(environment.reset, key)
+    action = action_type(environment)
+    cost = jax.eval_shape(environment.step, key, state, action)[1].cost
+    return 0 if cost is None else math.prod(cost.shape)
+
+
+@cached
 def observation_type(environment: Environment) -> PyTree:
     """Return the shapes and dtypes of one observation."""
     _, observation = jax.eval_shape(environment.reset, jax.random.key(0))
     return observation
+
+
+def check_cost(
+    who: str, cost: Any, kinds: tuple[str, ...] = ("bool", "integral", "real floating")
+) -> None:
+    """Raise UsageError unless a cost is a number, or a vector of them, of a kind."""
+    shape = getattr(cost, "shape", (0, 0))
+    if len(shape) > 1 or 0 in shape or not jnp.isdtype(cost.dtype, kinds):
+        raise UsageError(
+            f"{who} returns the cost {array_types(cost)}; write one number, "
+            "jnp.float32(cost), or one for each of several costs, float32[K]."
+        )
 
 
 def _check_bounds(name: str, space: Box) -> None:

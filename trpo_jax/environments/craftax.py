@@ -48,6 +48,7 @@ class CraftaxEnvironment:
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
         self.observation_shape: PyTree = suites.shape_of(observation)
+        self.num_costs = 0
         self._restart = restarting(self._start)
 
     def __repr__(self) -> str:

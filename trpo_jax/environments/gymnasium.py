@@ -112,6 +112,7 @@ class GymnasiumEnvironment:
             ),
         )
         self.observation_shape: PyTree = suites.shape_of(self._observation_type)
+        self.num_costs = 0
         self._batches: OrderedDict[int, _Batch] = OrderedDict()
         self._lock = threading.Lock()
         self._reset_batch = _batched(self._call_reset, self.name)

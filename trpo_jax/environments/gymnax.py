@@ -32,8 +32,8 @@ class GymnaxEnvironment:
     Observations become float32, those from a Discrete space one-hot; bytes (uint8), and
     integers in a Dict or a Tuple space, stay as they are. Rewards become float32;
     actions are clipped to the Box before the dynamics see them; `truncated` is false
-    where the episode also terminated. All is computed in 32 bits, also under
-    `jax_enable_x64`.
+    where the episode also terminated. An entry "cost" of `info` is the cost of a step.
+    All is computed in 32 bits, also under `jax_enable_x64`.
     """
 
     @suites.single_precision
@@ -60,7 +60,7 @@ class GymnaxEnvironment:
             self._space = env.action_space(env_params)
             self._num_categories = _num_categories(env, env_params, self.name)
         self.action_space: ActionSpace = _action_space(self._space, self.name)
-        self._check_step()
+        self.num_costs = suites.count_costs(self._checked_info())
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
         self.observation_shape: PyTree = suites.shape_of(observation)
@@ -95,6 +95,7 @@ class GymnaxEnvironment:
             terminated=terminated,
             truncated=jnp.asarray(truncated, bool) & ~terminated,
             final_observation=self._observe(info["final_observation"]),
+            cost=suites.cost_of(info),
         )
 
     def draw(
@@ -105,7 +106,9 @@ class GymnaxEnvironment:
             states = states.env_state
         draw_gymnax(self._env, self._params, states, returns, path)
 
-    def _check_step(self) -> None:
+    def _checked_info(self) -> Any:
+        """Return the types of what a step tells beside its results."""
+
         def one_step(key: Key[Array, ""]) -> Any:
             reset_key, step_key, action_key = jax.random.split(key, 3)
             _, state = self._raw_reset(reset_key, self._params)
@@ -120,6 +123,7 @@ class GymnaxEnvironment:
                 'with info["final_observation"]. Derive it from gymnax 1.0\'s '
                 "Environment."
             )
+        return result[-1]
 
     def _observe(self, observation: Any) -> Observation:
         if self._num_categories is not None:

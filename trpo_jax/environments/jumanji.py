@@ -69,6 +69,7 @@ class JumanjiEnvironment:
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
         self.observation_shape: PyTree = suites.shape_of(values_of(observation))
+        self.num_costs = 0
         self._restart = restarting(self.reset)
 
     def __repr__(self) -> str:

@@ -54,6 +54,8 @@ class TimeStep(NamedTuple):
             together with `terminated`.
         final_observation: Observation that the action led to: the last of the episode
             if this step ended it, else `observation`. Values are bootstrapped from it.
+        cost: What a limit is to be kept on, beside the reward: a float32 scalar, or one
+            number for each of K costs, float32[K]; None if there are none.
     """
 
     observation: Observation
@@ -61,6 +63,7 @@ class TimeStep(NamedTuple):
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
     final_observation: Observation
+    cost: Float[Array, "*K"] | None = None
 
 
 @runtime_checkable

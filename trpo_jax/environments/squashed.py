@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.environments.protocol import Box, Drawable, Environment, TimeStep
 from trpo_jax.environments.varied import VariedEnvironment
@@ -48,6 +49,7 @@ class SquashedActions:
             self.num_variants = environment.num_variants
             self.reset_variant = environment.reset_variant
         self.observation_shape = environment.observation_shape
+        self.num_costs = num_costs(environment)
         self.on_host = is_on_host(environment)
 
     def __repr__(self) -> str:

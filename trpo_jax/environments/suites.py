@@ -6,13 +6,13 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Integer, Key, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Integer, Key, PyTree, UInt32
 
 from trpo_jax.environments.protocol import Box
 from trpo_jax.errors import UsageError
@@ -167,6 +167,22 @@ def observed(observation: PyTree) -> PyTree:
         return array.astype(jnp.float32)
 
     return jax.tree.map(convert, observation)
+
+
+def cost_of(info: Any) -> Float[Array, "*K"] | None:
+    """Return the entry "cost" of what a step tells beside its results, float32."""
+    cost = _entry(info, "cost")
+    return None if cost is None else strong(cost).astype(jnp.float32)
+
+
+def count_costs(info: Any) -> int:
+    """Return the number of costs that `cost_of` finds, from types alone."""
+    cost = _entry(info, "cost")
+    return 0 if cost is None else math.prod(jnp.shape(cost))
+
+
+def _entry(info: Any, name: str) -> Any:
+    return info.get(name) if isinstance(info, Mapping) else None
 
 
 def one_hot_layers(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
+from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.protocol import ActionSpace, Environment, TimeStep
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
@@ -59,6 +60,7 @@ class VariedEnvironment:
         jax.eval_shape(lambda: made.append(make_fn(self._params_of(0))))
         self.action_space: ActionSpace = made[0].action_space
         self.observation_shape: PyTree = made[0].observation_shape
+        self.num_costs = num_costs(made[0])
         self.picture_suffix: str | None = getattr(made[0], "picture_suffix", None)
         self._name = getattr(made[0], "name", type(made[0]).__name__)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from trpo_jax.environments import Environment
+from trpo_jax.environments import Environment, TimeStep
+from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.varied import reset_batch
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
@@ -24,6 +25,8 @@ class RolloutState(NamedTuple):
         memory: The policy's memory of the episode so far, [B, …]; () if it has none.
         episode_return: Sum of rewards of the episode so far, undiscounted, float[B].
         episode_length: Steps of the episode so far, at most 2³¹ − 1, int32[B].
+        episode_cost: Sum of each of K costs of the episode so far, float[B, K]; None in
+            an environment without costs.
     """
 
     env_state: PyTree
@@ -31,6 +34,7 @@ class RolloutState(NamedTuple):
     memory: PyTree
     episode_return: Float[Array, " B"]
     episode_length: Int[Array, " B"]
+    episode_cost: Float[Array, "B K"] | None = None
 
 
 class Trajectory(NamedTuple):
@@ -46,6 +50,8 @@ class Trajectory(NamedTuple):
         final_observation: The one that the action led to, before any reset, [T, B, …].
         episode_return: Sum of rewards of the episode up to this step, float[T, B].
         episode_length: Steps of the episode up to this one, int32[T, B].
+        cost: K costs, float[T, B, K]; None in an environment without.
+        episode_cost: Sum of the costs of the episode up to this step, likewise.
     """
 
     observation: Observation
@@ -57,6 +63,8 @@ class Trajectory(NamedTuple):
     final_observation: Observation
     episode_return: Float[Array, "T B"]
     episode_length: Int[Array, "T B"]
+    cost: Float[Array, "T B K"] | None = None
+    episode_cost: Float[Array, "T B K"] | None = None
 
     @property
     def done(self) -> Bool[Array, "*T B"]:
@@ -93,12 +101,14 @@ def init_rollout(
     """
     keys = jax.random.split(key, num_envs)
     env_state, observation = reset_batch(environment, keys)
+    costs = num_costs(environment)
     return RolloutState(
         env_state,
         observation,
         memory,
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs, jnp.int32),
+        episode_cost=jnp.zeros((num_envs, costs)) if costs else None,
     )
 
 
@@ -163,15 +173,16 @@ def rollout(
             episode_return=state.episode_return + step.reward,
             # It must not wrap: 0 and 1 mark the start of an episode.
             episode_length=optax.safe_increment(state.episode_length),
+            **_costs(state, step),
         )
         # The environment has reset itself; only the episode's sums are reset here.
-        following = RolloutState(
-            env_state,
-            step.observation,
-            memory,
-            episode_return=jnp.where(taken.done, 0, taken.episode_return),
-            episode_length=jnp.where(taken.done, 0, taken.episode_length),
+        sums = jax.tree.map(
+            lambda total: jnp.where(
+                jnp.expand_dims(taken.done, range(1, total.ndim)), 0, total
+            ),
+            (taken.episode_return, taken.episode_length, taken.episode_cost),
         )
+        following = RolloutState(env_state, step.observation, memory, *sums)
         return following, pack(taken)
 
     # All keys before the scan, inside which each split would be a kernel of its own.
@@ -183,6 +194,14 @@ def rollout(
     action_keys = action_keys[steps // noise_period * noise_period]
     state, packed = jax.lax.scan(advance, state, (action_keys, env_keys))
     return state, packed.unpack()
+
+
+def _costs(state: RolloutState, step: TimeStep) -> dict[str, Float[Array, "B K"]]:
+    """Return the costs of a step, and their sums over the episode; none if none."""
+    if step.cost is None or state.episode_cost is None:
+        return {}
+    cost = step.cost.reshape(state.episode_cost.shape)
+    return {"cost": cost, "episode_cost": state.episode_cost + cost}
 
 
 def as_taken(action: Num[Array, "B ..."]) -> Num[Array, "B ..."]:

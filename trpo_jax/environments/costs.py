@@ -1,0 +1,111 @@
+"""Wrapper that adds a cost to an environment, computed from its observations."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Num, PyTree
+
+from trpo_jax.environments.contract import (
+    action_type,
+    check_cost,
+    observation_type,
+)
+from trpo_jax.environments.gymnasium import is_on_host
+from trpo_jax.environments.protocol import Drawable, Environment, TimeStep
+from trpo_jax.environments.varied import VariedEnvironment
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
+from trpo_jax.observations import Observation
+
+# (observation, action, the observation that it led to) ↦ a cost, or costs [K]
+CostFn = Callable[[Observation, Num[Array, "..."], Observation], Float[Array, "*K"]]
+
+
+class CostState(NamedTuple):
+    """State of an episode: the environment's own, and the observation to act on."""
+
+    env_state: PyTree
+    observation: Observation
+
+
+class CostEnvironment:
+    """An environment whose steps have the cost that a function of them gives.
+
+    Such as the speed of a body beyond a limit:
+
+    CostEnvironment("brax/halfcheetah", lambda s, a, s_next: s_next[8] > 1.5)
+    """
+
+    def __init__(self, env: Any, cost_fn: CostFn):
+        """Wrap an environment.
+
+        Args:
+            env: An id, or whatever `make_environment` takes.
+            cost_fn: (observation, action, next observation) ↦ the cost of the step, a
+                number or a bool; or K of them, [K]. The action is as the policy drew
+                it, and the next observation is the one before any reset.
+
+        Raises:
+            UsageTypeError: If `cost_fn` is not a function.
+            UsageError: If it does not return a number or a vector, or the environment
+                is stepped on the host.
+        """
+        # Here, because this room's `__init__` imports this module.
+        from trpo_jax.environments import make_environment
+
+        if not callable(cost_fn):
+            raise UsageTypeError(
+                f"cost_fn is {describe_type(cost_fn)}; write a function (observation, "
+                "action, next_observation) ↦ cost."
+            )
+        self._environment: Environment = make_environment(env)
+        if is_on_host(self._environment):
+            raise UsageError(
+                f"{env} is stepped on the host, and a cost is computed on the device; "
+                "write an environment of another suite."
+            )
+        self._cost_fn = cost_fn
+        self.action_space = self._environment.action_space
+        self.observation_shape = self._environment.observation_shape
+        observation = observation_type(self._environment)
+        cost = jax.eval_shape(
+            cost_fn, observation, action_type(self._environment), observation
+        )
+        check_cost("cost_fn", cost)
+        self.num_costs = math.prod(cost.shape)
+        self.name = str(getattr(self._environment, "name", self._environment))
+        if isinstance(self._environment, VariedEnvironment):
+            self.num_variants = self._environment.num_variants
+
+    def __repr__(self) -> str:
+        return f"CostEnvironment({self._environment!r})"
+
+    @property
+    def picture_suffix(self) -> str | None:
+        """File suffix of pictures, as in the environment inside."""
+        return getattr(self._environment, "picture_suffix", None)
+
+    def reset(self, key: Key[Array, ""]) -> tuple[CostState, Observation]:
+        """Start an episode; consumes `key`. Returns (state, observation)."""
+        state, observation = self._environment.reset(key)
+        return CostState(state, observation), observation
+
+    def step(
+        self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]
+    ) -> tuple[CostState, TimeStep]:
+        """Act once, starting the next episode if this one ends; consumes `key`."""
+        env_state, step = self._environment.step(key, state.env_state, action)
+        cost = self._cost_fn(state.observation, action, step.final_observation)
+        step = step._replace(cost=jnp.asarray(cost, jnp.float32))
+        return CostState(env_state, step.observation), step
+
+    def draw(
+        self, states: CostState, returns: Float[np.ndarray, " T"], path: Path
+    ) -> None:
+        """Draw one episode of T steps, as the environment inside does."""
+        assert isinstance(self._environment, Drawable)
+        self._environment.draw(states.env_state, returns, path)
