@@ -18,7 +18,7 @@ from trpo_jax.trust_region.fisher import (
     PolicyFn,
     gauss_newton_vector_product,
 )
-from trpo_jax.trust_region.flat import max_norm, move
+from trpo_jax.trust_region.flat import flatten, max_norm, move
 from trpo_jax.trust_region.preconditioner import (
     MakePreconditionerFn,
     score_preconditioner,
@@ -249,6 +249,43 @@ def constrained_update(
             ~combination.feasible,
         )
     return problem.params_of(theta), info, constraints
+
+
+def cost_changes(
+    policy_fn: PolicyFn,
+    params_old: PyTree,
+    params: PyTree,
+    batch: Batch,
+    cost_advantages: Float[Array, "N *T K"],
+    *,
+    micro_batch_size: int | None = None,
+) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """Return the change of each cost's surrogate by any update, and its linear model's.
+
+    C_k(θ) − C_k(θ_old)  and  b_kᵀ(θ − θ_old)
+
+    Args:
+        policy_fn: (params, observations [N, …]) ↦ `Distribution` over actions.
+        params_old: θ_old.
+        params: θ.
+        batch: The transitions.
+        cost_advantages: A_k(s, a), float[N, K] or [N, T, K].
+        micro_batch_size: Rows processed at a time, None for all.
+    """
+    problem, theta_old = surrogate_problem(
+        policy_fn,
+        params_old,
+        batch,
+        entropy_coefficient=0.0,
+        micro_batch_size=micro_batch_size,
+        fisher_batch=None,
+    )
+    theta, _ = flatten(params)
+    before, gradients = _costs(problem, cost_advantages, theta_old)
+    after, _ = _costs(problem, cost_advantages, theta)
+    moved = optax.tree.sub(theta, theta_old)
+    predicted = jax.vmap(lambda gradient: optax.tree.vdot(gradient, moved))(gradients)
+    return jnp.where(max_norm(moved) > 0, after - before, 0), predicted
 
 
 class _Kept(NamedTuple):
