@@ -7,6 +7,7 @@ from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.costs import CostEnvironment
 from trpo_jax.environments.craftax import CraftaxEnvironment, make_craftax
+from trpo_jax.environments.crax import make_crax
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnasium import GymnasiumEnvironment, make_gymnasium
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
@@ -22,8 +23,10 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.safe import make_safe
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
+from trpo_jax.environments.toll_grid import TollGrid
 from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.environments.xland import XLandEnvironment, make_xland
 from trpo_jax.errors import UsageTypeError, describe_type
@@ -47,16 +50,19 @@ __all__ = [
     "NavixEnvironment",
     "SquashedActions",
     "TimeStep",
+    "TollGrid",
     "VariedEnvironment",
     "XLandEnvironment",
     "make_brax",
     "make_craftax",
+    "make_crax",
     "make_environment",
     "make_gymnasium",
     "make_gymnax",
     "make_jumanji",
     "make_navix",
     "make_playground",
+    "make_safe",
     "make_target_gym",
     "make_xland",
     "squash_actions",
@@ -67,11 +73,13 @@ __all__ = [
 _SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
     "craftax": make_craftax,
+    "crax": lambda name: make_crax(*name.split("/", 1)),  # type: ignore[arg-type]
     "gymnasium": make_gymnasium,
     "gymnax": make_gymnax,
     "jumanji": make_jumanji,
     "navix": make_navix,
     "playground": make_playground,
+    "safe": make_safe,
     "target_gym": make_target_gym,
     "xland": lambda name: make_xland(*name.split("/", 1)),
 }
@@ -96,10 +104,13 @@ def make_environment(env: Any) -> Environment:
 
             - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
             - "craftax/Craftax-Symbolic-v1";
+            - "crax/safe_goal_point", or with a level "crax/safe_goal_point/2";
             - "gymnasium/CartPole-v1", which is stepped on the host;
             - "jumanji/Snake-v1";
             - "navix/Navix-Empty-5x5-v0";
             - "playground/CartpoleBalance";
+            - "safe/toll_grid", "safe/point_hazards", or a limit on the speed of a body
+              of brax, "safe/hopper_velocity" or "safe/halfcheetah_velocity";
             - "target_gym/plane";
             - "xland/MiniGrid-Empty-5x5", or with rulesets
               "xland/XLand-MiniGrid-R1-9x9/trivial-21k".
