@@ -16,6 +16,7 @@ from trpo_jax.environments.contract import (
     observation_type,
 )
 from trpo_jax.environments.gymnasium import is_on_host
+from trpo_jax.environments.making import make_environment
 from trpo_jax.environments.protocol import Drawable, Environment, TimeStep
 from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
@@ -54,9 +55,6 @@ class CostEnvironment:
             UsageError: If it does not return a number or a vector, or the environment
                 is stepped on the host.
         """
-        # Here, because this room's `__init__` imports this module.
-        from trpo_jax.environments import make_environment
-
         if not callable(cost_fn):
             raise UsageTypeError(
                 f"cost_fn is {describe_type(cost_fn)}; write a function (observation, "
