@@ -95,7 +95,8 @@ def pendulum_case():
 
 def in_brax_form(environment, env, ends, **options):
     def step(key, state, action):
-        raw = env.step(state.env_state, action)
+        # A copy: some environments write into the state that they are given.
+        raw = env.step(jax.tree.map(jnp.asarray, state.env_state), action)
         ends = (raw.done > 0, state.length + 1 >= LIMIT)
         return Raw(raw.obs, raw.reward, *ends, getattr(raw, "info", {}).get("cost"))
 
