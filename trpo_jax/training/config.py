@@ -10,8 +10,10 @@ from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
+    FLOATS,
     PLAIN,
     check_adaptive,
+    check_costs,
     check_counts,
     check_devices,
     check_fractions,
@@ -104,7 +106,10 @@ class TRPOConfig:
     step size) or "tnpg" (of the step size for max_kl); "ppo" (clipped) or "ppo_penalty"
     (adaptive penalty on the KL); "projection" (a trust region in every state, best with
     max_kl=0.05 and policy_learning_rate=3e-3); or a function (policy_fn, params, batch,
-    key, hyperparameters) ↦ params."""
+    key, hyperparameters) ↦ params. With cost_limits: "cpo" (constrained policy
+    optimisation), "pcpo" (its relative by projection), "trpo_lagrangian" or "trpo_pid"
+    (multipliers by dual ascent, or by a PID controller), "crpo" (on the reward, or on a
+    cost above its limit)."""
     max_kl: float = 0.01
     """δ, the radius of the trust region: KL(old ‖ new) in nats, its mean over states;
     of update="projection" its maximum."""
@@ -155,6 +160,17 @@ class TRPOConfig:
     """Ratio of each fraction to the one before."""
     line_search_width: int = 1
     """Candidates that the line search evaluates at once."""
+
+    cost_limits: tuple[float, ...] | None = None
+    """Limit of each cost of the environment, summed over an episode without a discount:
+    one number for each, which the update keeps."""
+    multiplier_learning_rate: float = 0.1
+    """Step size of the multipliers of update="trpo_lagrangian" and "trpo_pid" (their
+    integral gain), for excesses in units of the limit."""
+    multiplier_proportional_gain: float = 0.5
+    """Proportional gain of these multipliers in update="trpo_pid"."""
+    multiplier_derivative_gain: float = 0.2
+    """Their derivative gain, for costs that rise."""
 
     natural_step_size: float = 1.0
     """β, the step size of update="npg" along the natural gradient of standardised
@@ -231,6 +247,8 @@ class TRPOConfig:
         for field in dataclasses.fields(self):
             if field.type in PLAIN:
                 object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        if isinstance(self.cost_limits, float | int):
+            object.__setattr__(self, "cost_limits", (self.cost_limits,))
         object.__setattr__(self, "policy", as_network(self.policy))
         object.__setattr__(self, "critic", as_network(self.critic))
         check_types(self)
@@ -245,12 +263,16 @@ class TRPOConfig:
         check_functions(self)
         check_variants(self)
         check_parts(self)
+        check_costs(self)
         check_memory(self)
         check_adaptive(self)
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
             if field.type is float:
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+                object.__setattr__(self, field.name, float(value))
+            elif field.type == FLOATS and value is not None:
+                object.__setattr__(self, field.name, tuple(map(float, value)))
         whole = -(-self.total_timesteps // self.batch_size) * self.batch_size
         object.__setattr__(self, "total_timesteps", whole)
 

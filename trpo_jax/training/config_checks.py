@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from trpo_jax.environments import make_environment
-from trpo_jax.environments.contract import observation_type
+from trpo_jax.environments.contract import num_costs, observation_type
 from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.networks import Network, StateDependentGaussianHead
@@ -29,7 +29,10 @@ from trpo_jax.trust_region.checks import whole
 WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
 
-PLAIN = (*WHOLE, int | Mesh | None, float, bool, Part)
+FLOATS = tuple[float, ...] | None
+"""Type of a field with several floats."""
+
+PLAIN = (*WHOLE, int | Mesh | None, float, FLOATS, bool, Part)
 """Types of the fields that may be given as arrays or lists."""
 
 MAX_COUNT = 2**31 - 1
@@ -275,6 +278,41 @@ def check_parts(config: Any) -> None:
             )
 
 
+def check_costs(config: Any) -> None:
+    """Check that there is a limit for each cost where the update keeps limits."""
+    if config.update not in CONSTRAINED:
+        return
+    limits = config.cost_limits
+    advice = "write the limit of each cost of an episode, as cost_limits=(25.0,)"
+    if not isinstance(limits, tuple) or not limits:
+        raise UsageTypeError(
+            f"update={config.update!r} keeps limits, and cost_limits={limits!r}; "
+            f"{advice}."
+        )
+    for limit in limits:
+        if isinstance(limit, bool) or not isinstance(limit, int | float):
+            raise UsageTypeError(
+                f"cost_limits={limits!r}, and {limit!r} is not a number; {advice}."
+            )
+        if not 0 <= limit < math.inf:
+            raise UsageError(
+                f"cost_limits={limits!r}, and {limit} is not 0 or more and finite; "
+                f"{advice}."
+            )
+    costs = num_costs(make_environment(config.env))
+    if not costs:
+        raise UsageError(
+            f"cost_limits={limits!r}, but {config.env} has no costs; write "
+            "update='trpo', or give it some: env=trpo_jax.environments.CostEnvironment("
+            f"{config.env!r}, cost_fn)."
+        )
+    if len(limits) != costs:
+        raise UsageError(
+            f"cost_limits={limits!r} has {len(limits)} of the {costs} limits for the "
+            f"costs of {config.env}; write one for each."
+        )
+
+
 def check_adaptive(config: Any) -> None:
     """Check that options of the solve are set only where they have an effect."""
     if config.max_kl_schedule == "adaptive" and config.update not in ("trpo", "tnpg"):
@@ -330,10 +368,13 @@ _NATURAL = ("trpo", "tnpg", "npg")
 FIRST_ORDER = ("ppo", "ppo_penalty", "projection")
 """Updates by epochs of an optimiser."""
 
-UPDATES = (*_NATURAL, *FIRST_ORDER)
+CONSTRAINED = ("cpo", "pcpo", "trpo_lagrangian", "trpo_pid", "crpo")
+"""Updates that keep limits on costs."""
+
+UPDATES = (*_NATURAL, *FIRST_ORDER, *CONSTRAINED)
 """Names of the policy updates."""
 
-UPDATES_WITH_RADIUS = ("trpo", "tnpg", "ppo_penalty", "projection")
+UPDATES_WITH_RADIUS = ("trpo", "tnpg", "ppo_penalty", "projection", *CONSTRAINED)
 """Updates that `max_kl` bounds, or is the target of."""
 
 UPDATES_OF_FIELDS = {
@@ -344,13 +385,13 @@ UPDATES_OF_FIELDS = {
             "backtrack_factor",
             "line_search_width",
         ),
-        ("trpo",),
+        ("trpo", *CONSTRAINED),
     ),
-    "step_size_curvature": ("trpo", "tnpg"),
+    "step_size_curvature": ("trpo", "tnpg", "trpo_lagrangian", "trpo_pid", "crpo"),
+    "damping_schedule": _NATURAL,
     **dict.fromkeys(
         (
             "damping",
-            "damping_schedule",
             "fisher_operator",
             "cg_iterations",
             "cg_tolerance",
@@ -358,8 +399,12 @@ UPDATES_OF_FIELDS = {
             "preconditioner",
             "fisher_stride",
         ),
-        _NATURAL,
+        (*_NATURAL, *CONSTRAINED),
     ),
+    "cost_limits": CONSTRAINED,
+    "multiplier_learning_rate": ("trpo_lagrangian", "trpo_pid"),
+    "multiplier_proportional_gain": ("trpo_pid",),
+    "multiplier_derivative_gain": ("trpo_pid",),
     "natural_step_size": ("npg",),
     **dict.fromkeys(
         (

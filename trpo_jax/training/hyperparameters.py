@@ -29,6 +29,9 @@ class Hyperparameters(NamedTuple):
     kl_coefficient: float
     natural_step_size: float
     policy_learning_rate: float
+    multiplier_learning_rate: float
+    multiplier_proportional_gain: float
+    multiplier_derivative_gain: float
 
 
 _POSITIVE = (

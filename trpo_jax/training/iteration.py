@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from trpo_jax.errors import UsageError
 from trpo_jax.networks import Observation
@@ -26,6 +26,11 @@ from trpo_jax.training.batching import (
 from trpo_jax.training.bounds import improvement_bounds
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.costs import (
+    EpisodeCosts,
+    estimate_episode_costs,
+    over_costs,
+)
 from trpo_jax.training.critic import (
     CriticInfo,
     Regression,
@@ -37,8 +42,8 @@ from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.placement import over_environments
-from trpo_jax.training.policy_update import UpdateInputs, update_policy
-from trpo_jax.training.rollouts import Trajectory, rollout
+from trpo_jax.training.policy_update import update_policy
+from trpo_jax.training.rollouts import RolloutState, Trajectory, rollout
 from trpo_jax.training.schedules import make_schedule
 from trpo_jax.training.state import (
     PRECISION,
@@ -49,8 +54,14 @@ from trpo_jax.training.state import (
     observe,
 )
 from trpo_jax.training.statistics import RunningStatistics, normalize, update_statistics
+from trpo_jax.training.update_inputs import RolloutCosts, Updated, UpdateInputs
 from trpo_jax.training.values import values_and_next
-from trpo_jax.trust_region import Batch, UpdateInfo, ratio_or_nan
+from trpo_jax.trust_region import (
+    Batch,
+    ConstraintInfo,
+    UpdateInfo,
+    ratio_or_nan,
+)
 
 
 class Metrics(NamedTuple):
@@ -79,6 +90,10 @@ class Metrics(NamedTuple):
         mean_kl_improvement_bound: Another, from the mean KL. Both are in
             scaled units if rewards are scaled.
         update: The policy update's own evidence.
+        episode_cost_sum: Sum of the costs of the episodes that ended in this rollout,
+            float[K]; None in an environment without costs.
+        constraints: Evidence of an update that keeps limits, in units of cost per
+            episode; None for the others.
     """
 
     updates: Int[Array, ""]
@@ -96,6 +111,8 @@ class Metrics(NamedTuple):
     improvement_bound: Float[Array, ""]
     mean_kl_improvement_bound: Float[Array, ""]
     update: UpdateInfo
+    episode_cost_sum: Float[Array, " K"] | None = None
+    constraints: ConstraintInfo | None = None
 
     @property
     def env_steps(self) -> np.int64 | Int[np.ndarray, "..."]:
@@ -121,6 +138,13 @@ class Metrics(NamedTuple):
     def episode_length(self) -> Float[Array | np.ndarray, "..."]:
         """Mean length of the episodes that ended, in steps; NaN if none did."""
         return ratio_or_nan(self.episode_length_sum, self.episode_count)
+
+    @property
+    def episode_cost(self) -> Float[Array | np.ndarray, "... K"] | None:
+        """Mean costs of the episodes that ended; NaN if none did, None without any."""
+        if self.episode_cost_sum is None:
+            return None
+        return ratio_or_nan(self.episode_cost_sum, self.episode_count[..., None])
 
 
 def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -168,10 +192,16 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
             config, components, state, scheduled, trajectory, rollout_state.observation
         )
 
-        # 3. Update the policy.
-        params, update_state, info = _update_policy(
-            config, components.policy, state, scheduled, judged, update_key
+        # Likewise by their costs, if these have limits.
+        state, costs = _judge_costs(
+            config, components, state, scheduled, trajectory, rollout_state
         )
+
+        # 3. Update the policy.
+        updated = _update_policy(
+            config, components.policy, state, scheduled, judged, costs, update_key
+        )
+        info = updated.info
 
         # 4. Fit the critic to the returns. Their statistics are updated first, because
         # the fitted critic is read with the new ones.
@@ -180,6 +210,9 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         )
         critic_params, critic_optimizer_state, critic = _fit_critic(
             config, components.critic, state, scheduled, judged, critic_key
+        )
+        state = _fit_cost_critics(
+            config, components.critic, state, scheduled, judged, costs, critic_key
         )
 
     # 5. Update the observation normaliser last: until here the policy must see what it
@@ -216,11 +249,13 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         improvement_bound=bound,
         mean_kl_improvement_bound=mean_kl_bound,
         update=info,
+        episode_cost_sum=_sum_over_ended(trajectory.episode_cost, done),
+        constraints=updated.constraints,
     )
     memory = reset_nonfinite_memory(components.policy, rollout_state.memory)
     state = state._replace(
-        params=params,
-        update_state=update_state,
+        params=updated.params,
+        update_state=updated.state,
         critic_params=critic_params,
         critic_optimizer_state=critic_optimizer_state,
         critic_memory=reset_nonfinite_memory(components.critic, critic_memory),
@@ -299,14 +334,107 @@ def _judge(
     return _Judged(trajectory, observations, values, advantages, returns), memory
 
 
+class _JudgedCosts(NamedTuple):
+    """A rollout with the judgement of its costs.
+
+    Attributes:
+        episode: Estimate of the costs of an episode.
+        memory: Memory of the critics at the end of the rollout, [K, B, …].
+        advantages: float[K, T, B].
+        returns: float[K, T, B].
+    """
+
+    episode: EpisodeCosts
+    memory: PyTree
+    advantages: Float[Array, "K T B"]
+    returns: Float[Array, "K T B"]
+
+    def as_rows(
+        self, policy: BatchedNetwork, limits: tuple[float, ...] | None
+    ) -> RolloutCosts:
+        """Return what the policy update takes."""
+        centred = self.advantages - jnp.mean(self.advantages, (1, 2), keepdims=True)
+        rows = policy.to_rows(jnp.moveaxis(centred, 0, -1))
+        return RolloutCosts(rows, *self.episode, jnp.asarray(limits))
+
+
+def _judge_costs(
+    config: TRPOConfig,
+    components: Components,
+    state: TrainState,
+    scheduled: Hyperparameters,
+    trajectory: Trajectory,
+    rollout: RolloutState,
+) -> tuple[TrainState, _JudgedCosts | None]:
+    """Return the state with the episodes' costs, and the judgement of these costs."""
+    if state.costs is None or trajectory.cost is None:
+        return state, None
+
+    def judge(state: TrainState, cost: Float[Array, "T B"]) -> tuple[Array, ...]:
+        judged, memory = _judge(
+            config,
+            components,
+            state,
+            scheduled,
+            trajectory._replace(reward=cost),
+            rollout.observation,
+        )
+        memory = reset_nonfinite_memory(components.critic, memory)
+        return memory, judged.advantages, judged.returns
+
+    costs, episode = estimate_episode_costs(state.costs, trajectory, rollout)
+    judged = over_costs(judge, state, trajectory.cost)
+    return state._replace(costs=costs), _JudgedCosts(episode, *judged)
+
+
+def _fit_cost_critics(
+    config: TRPOConfig,
+    critic: BatchedNetwork,
+    state: TrainState,
+    scheduled: Hyperparameters,
+    judged: _Judged,
+    costs: _JudgedCosts | None,
+    key: Key[Array, ""],
+) -> TrainState:
+    """Return the state with the critics of the costs fitted to their returns."""
+    if state.costs is None or costs is None:
+        return state
+
+    def fit(state: TrainState, returns: Float[Array, "T B"]) -> tuple[PyTree, ...]:
+        statistics = _updated(state.return_statistics, returns)
+        params, optimizer_state, _ = _fit_critic(
+            config,
+            critic,
+            state._replace(return_statistics=statistics),
+            scheduled,
+            judged._replace(returns=returns),
+            key,
+        )
+        return params, optimizer_state, statistics
+
+    fitted = over_costs(fit, state, jnp.moveaxis(costs.returns, 0, -1))
+    params, optimizer_state, statistics = fitted
+    return state._replace(
+        costs=state.costs._replace(
+            critic_params=params,
+            critic_optimizer_state=optimizer_state,
+            critic_memory=jax.tree.map(
+                lambda leaf: jnp.moveaxis(leaf, 0, 1), costs.memory
+            ),
+            return_statistics=statistics,
+        )
+    )
+
+
 def _update_policy(
     config: TRPOConfig,
     policy: BatchedNetwork,
     state: TrainState,
     scheduled: Hyperparameters,
     judged: _Judged,
+    costs: "_JudgedCosts | None",
     key: Key[Array, ""],
-) -> tuple[PyTree, PyTree, UpdateInfo]:
+) -> Updated:
     """Return the policy's parameters, the update's own state, and its evidence."""
     sizes, trajectory = resolve_sizes(config), judged.trajectory
     rows = policy.rows(state.rollout.memory, judged.observations, trajectory.start)
@@ -325,6 +453,7 @@ def _update_policy(
         rows_per_micro_batch(rows, config.batch_size, sizes.micro_batch_size),
         scheduled,
         key,
+        None if costs is None else costs.as_rows(policy, config.cost_limits),
     )
     return update_policy(config, inputs)
 
@@ -379,6 +508,15 @@ def _fit_critic(
     )
     zero = jnp.zeros_like(loss)
     return params, optimizer_state, CriticInfo(loss, zero, zero)
+
+
+def _sum_over_ended(
+    sums: Float[Array, "T B K"] | None, done: Bool[Array, "T B"]
+) -> Float[Array, " K"] | None:
+    """Return the sum over the episodes that ended; None where there are no costs."""
+    if sums is None:
+        return None
+    return jnp.sum(sums, axis=(0, 1), where=done[..., None])
 
 
 def _updated(

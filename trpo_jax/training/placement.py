@@ -94,7 +94,12 @@ def state_shardings(config: TRPOConfig, state: Any, *, num_seeds: int = 1) -> An
         return lambda tree: jax.tree.map(lambda _: sharding, tree)
 
     by_environment = split_by(ENVIRONMENTS)
+    costs = split_by()(state.costs)
+    if costs is not None:
+        memory = by_environment(state.costs.critic_memory)
+        costs = costs._replace(critic_memory=memory)
     return split_by()(state)._replace(
+        costs=costs,
         rollout=by_environment(state.rollout),
         critic_memory=by_environment(state.critic_memory),
         discounted_return=by_environment(state.discounted_return),

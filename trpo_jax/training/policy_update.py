@@ -5,79 +5,40 @@ the same evidence.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from trpo_jax.errors import UsageTypeError, array_types
 from trpo_jax.training.adaptation import init_factors, next_factors
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.config_checks import FIRST_ORDER
+from trpo_jax.training.config_checks import CONSTRAINED, FIRST_ORDER
+from trpo_jax.training.constrained_updates import (
+    init_constrained,
+    update_by_multipliers,
+    update_by_program,
+    update_by_rectification,
+)
 from trpo_jax.training.defaults import resolve_sizes
-from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.optimizers import make_optimizer
+from trpo_jax.training.update_inputs import (
+    Updated,
+    UpdateInputs,
+    natural_options,
+    search_options,
+    step_size_options,
+)
 from trpo_jax.trust_region import (
-    Batch,
-    UpdateInfo,
     UpdateStatus,
     certify,
     clipped_update,
-    damped_curvature,
-    diagonal_preconditioner,
-    empirical_fisher_vector_product,
-    fisher_vector_product,
-    gauss_newton_vector_product,
     kl_penalized_update,
-    kronecker_preconditioner,
     natural_gradient_update,
     projection_update,
-    score_preconditioner,
     trust_region_update,
-    undamped_curvature,
 )
-from trpo_jax.trust_region.fisher import PolicyFn
-
-_STEP_SIZE_CURVATURES = {"undamped": undamped_curvature, "damped": damped_curvature}
-_FISHER_OPERATORS = {
-    "gauss_newton": gauss_newton_vector_product,
-    "kl_hessian": fisher_vector_product,
-    "empirical": empirical_fisher_vector_product,
-}
-_PRECONDITIONERS = {
-    "score": score_preconditioner,
-    "diagonal": diagonal_preconditioner,
-    "kronecker": kronecker_preconditioner,
-}
-
-
-class UpdateInputs(NamedTuple):
-    """What a policy update is given.
-
-    Attributes:
-        policy_fn: (params, rows of observations) ↦ `Distribution`.
-        params: θ_old.
-        state: The state that the update before returned, at first that of
-            `init_update`.
-        batch: The rows of the rollout.
-        fisher_batch: A subsample of them, for the Fisher information.
-        micro_batch_size: Rows processed at a time, None for all.
-        hyperparameters: The floats in force, times the factors of their schedules.
-        key: Randomness of updates that draw minibatches.
-    """
-
-    policy_fn: PolicyFn
-    params: PyTree
-    state: PyTree
-    batch: Batch
-    fisher_batch: Batch
-    micro_batch_size: int | None
-    hyperparameters: Hyperparameters
-    key: Key[Array, ""]
-
-
-Updated = tuple[PyTree, PyTree, UpdateInfo]
 
 
 def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
@@ -86,6 +47,8 @@ def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     It is that of the optimiser; for "ppo_penalty" beside it the weight of the penalty
     as a multiple of `kl_coefficient`, which may be another in each cell of a sweep.
     """
+    if config.update in CONSTRAINED:
+        return init_constrained(config)
     if config.update not in FIRST_ORDER:
         return init_factors(config)
     optimizer = _optimizer(config, jnp.float32(config.policy_learning_rate))
@@ -94,11 +57,7 @@ def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
 
 
 def update_policy(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
-    """Update the policy as `config.update` says.
-
-    Returns:
-        New parameters, the state of the next update, and the evidence.
-    """
+    """Update the policy as `config.update` says."""
     if callable(config.update):
         return _update_by_function(config.update, inputs)
     return _UPDATES[config.update](config, inputs)
@@ -109,13 +68,11 @@ def _trust_region(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         inputs.policy_fn,
         inputs.params,
         inputs.batch,
-        max_backtracks=config.max_backtracks,
-        backtrack_factor=config.backtrack_factor,
-        interpolate=config.line_search == "interpolation",
-        line_search_width=config.line_search_width,
-        **_natural_options(config, inputs),
+        **search_options(config),
+        **step_size_options(config),
+        **natural_options(config, inputs),
     )
-    return params, next_factors(config, inputs.state, info), info
+    return Updated(params, next_factors(config, inputs.state, info), info)
 
 
 def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
@@ -125,38 +82,24 @@ def _natural_gradient(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         inputs.params,
         inputs.batch,
         step_size=fixed if config.update == "npg" else None,
-        **_natural_options(config, inputs),
+        **step_size_options(config),
+        **natural_options(config, inputs),
     )
-    return params, next_factors(config, inputs.state, info), info
-
-
-def _natural_options(config: TRPOConfig, inputs: UpdateInputs) -> dict[str, Any]:
-    """Return the arguments that updates along the natural gradient share."""
-    return {
-        "max_kl": inputs.hyperparameters.max_kl,
-        "damping": inputs.hyperparameters.damping,
-        "entropy_coefficient": inputs.hyperparameters.entropy_coefficient,
-        "cg_iterations": config.cg_iterations,
-        "cg_tolerance": config.cg_tolerance,
-        "preconditioner_groups": config.preconditioner_groups,
-        "make_preconditioner_fn": _PRECONDITIONERS[config.preconditioner],
-        "fisher_batch": inputs.fisher_batch,
-        "micro_batch_size": inputs.micro_batch_size,
-        "operator_fn": _FISHER_OPERATORS[config.fisher_operator],
-        "step_size_curvature_fn": _STEP_SIZE_CURVATURES[config.step_size_curvature],
-    }
+    return Updated(params, next_factors(config, inputs.state, info), info)
 
 
 def _clipped(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
-    return clipped_update(
-        inputs.policy_fn,
-        inputs.params,
-        inputs.batch,
-        _optimizer(config, inputs.hyperparameters.policy_learning_rate),
-        inputs.state,
-        inputs.key,
-        clip_ratio=inputs.hyperparameters.clip_ratio,
-        **_first_order_options(config, inputs),
+    return Updated(
+        *clipped_update(
+            inputs.policy_fn,
+            inputs.params,
+            inputs.batch,
+            _optimizer(config, inputs.hyperparameters.policy_learning_rate),
+            inputs.state,
+            inputs.key,
+            clip_ratio=inputs.hyperparameters.clip_ratio,
+            **_first_order_options(config, inputs),
+        )
     )
 
 
@@ -173,18 +116,20 @@ def _kl_penalized(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
         inputs.key,
         **_first_order_options(config, inputs),
     )
-    return params, (optimizer_state, kl_coefficient / initial), info
+    return Updated(params, (optimizer_state, kl_coefficient / initial), info)
 
 
 def _projected(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
-    return projection_update(
-        inputs.policy_fn,
-        inputs.params,
-        inputs.batch,
-        _optimizer(config, inputs.hyperparameters.policy_learning_rate),
-        inputs.state,
-        inputs.key,
-        **_first_order_options(config, inputs),
+    return Updated(
+        *projection_update(
+            inputs.policy_fn,
+            inputs.params,
+            inputs.batch,
+            _optimizer(config, inputs.hyperparameters.policy_learning_rate),
+            inputs.state,
+            inputs.key,
+            **_first_order_options(config, inputs),
+        )
     )
 
 
@@ -215,6 +160,11 @@ _UPDATES: dict[str, Callable[[TRPOConfig, UpdateInputs], Updated]] = {
     "ppo": _clipped,
     "ppo_penalty": _kl_penalized,
     "projection": _projected,
+    "cpo": update_by_program,
+    "pcpo": update_by_program,
+    "trpo_lagrangian": update_by_multipliers,
+    "trpo_pid": update_by_multipliers,
+    "crpo": update_by_rectification,
 }
 
 
@@ -242,4 +192,4 @@ def _update_by_function(
         micro_batch_size=inputs.micro_batch_size,
     )
     accepted = info.status == UpdateStatus.ACCEPTED
-    return optax.tree.where(accepted, moved, params), inputs.state, info
+    return Updated(optax.tree.where(accepted, moved, params), inputs.state, info)

@@ -1,5 +1,6 @@
 """State of the training loop, and the policy and value functions bound to it."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +10,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, differences
 from trpo_jax.observations import Observation, values_of, with_values
-from trpo_jax.training.batching import BoundNetwork, init_params
+from trpo_jax.training.batching import BatchedNetwork, BoundNetwork, init_params
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.component_checks import check_critic, check_policy
 from trpo_jax.training.components import Components, make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.config_checks import MAX_COUNT
+from trpo_jax.training.costs import CostState, init_costs
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.optimizers import make_optimizer
@@ -65,6 +67,7 @@ class TrainState(NamedTuple):
             not scaled.
         discounted_return: Discounted sum of rewards of the episodes so far,
             float[num_envs]; None likewise.
+        costs: What updates that keep limits on costs pass on; None for the others.
         rollout: States of the environments, leaves [num_envs, …].
         hyperparameters: The traced floats, scalars.
         updates: Policy updates made, int32 scalar.
@@ -81,6 +84,7 @@ class TrainState(NamedTuple):
     return_statistics: RunningStatistics | None
     reward_statistics: RunningStatistics | None
     discounted_return: Float[Array, "*seeds B"] | None
+    costs: CostState | None
     rollout: RolloutState
     hyperparameters: Hyperparameters
     updates: Int[Array, ""]
@@ -103,7 +107,7 @@ class TrainState(NamedTuple):
 
         A warm start is `init(config, key).with_networks_of(trained)`. Environments,
         hyperparameters, key and number of updates remain those of this state, so that
-        schedules start anew; so do optimisers.
+        schedules start anew; so do optimisers, multipliers and critics of costs.
 
         Raises:
             UsageTypeError: If `trained` is not a `TrainState`.
@@ -203,6 +207,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         return_statistics=init_statistics(()) if config.normalize_returns else None,
         reward_statistics=init_statistics(()) if config.scale_rewards else None,
         discounted_return=jnp.zeros(config.num_envs) if config.scale_rewards else None,
+        costs=_init_costs(config, critic, critic_key, rollout_state.observation),
         rollout=rollout_state,
         hyperparameters=hyperparameters,
         updates=jnp.int32(0),
@@ -210,6 +215,25 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         origin=Origin.of(config),
     )
     return place(config, state)
+
+
+def _init_costs(
+    config: TRPOConfig,
+    critic: BatchedNetwork,
+    key: Key[Array, ""],
+    observations: Observation,
+) -> CostState | None:
+    """Return the state of the costs that have limits; None if none has."""
+    if config.cost_limits is None:
+        return None
+    return init_costs(
+        critic,
+        jax.random.fold_in(key, 1),
+        observations,
+        num_costs=len(config.cost_limits),
+        init_optimizer_fn=functools.partial(_init_optimizer, config),
+        return_statistics=init_statistics(()) if config.normalize_returns else None,
+    )
 
 
 def _init_observation_statistics(

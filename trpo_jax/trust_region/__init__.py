@@ -16,6 +16,11 @@ from trpo_jax.trust_region.cg import (
     CGStatus,
     conjugate_gradient,
 )
+from trpo_jax.trust_region.constrained import (
+    ConstraintInfo,
+    constrained_update,
+    cost_changes,
+)
 from trpo_jax.trust_region.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -62,6 +67,13 @@ from trpo_jax.trust_region.problem import (
     surrogate_with_entropy,
 )
 from trpo_jax.trust_region.projection import project, projection_update
+from trpo_jax.trust_region.quadratic_program import (
+    Combination,
+    LinearModel,
+    optimal_step,
+    projected_step,
+    recovery_step,
+)
 from trpo_jax.trust_region.spectrum import (
     RitzValues,
     TraceEstimate,
@@ -82,12 +94,15 @@ __all__ = [
     "CGStatus",
     "Candidate",
     "Categorical",
+    "Combination",
     "Comparison",
+    "ConstraintInfo",
     "Descent",
     "DiagonalGaussian",
     "Distribution",
     "GSDEGaussian",
     "LineSearchResult",
+    "LinearModel",
     "MicroBatches",
     "MultiCategorical",
     "OldPolicy",
@@ -103,6 +118,8 @@ __all__ = [
     "clipped_terms",
     "clipped_update",
     "conjugate_gradient",
+    "constrained_update",
+    "cost_changes",
     "damped",
     "damped_curvature",
     "diagonal_preconditioner",
@@ -123,9 +140,12 @@ __all__ = [
     "minimize_by_minibatches",
     "natural_gradient_update",
     "next_kl_coefficient",
+    "optimal_step",
     "project",
+    "projected_step",
     "projection_update",
     "ratio_or_nan",
+    "recovery_step",
     "ritz_values",
     "score_preconditioner",
     "split_rows",

@@ -43,7 +43,10 @@ class UpdateStatus(enum.IntEnum):
     KL_EXCEEDED = 4
     """Even the last candidate, the smallest, was outside the trust region; or δ ≤ 0."""
     NO_IMPROVEMENT = 5
-    """The last candidate, the smallest, did not increase L."""
+    """The last candidate, the smallest, did not increase L; or, while a constrained
+    update has costs above their limits, it did not reduce those."""
+    COST_EXCEEDED = 6
+    """Even the last candidate, the smallest, raised a cost above its limit."""
 
 
 class UpdateInfo(NamedTuple):
@@ -149,6 +152,7 @@ def evidence(
         (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
         (~finite, UpdateStatus.NON_FINITE),
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
+        (jnp.logical_not(candidate.feasible), UpdateStatus.COST_EXCEEDED),
     ]
     conditions, values = zip(*reasons, strict=True)
     status = jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT)
