@@ -112,7 +112,9 @@ def brax_case(name, backend, ends, **options):
 
 def crax_case(name, **options):
     envs = pytest.importorskip("crax.envs")
-    env = envs.get_environment(name, level=1)
+    env = envs.get_environment(
+        name, level=1 if envs.supports_difficulty(name) else None
+    )
     environment = make_crax(name, episode_length=LIMIT)
     return in_brax_form(environment, env, ("truncated",), **options)
 
@@ -725,13 +727,21 @@ def test_a_backend_is_the_third_part_of_a_brax_id():
 
 def test_a_level_is_the_third_part_of_a_crax_id():
     pytest.importorskip("crax.envs")
-    default = make_environment("crax/safe_velocity_swimmer")
-    assert make_environment("crax/safe_velocity_swimmer/1") is default
-    hard = make_environment("crax/safe_velocity_swimmer/3")
-    limits = [env._env._velocity_threshold for env in (default, hard)]
-    np.testing.assert_allclose(limits, [0.2282, 0.2282 / 2])
-    with pytest.raises(ValueError, match=r"no level '4' in CRAX.*'crax/fast/2'"):
-        make_environment("crax/fast/4")
+    default = make_environment("crax/safe_reacher")
+    assert default.name == "crax/safe_reacher/1"
+    assert make_environment("crax/safe_reacher/3").name == "crax/safe_reacher/3"
+    with pytest.raises(ValueError, match=r"no level '4' in CRAX.*safe_reacher/2'"):
+        make_environment("crax/safe_reacher/4")
+    with pytest.raises(ValueError, match=r"no levels .*Hopper\(level=2\), 1000\)"):
+        make_environment("crax/safe_velocity_hopper/2")
+
+
+@pytest.mark.slow
+def test_a_class_of_crax_takes_the_level_that_its_registry_does_not():
+    envs = pytest.importorskip("crax.envs")
+    env = BraxEnvironment(envs.SafeVelocityHopper(level=2), 1000)
+    assert num_costs(env) == 1
+    np.testing.assert_allclose(env._env._velocity_threshold, 0.75 * 0.7402)
 
 
 @pytest.mark.usefixtures("no_shape_checks")
