@@ -424,8 +424,10 @@ def evaluate(
     """
     config, state = runs.load_state(folder, checkpoint=checkpoint)
     key = _random_key(seed)
-    returns = policies.evaluate(config, state, key, num_episodes, actions=actions)
-    print(format_evaluation(summarize_returns(config, returns)))
+    played = policies.evaluate_with_costs(
+        config, state, key, num_episodes, actions=actions
+    )
+    print(format_evaluation(summarize_returns(config, *played)))
 
 
 def plot(folders: _Folders, /, *, output: _Path = None) -> None:

@@ -23,12 +23,14 @@ class Run(NamedTuple):
         folder: The folder.
         env: Name of the environment.
         num_seeds: Number of seeds.
+        cost_limits: The limit of each cost, empty if there are none.
         updates: The U lines of metrics, in the order of updates.
     """
 
     folder: Path
     env: str
     num_seeds: int
+    cost_limits: tuple[float, ...]
     updates: list[dict[str, Any]]
 
     @property
@@ -98,6 +100,7 @@ def read_run(folder: Path) -> Run:
         folder,
         _name_of(config.get("env", folder.name)),
         int(config.get("num_seeds", 1)),
+        tuple(config.get("cost_limits") or ()),
         [updates[update] for update in sorted(updates)],
     )
 

@@ -49,6 +49,7 @@ class _Panel(NamedTuple):
     ends: tuple[float | None, float | None] = (None, None)  # of the axis, if fixed
     cut: int | None = None  # the axis does not go below
     limit: str | float | None = None  # a metric, or a level, to draw dotted
+    limit_of_cost: int | None = None  # a cost whose limit is to be drawn
     fainter: tuple[str, ...] = ()  # metrics to draw beside it, each thinner
 
 
@@ -85,6 +86,26 @@ _PANELS = (
     ),
     _Panel("critic_loss", "critic's loss", "mean squared error", True),
 )
+
+
+def _cost_panels(runs: Sequence[Run]) -> list[_Panel]:
+    """Return cost and multiplier of each cost that any of the runs has."""
+    lines = [run.updates[-1] for run in runs]
+    panels = []
+    for metric, title, unit in (
+        ("episode_cost", "cost{}; dotted: its limit", "cost per episode"),
+        ("multipliers", "multiplier of the cost{}", "multiplier"),
+    ):
+        if any(metric in line for line in lines):
+            panels.append(_Panel(metric, title.format(""), unit, limit_of_cost=0))
+        of_several = {
+            i for line in lines for i in range(len(line)) if f"{metric}_{i}" in line
+        }
+        panels += [
+            _Panel(f"{metric}_{i}", title.format(f" {i}"), unit, limit_of_cost=i)
+            for i in sorted(of_several)
+        ]
+    return panels
 
 
 def styles_of(runs: Sequence[Run]) -> list[Style]:
@@ -133,11 +154,12 @@ def draw_returns(runs: Sequence[Run], path: Path) -> None:
 
 
 def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
-    """Draw policy update and critic fit, a panel for each of nine metrics."""
-    rows = -(-len(_PANELS) // _COLUMNS)
+    """Draw policy update and critic fit, a panel for each metric, and for each cost."""
+    panels = [*_PANELS, *_cost_panels(runs)]
+    rows = -(-len(panels) // _COLUMNS)
     figure = Figure(figsize=(11, 3 * rows + 0.7), dpi=DPI, layout="constrained")
-    axes = make_panels(figure, rows, _COLUMNS, len(_PANELS))
-    for axis, panel in zip(axes, _PANELS, strict=True):
+    axes = make_panels(figure, rows, _COLUMNS, len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, panel, runs)
     _finish(figure, axes[0], runs, path, legend=len(runs) > 1)
 
@@ -159,6 +181,9 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
         if isinstance(panel.limit, str):
             limit = metric_curve(run, panel.limit)
             axis.plot(limit.steps, limit.mean, ":", color=style.color)
+        if panel.limit_of_cost is not None and panel.metric.startswith("episode"):
+            for level in run.cost_limits[panel.limit_of_cost :][:1]:
+                axis.axhline(level, linestyle=":", color=style.color)
     if isinstance(panel.limit, int | float):
         axis.axhline(panel.limit, linestyle=":", color="black", linewidth=1)
     means = np.concatenate([np.asarray(line.get_ydata()) for line in axis.lines])

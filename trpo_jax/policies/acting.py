@@ -85,6 +85,8 @@ class Episodes(NamedTuple):
         env_state: State of the environments, leaves [B, …].
         observation: What to act on next, [B, …].
         memory: The policy's memory, [B, …]; () if it has none.
+        costs: Undiscounted costs of the first episodes, float[B, K]; None if the
+            environment has none.
     """
 
     steps: Int[Array, ""]
@@ -93,6 +95,7 @@ class Episodes(NamedTuple):
     env_state: PyTree
     observation: Observation
     memory: PyTree
+    costs: Float[Array, "B K"] | None = None
 
 
 def start_episodes(
@@ -108,6 +111,7 @@ def start_episodes(
         env_state=start.env_state,
         observation=start.observation,
         memory=initial_memory(config, num_episodes),
+        costs=start.episode_cost,
     )
 
 
@@ -129,6 +133,10 @@ def step_episodes(
     env_state, taken = jax.vmap(environment.step)(
         env_keys, episodes.env_state, as_taken(action)
     )
+    costs = episodes.costs
+    if costs is not None and taken.cost is not None:
+        cost = taken.cost.reshape(costs.shape)
+        costs = costs + jnp.where(episodes.ended[:, None], 0, cost)
     return Episodes(
         steps=episodes.steps + 1,
         ended=episodes.ended | taken.terminated | taken.truncated,
@@ -136,6 +144,7 @@ def step_episodes(
         env_state=env_state,
         observation=taken.observation,
         memory=memory,
+        costs=costs,
     )
 
 

@@ -58,6 +58,40 @@ def evaluate(
         UsageError: If a count is not positive, `actions` is unknown, or the seeds,
             observations or parameters of the state are not those of `config`.
     """
+    played = evaluate_with_costs(
+        config, state, key, num_episodes, actions=actions, max_steps=max_steps
+    )
+    return jnp.asarray(played.returns)
+
+
+class Evaluation(NamedTuple):
+    """Results of whole episodes.
+
+    Attributes:
+        returns: Undiscounted returns, float[num_episodes], or float[num_seeds,
+            num_episodes]; NaN for an episode that did not end.
+        costs: Undiscounted costs, likewise with a last axis [K]; None in an environment
+            without costs.
+    """
+
+    returns: Float[Array | np.ndarray, "*seeds episodes"]
+    costs: Float[Array | np.ndarray, "*seeds episodes K"] | None
+
+
+def evaluate_with_costs(
+    config: TRPOConfig,
+    state: TrainState,
+    key: KeyLike,
+    num_episodes: int = 128,
+    *,
+    actions: Actions = "mode",
+    max_steps: int = _MAX_STEPS,
+) -> Evaluation:
+    """Return returns and costs of whole episodes, as `evaluate` plays them.
+
+    The arguments and errors are those of `evaluate`. A limit is one on the cost of the
+    policy that trained, which samples: compare it with actions="sample".
+    """
     key = as_key(key)
     num_episodes = whole("num_episodes", num_episodes)
     max_steps = whole("max_steps", max_steps)
@@ -65,27 +99,41 @@ def evaluate(
     check_trained(config, state)
     pending = start_evaluation(config, state, key, num_episodes, actions, max_steps)
     if isinstance(pending.returns, jax.core.Tracer):
-        return jnp.where(pending.ended, pending.returns, jnp.nan)
+        return pending.mark_unended(jnp)
     return jax.device_put(pending.fetch())
 
 
-class PendingReturns(NamedTuple):
-    """Returns of episodes that are being played on the device.
+class PendingEpisodes(NamedTuple):
+    """Episodes that are being played on the device.
 
     Attributes:
         returns: Undiscounted returns, float[num_episodes], or float[num_seeds,
             num_episodes].
         ended: Which episodes ended, bool of the same shape.
+        costs: Undiscounted costs, with a last axis [K]; None if there are none.
     """
 
     returns: Float[Array, "*seeds episodes"]
     ended: Bool[Array, "*seeds episodes"]
+    costs: Float[Array, "*seeds episodes K"] | None = None
 
-    def fetch(self) -> Float[np.ndarray, "*seeds episodes"]:
-        """Wait for the episodes and return their returns, NaN where one did not end."""
+    def fetch(self) -> Evaluation:
+        """Wait for the episodes and return their results."""
         # With NumPy: `jax_debug_nans`, with which users look for their own NaN, would
         # stop at a NaN that leaves a compiled program.
-        return np.where(self.ended, self.returns, np.nan)
+        return self.mark_unended(np)
+
+    def mark_unended(self, numpy: Any) -> Evaluation:
+        """Return the results, NaN where an episode did not end.
+
+        Args:
+            numpy: NumPy, or its counterpart in JAX.
+        """
+        returns = numpy.where(self.ended, self.returns, numpy.nan)
+        if self.costs is None:
+            return Evaluation(returns, None)
+        ended = numpy.expand_dims(self.ended, -1)
+        return Evaluation(returns, numpy.where(ended, self.costs, numpy.nan))
 
 
 def start_evaluation(
@@ -95,11 +143,9 @@ def start_evaluation(
     num_episodes: int,
     actions: Actions = "mode",
     max_steps: int = _MAX_STEPS,
-) -> PendingReturns:
+) -> PendingEpisodes:
     """Start the episodes of `evaluate`, without its checks and without waiting."""
-    return PendingReturns(
-        *_program(config)(state, key, num_episodes, actions, max_steps)
-    )
+    return _program(config)(state, key, num_episodes, actions, max_steps)
 
 
 def lower_evaluation(config: TRPOConfig, num_episodes: int) -> jax.stages.Lowered:
@@ -138,18 +184,22 @@ def compiling_evaluation(config: TRPOConfig, num_episodes: int) -> Iterator[None
 
 
 def summarize_returns(
-    config: TRPOConfig, returns: Float[Array, "*seeds episodes"]
+    config: TRPOConfig,
+    returns: Float[Array | np.ndarray, "*seeds episodes"],
+    costs: Float[Array | np.ndarray, "*seeds episodes K"] | None = None,
 ) -> dict[str, Any]:
-    """Summarise the returns of `evaluate` in a few numbers, fit for JSON.
+    """Summarise an evaluation in a few numbers, fit for JSON.
 
     Args:
         config: The run.
         returns: Returns float[num_episodes], or float[num_seeds, num_episodes]; NaN for
             an episode that did not end.
+        costs: Its costs, if there are any, as `evaluate_with_costs` returns them.
 
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
-        None where none did; `num_episodes` of each seed, and `num_unended` of all.
+        None where none did; `num_episodes` of each seed, and `num_unended` of all. With
+        costs, `cost_mean` of each, and their `cost_by_seed`.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
 
@@ -157,12 +207,20 @@ def summarize_returns(
         ended = values[np.isfinite(values)]
         return float(fn(ended)) if ended.size else None
 
-    return {
+    summary = {
         "return_mean": over_ended(np.mean, by_seed),
         "return_std": over_ended(np.std, by_seed),
         "return_by_seed": [over_ended(np.mean, one) for one in by_seed],
         "num_episodes": by_seed.shape[1],
         "num_unended": int(np.sum(~np.isfinite(by_seed))),
+    }
+    if costs is None:
+        return summary
+    of_each = np.asarray(costs, np.float64).reshape(*by_seed.shape, -1)
+    of_each = np.moveaxis(of_each, -1, 0)  # [K, seeds, episodes]
+    return summary | {
+        "cost_mean": [over_ended(np.mean, one) for one in of_each],
+        "cost_by_seed": [[over_ended(np.mean, s) for s in one] for one in of_each],
     }
 
 
@@ -185,6 +243,8 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
         f"evaluation over {evaluation['num_episodes']} episodes: return {mean:.1f}, "
         f"standard deviation {std:.1f}"
     )
+    if costs := evaluation.get("cost_mean"):
+        text += ", cost " + ", ".join(f"{cost:.2f}" for cost in costs)
     by_seed = evaluation["return_by_seed"]
     if len(by_seed) > 1:
         means = ["–" if one is None else f"{one:.1f}" for one in by_seed]
@@ -207,10 +267,10 @@ def _evaluate(
     num_episodes: int,
     actions: Actions,
     max_steps: int,
-) -> tuple[Float[Array, "*seeds episodes"], Bool[Array, "*seeds episodes"]]:
-    """Return the returns of the episodes, and which of them ended."""
+) -> PendingEpisodes:
+    """Play the episodes of all seeds."""
 
-    def play_one(state: TrainState, key: KeyLike) -> tuple[Array, Array]:
+    def play_one(state: TrainState, key: KeyLike) -> PendingEpisodes:
         reset_key, key = jax.random.split(key)
 
         def unfinished(episodes: Episodes) -> Array:
@@ -222,7 +282,7 @@ def _evaluate(
         start = start_episodes(config, reset_key, num_episodes)
         start = split_episodes(config, start, num_episodes)
         episodes = jax.lax.while_loop(unfinished, step, start)
-        return episodes.returns, episodes.ended
+        return PendingEpisodes(episodes.returns, episodes.ended, episodes.costs)
 
-    returns = over_seeds(config, play_one)(state, run_keys(config, key))
-    return replicate(config, returns)
+    played = over_seeds(config, play_one)(state, run_keys(config, key))
+    return replicate(config, played)

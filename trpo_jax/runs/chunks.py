@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from trpo_jax.policies.evaluation import (
-    PendingReturns,
+    Evaluation,
+    PendingEpisodes,
     lower_evaluation,
     mean_over_ended,
 )
@@ -43,16 +44,15 @@ class Chunk(NamedTuple):
             with several seeds.
         state: The state after the last update, or None if it was not asked for.
         seconds: Seconds since the end of the chunk before.
-        evaluation: Returns of the episodes that evaluate the state after the last
-            update, float[num_episodes], or float[num_seeds, num_episodes] with several
-            seeds, NaN for one that did not end; None if it was not evaluated.
+        evaluation: The episodes that evaluate the state after the last update; None if
+            it was not evaluated.
     """
 
     updates: int
     metrics: Metrics
     state: TrainState | None
     seconds: float
-    evaluation: Float[np.ndarray, "*seeds episodes"] | None = None
+    evaluation: Evaluation | None = None
 
 
 class Programs(NamedTuple):
@@ -116,7 +116,7 @@ def run_chunks(
     last: int,
     wants_state_fn: Callable[[int], bool] = lambda updates: False,
     boundary_every: int | None = None,
-    evaluate_fn: Callable[[TrainState, int], PendingReturns] | None = None,
+    evaluate_fn: Callable[[TrainState, int], PendingEpisodes] | None = None,
     evaluate_every: int | None = None,
     stop_fn: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chunk]:
@@ -141,8 +141,9 @@ def run_chunks(
         stop_fn: Asked before each chunk, in the writer; once true, the chunks in flight
             are finished.
     """
-    in_flight: deque[tuple[int, int, Metrics, TrainState | None, PendingReturns | None]]
-    in_flight = deque()
+    in_flight: deque[
+        tuple[int, int, Metrics, TrainState | None, PendingEpisodes | None]
+    ] = deque()
     boundaries = [every for every in (boundary_every, evaluate_every) if every]
     size, clock, updates = 1, time.perf_counter(), first
 
@@ -245,17 +246,32 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
         n dictionaries of scalars, or of arrays [num_seeds], by the names of `Metrics`
         and `UpdateInfo`, with their ratios; under "update" the updates that the run has
         made, and in the last one, if it was evaluated, under "evaluation_return" the
-        mean return.
+        mean return. In an environment with costs also "episode_cost" and, of an update
+        that keeps limits, the fields of `ConstraintInfo`; of several costs, each under
+        a name of its own, "episode_cost_0" and so on.
     """
     metrics = chunk.metrics
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
-    for name in ("updates", "batch_size", "episode_return_sum", "episode_length_sum"):
+    for name in (
+        "updates",
+        "batch_size",
+        "episode_return_sum",
+        "episode_length_sum",
+        "episode_cost_sum",
+        "constraints",
+    ):
         del flat[name]
     flat["episode_return"] = metrics.episode_return
     flat["episode_length"] = metrics.episode_length
     for name in ("kl_ratio", "improvement_ratio", "signal_to_noise"):
         flat[name] = getattr(metrics.update, name)
+    flat |= _by_cost("episode_cost", metrics.episode_cost)
+    if metrics.constraints is not None:
+        constraints = metrics.constraints._asdict()
+        flat["recovered"] = constraints.pop("recovered")
+        for name, values in constraints.items():
+            flat |= _by_cost(name, values)
     count = len(metrics.updates)
     made = np.arange(chunk.updates - count, chunk.updates) + 1
     flat = {"update": made, "env_steps": metrics.env_steps, **flat}
@@ -263,5 +279,18 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
         {name: values[i, ...] for name, values in flat.items()} for i in range(count)
     ]
     if chunk.evaluation is not None:
-        rows[-1]["evaluation_return"] = mean_over_ended(chunk.evaluation)
+        played = chunk.evaluation
+        rows[-1]["evaluation_return"] = mean_over_ended(np.asarray(played.returns))
+        if played.costs is not None:
+            costs = mean_over_ended(np.moveaxis(np.asarray(played.costs), -1, -2))
+            rows[-1] |= _by_cost("evaluation_cost", costs)
     return rows
+
+
+def _by_cost(name: str, values: Any) -> dict[str, np.ndarray]:
+    """Return a number of each cost, [..., K], by name; nothing if there are none."""
+    if values is None:
+        return {}
+    if values.shape[-1] == 1:
+        return {name: values[..., 0]}
+    return {f"{name}_{i}": values[..., i] for i in range(values.shape[-1])}

@@ -30,9 +30,9 @@ _POOR_RESIDUAL = 0.3
 class Watcher:
     """Shows a run as a progress bar; where there is no terminal, as plain lines.
 
-    Return, KL, entropy and speed of the last update, CG residual and accepted fraction
-    where it has them, and the latest evaluation. Where no episode ended, the return
-    before is shown.
+    Return, costs, KL, entropy and speed of the last update, CG residual and accepted
+    fraction where it has them, and the latest evaluation. Where no episode ended, the
+    return before is shown, and so are the costs.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Watcher:
         self._task = self._progress.add_task("compiling", total=config.total_timesteps)
         self._line_every = -(-config.num_updates // _NUM_PLAIN_LINES)
         self._return = np.full(config.num_seeds, np.nan)
+        self._costs: dict[str, np.ndarray] = {}
         self._evaluation: np.ndarray | None = None
 
     def __enter__(self) -> "Watcher":
@@ -91,6 +92,9 @@ class Watcher:
             update = one["update"]
             ended = np.broadcast_to(one["episode_count"] > 0, self._return.shape)
             self._return = np.where(ended, one["episode_return"], self._return)
+            for name in (name for name in one if name.startswith("episode_cost")):
+                before = self._costs.get(name, np.full_like(self._return, np.nan))
+                self._costs[name] = np.where(ended, one[name], before)
             self._evaluation = one.get("evaluation_return", self._evaluation)
             last = update == self._config.num_updates
             shown = update % self._line_every == 0 or last
@@ -110,6 +114,10 @@ class Watcher:
             returns += " (no episode ended)"
         if self._evaluation is not None:
             returns += f"  evaluation {_mean_and_std(self._evaluation)}"
+        limits = self._config.cost_limits or [None] * len(self._costs)
+        for cost, limit in zip(self._costs.values(), limits, strict=True):
+            of_limit = "" if limit is None else f" of {limit:g}"
+            returns += f"  cost {_mean_and_std(cost)}{of_limit}"
         mean = {name: np.mean(value) for name, value in metrics.items()}
         solve = ""
         if self._config.update in UPDATES_OF_FIELDS["cg_iterations"]:

@@ -33,8 +33,8 @@ class Logger(Protocol):
         """Log the finite numbers of one update, made after so many steps.
 
         With several seeds there are means, standard deviations (`<name>_std`), and each
-        seed's returns, KL, entropy, explained variance and status, as
-        `episode_return/seed_0`.
+        seed's returns, costs, multipliers, KL, entropy, explained variance and status,
+        as `episode_return/seed_0`.
         """
 
 

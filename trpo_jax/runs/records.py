@@ -24,6 +24,9 @@ _BY_SEED = (
     *_CODES,
 )
 
+# Followed by the number of a cost, if there are several.
+_COSTS = ("episode_cost", "evaluation_cost", "multipliers")
+
 
 class Records:
     """Destinations of a run's updates: loggers and, in a folder, two files.
@@ -114,15 +117,15 @@ def summarize_seeds(metrics: Mapping[str, np.ndarray]) -> Row:
     Returns:
         The scalars by their names. Of several seeds: the mean of the finite numbers,
         under `<name>_std` their standard deviation (divided by n − 1), and under
-        `<name>_by_seed` a list of each seed's returns, KL, entropy, explained variance
-        and, instead of a mean, status.
+        `<name>_by_seed` a list of each seed's returns, costs, multipliers, KL, entropy,
+        explained variance and, instead of a mean, status.
     """
     row: Row = {}
     for name, value in metrics.items():
         if value.ndim == 0:
             row[name] = _plain(value)
             continue
-        if name in _BY_SEED:
+        if name in _BY_SEED or name.startswith(_COSTS):
             row[f"{name}_by_seed"] = [_plain(one) for one in value]
         if name in _CODES:
             continue

@@ -15,9 +15,9 @@ from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.policies.evaluation import (
-    PendingReturns,
+    PendingEpisodes,
     compiling_evaluation,
-    evaluate,
+    evaluate_with_costs,
     format_evaluation,
     start_evaluation,
     summarize_returns,
@@ -411,7 +411,7 @@ class _Run:
         evaluates = self.settings.evaluation_updates is not None
         return self.settings.interim_episodes if evaluates else None
 
-    def _start_evaluation(self, state: TrainState, updates: int) -> PendingReturns:
+    def _start_evaluation(self, state: TrainState, updates: int) -> PendingEpisodes:
         """Start an evaluation in training; a resumed run plays the same episodes."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
         key = jax.random.fold_in(key, updates)
@@ -448,8 +448,10 @@ class _Run:
         if there is not None:
             return there
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
-        returns = evaluate(self.config, state, key, self.settings.evaluation_episodes)
-        evaluation = summarize_returns(self.config, returns)
+        played = evaluate_with_costs(
+            self.config, state, key, self.settings.evaluation_episodes
+        )
+        evaluation = summarize_returns(self.config, *played)
         if path is not None:
             write_json(path, evaluation)
         return evaluation

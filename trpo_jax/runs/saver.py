@@ -36,6 +36,8 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._saving: Future[Any] | None = None
         self._returns: list[float] = []
+        self._costs: list[list[float]] = []
+        self._limits = config.cost_limits
         self._evaluated = settings.evaluation_updates is not None
         self._last_due = time.monotonic()
 
@@ -53,14 +55,29 @@ class Saver:
         return True
 
     def add_returns(self, chunk: Chunk) -> None:
-        """Add the returns of a chunk to the next checkpoint's score."""
+        """Add returns and costs of a chunk to the next checkpoint's score."""
         if not self._evaluated:
             returns = np.asarray(chunk.metrics.episode_return)
+            costs = chunk.metrics.episode_cost
         elif chunk.evaluation is not None:
-            returns, self._returns = chunk.evaluation, []
+            returns, costs = map(np.asarray, chunk.evaluation)
+            self._returns, self._costs = [], []
         else:
             return
-        self._returns.extend(returns[np.isfinite(returns)].tolist())
+        ended = np.isfinite(returns)
+        self._returns.extend(returns[ended].tolist())
+        if self._limits is not None:
+            self._costs.extend(np.asarray(costs)[ended].tolist())
+
+    def _score(self) -> float | None:
+        """Return the mean return; None if unknown, or if a cost is above its limit."""
+        if not self._returns:
+            return None
+        if self._limits is not None:
+            above = np.mean(self._costs, axis=0) > np.array(self._limits)
+            if above.any():
+                return None
+        return float(np.mean(self._returns))
 
     def save(self, chunk: Chunk) -> None:
         """Start saving a chunk's state, once the one before is saved.
@@ -75,8 +92,8 @@ class Saver:
         if self._folder is None:
             return
         self.wait()
-        score = float(np.mean(self._returns)) if self._returns else None
-        self._returns = []
+        score = self._score()
+        self._returns, self._costs = [], []
         manifest = checkpoints.Manifest(
             chunk.updates, score, self._config, self._jax_settings, self._action_space
         )

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from trpo_jax.errors import UsageError
-from trpo_jax.networks import Observation
 from trpo_jax.observations import values_of
 from trpo_jax.training.adaptation import times_factors
 from trpo_jax.training.advantages import (
     discounted_returns,
-    generalized_advantages,
     standardize,
 )
 from trpo_jax.training.batching import (
@@ -24,38 +22,33 @@ from trpo_jax.training.batching import (
     rows_per_micro_batch,
 )
 from trpo_jax.training.bounds import improvement_bounds
-from trpo_jax.training.components import Components, make_components
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.costs import (
-    EpisodeCosts,
-    estimate_episode_costs,
-    over_costs,
-)
 from trpo_jax.training.critic import (
-    CriticInfo,
-    Regression,
     explained_variance,
-    fit_critic,
-    fit_critic_in_trust_region,
+)
+from trpo_jax.training.critics import (
+    Judged,
+    JudgedCosts,
+    fit,
+    fit_costs,
+    judge,
+    judge_costs,
 )
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
-from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.placement import over_environments
 from trpo_jax.training.policy_update import update_policy
-from trpo_jax.training.rollouts import RolloutState, Trajectory, rollout
+from trpo_jax.training.rollouts import Trajectory, rollout
 from trpo_jax.training.schedules import make_schedule
 from trpo_jax.training.state import (
     PRECISION,
     TrainState,
     check_made_from,
     make_act_fn,
-    make_value_fn,
-    observe,
 )
-from trpo_jax.training.statistics import RunningStatistics, normalize, update_statistics
-from trpo_jax.training.update_inputs import RolloutCosts, Updated, UpdateInputs
-from trpo_jax.training.values import values_and_next
+from trpo_jax.training.statistics import absorb, update_statistics
+from trpo_jax.training.update_inputs import Updated, UpdateInputs
 from trpo_jax.trust_region import (
     Batch,
     ConstraintInfo,
@@ -187,13 +180,12 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         # Rewards are scaled only where a config asks for it.
         state, trajectory = _scale_rewards(state, scheduled, trajectory)
 
-        # 2. Judge the actions by generalised advantages.
-        judged, critic_memory = _judge(
+        # 2. Judge the actions by generalised advantages; also by those of the costs
+        # that have limits.
+        judged, critic_memory = judge(
             config, components, state, scheduled, trajectory, rollout_state.observation
         )
-
-        # Likewise by their costs, if these have limits.
-        state, costs = _judge_costs(
+        state, costs = judge_costs(
             config, components, state, scheduled, trajectory, rollout_state
         )
 
@@ -206,19 +198,19 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         # 4. Fit the critic to the returns. Their statistics are updated first, because
         # the fitted critic is read with the new ones.
         state = state._replace(
-            return_statistics=_updated(state.return_statistics, judged.returns)
+            return_statistics=absorb(state.return_statistics, judged.returns)
         )
-        critic_params, critic_optimizer_state, critic = _fit_critic(
+        critic_params, critic_optimizer_state, critic = fit(
             config, components.critic, state, scheduled, judged, critic_key
         )
-        state = _fit_cost_critics(
+        state = fit_costs(
             config, components.critic, state, scheduled, judged, costs, critic_key
         )
 
     # 5. Update the observation normaliser last: until here the policy must see what it
     # saw when it acted, or the probability ratio would not start at 1.
     observation_statistics = jax.tree.map(
-        lambda samples, statistics: _updated(statistics, samples),
+        lambda samples, statistics: absorb(statistics, samples),
         values_of(trajectory.observation),
         state.observation_statistics,
     )
@@ -286,153 +278,13 @@ def _scale_rewards(
     return state, trajectory._replace(reward=trajectory.reward / statistics.std)
 
 
-class _Judged(NamedTuple):
-    """A rollout with the critic's judgement of it, [T, B, …].
-
-    Attributes:
-        trajectory: The rollout.
-        observations: Its observations as policy and critic see them, normalised once.
-        values: V(s), in units of return, scaled if rewards are.
-        advantages: Generalised advantages.
-        returns: The λ-returns, advantages + values.
-    """
-
-    trajectory: Trajectory
-    observations: Observation
-    values: Float[Array, "T B"]
-    advantages: Float[Array, "T B"]
-    returns: Float[Array, "T B"]
-
-
-def _judge(
-    config: TRPOConfig,
-    components: Components,
-    state: TrainState,
-    scheduled: Hyperparameters,
-    trajectory: Trajectory,
-    observation: Observation,
-) -> tuple[_Judged, PyTree]:
-    """Return the judged rollout, and the critic's memory at its end."""
-    micro_batch_size = resolve_sizes(config).micro_batch_size
-    values, next_values, memory = values_and_next(
-        make_value_fn(components, state, micro_batch_size=micro_batch_size),
-        state.critic_memory,
-        trajectory,
-        observation,
-    )
-    advantages = generalized_advantages(
-        trajectory.reward,
-        values,
-        next_values,
-        trajectory.terminated,
-        trajectory.truncated,
-        discount=scheduled.discount,
-        gae_lambda=scheduled.gae_lambda,
-    )
-    observations = observe(state, trajectory.observation)
-    returns = advantages + values
-    return _Judged(trajectory, observations, values, advantages, returns), memory
-
-
-class _JudgedCosts(NamedTuple):
-    """A rollout with the judgement of its costs.
-
-    Attributes:
-        episode: Estimate of the costs of an episode.
-        memory: Memory of the critics at the end of the rollout, [K, B, …].
-        advantages: float[K, T, B].
-        returns: float[K, T, B].
-    """
-
-    episode: EpisodeCosts
-    memory: PyTree
-    advantages: Float[Array, "K T B"]
-    returns: Float[Array, "K T B"]
-
-    def as_rows(
-        self, policy: BatchedNetwork, limits: tuple[float, ...] | None
-    ) -> RolloutCosts:
-        """Return what the policy update takes."""
-        centred = self.advantages - jnp.mean(self.advantages, (1, 2), keepdims=True)
-        rows = policy.to_rows(jnp.moveaxis(centred, 0, -1))
-        return RolloutCosts(rows, *self.episode, jnp.asarray(limits))
-
-
-def _judge_costs(
-    config: TRPOConfig,
-    components: Components,
-    state: TrainState,
-    scheduled: Hyperparameters,
-    trajectory: Trajectory,
-    rollout: RolloutState,
-) -> tuple[TrainState, _JudgedCosts | None]:
-    """Return the state with the episodes' costs, and the judgement of these costs."""
-    if state.costs is None or trajectory.cost is None:
-        return state, None
-
-    def judge(state: TrainState, cost: Float[Array, "T B"]) -> tuple[Array, ...]:
-        judged, memory = _judge(
-            config,
-            components,
-            state,
-            scheduled,
-            trajectory._replace(reward=cost),
-            rollout.observation,
-        )
-        memory = reset_nonfinite_memory(components.critic, memory)
-        return memory, judged.advantages, judged.returns
-
-    costs, episode = estimate_episode_costs(state.costs, trajectory, rollout)
-    judged = over_costs(judge, state, trajectory.cost)
-    return state._replace(costs=costs), _JudgedCosts(episode, *judged)
-
-
-def _fit_cost_critics(
-    config: TRPOConfig,
-    critic: BatchedNetwork,
-    state: TrainState,
-    scheduled: Hyperparameters,
-    judged: _Judged,
-    costs: _JudgedCosts | None,
-    key: Key[Array, ""],
-) -> TrainState:
-    """Return the state with the critics of the costs fitted to their returns."""
-    if state.costs is None or costs is None:
-        return state
-
-    def fit(state: TrainState, returns: Float[Array, "T B"]) -> tuple[PyTree, ...]:
-        statistics = _updated(state.return_statistics, returns)
-        params, optimizer_state, _ = _fit_critic(
-            config,
-            critic,
-            state._replace(return_statistics=statistics),
-            scheduled,
-            judged._replace(returns=returns),
-            key,
-        )
-        return params, optimizer_state, statistics
-
-    fitted = over_costs(fit, state, jnp.moveaxis(costs.returns, 0, -1))
-    params, optimizer_state, statistics = fitted
-    return state._replace(
-        costs=state.costs._replace(
-            critic_params=params,
-            critic_optimizer_state=optimizer_state,
-            critic_memory=jax.tree.map(
-                lambda leaf: jnp.moveaxis(leaf, 0, 1), costs.memory
-            ),
-            return_statistics=statistics,
-        )
-    )
-
-
 def _update_policy(
     config: TRPOConfig,
     policy: BatchedNetwork,
     state: TrainState,
     scheduled: Hyperparameters,
-    judged: _Judged,
-    costs: "_JudgedCosts | None",
+    judged: Judged,
+    costs: "JudgedCosts | None",
     key: Key[Array, ""],
 ) -> Updated:
     """Return the policy's parameters, the update's own state, and its evidence."""
@@ -458,58 +310,6 @@ def _update_policy(
     return update_policy(config, inputs)
 
 
-def _fit_critic(
-    config: TRPOConfig,
-    critic: BatchedNetwork,
-    state: TrainState,
-    scheduled: Hyperparameters,
-    judged: _Judged,
-    key: Key[Array, ""],
-) -> tuple[PyTree, PyTree, CriticInfo]:
-    """Return the critic's new parameters, its optimiser's state, and the evidence."""
-    sizes, targets = resolve_sizes(config), judged.returns
-    if state.return_statistics is not None:
-        targets = normalize(state.return_statistics, targets)
-    rows = critic.rows(
-        state.critic_memory, judged.observations, judged.trajectory.start
-    )
-    if config.critic_fit == "trust_region":
-        batch = Regression(rows, critic.to_rows(targets))
-        params, info = fit_critic_in_trust_region(
-            lambda params, rows: critic.apply(params, rows)[1],
-            state.critic_params,
-            batch,
-            max_kl=scheduled.critic_max_kl,
-            damping=scheduled.critic_damping,
-            cg_iterations=config.critic_cg_iterations,
-            cg_tolerance=config.cg_tolerance,
-            fisher_batch=critic.subsample(
-                batch, sizes.critic_stride, config.rollout_length
-            ),
-            micro_batch_size=rows_per_micro_batch(
-                rows, config.batch_size, sizes.micro_batch_size
-            ),
-        )
-        return params, (), info
-    optimizer = make_optimizer(
-        config.critic_optimizer, max_gradient_norm=config.critic_max_gradient_norm
-    )
-    params, optimizer_state, loss = fit_critic(
-        lambda params, rows: critic.apply(params, rows)[1],
-        state.critic_params,
-        optimizer(scheduled.critic_learning_rate),
-        state.critic_optimizer_state,
-        rows,
-        critic.to_rows(targets),
-        key,
-        epochs=sizes.critic_epochs,
-        num_minibatches=sizes.critic_minibatches,
-        value_clipping=config.critic_value_clipping,
-    )
-    zero = jnp.zeros_like(loss)
-    return params, optimizer_state, CriticInfo(loss, zero, zero)
-
-
 def _sum_over_ended(
     sums: Float[Array, "T B K"] | None, done: Bool[Array, "T B"]
 ) -> Float[Array, " K"] | None:
@@ -517,15 +317,6 @@ def _sum_over_ended(
     if sums is None:
         return None
     return jnp.sum(sums, axis=(0, 1), where=done[..., None])
-
-
-def _updated(
-    statistics: RunningStatistics | None, samples: Shaped[Array, "T B *S"]
-) -> RunningStatistics | None:
-    """Return running statistics with those of a rollout; None if there are none."""
-    if statistics is None:
-        return None
-    return update_statistics(statistics, samples)
 
 
 def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:

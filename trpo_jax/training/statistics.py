@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 # A dimension that hardly varies is centred but not amplified. The value is the square
 # root of the 1e-8 that VecNormalize in Stable-Baselines3 adds to the variance.
@@ -105,3 +105,12 @@ def denormalize(
         samples: x, float[..., *S].
     """
     return statistics.mean + statistics.std * samples
+
+
+def absorb(
+    statistics: RunningStatistics | None, samples: Shaped[Array, "T B *S"]
+) -> RunningStatistics | None:
+    """Return running statistics with those of a rollout; None if there are none."""
+    if statistics is None:
+        return None
+    return update_statistics(statistics, samples)
