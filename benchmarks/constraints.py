@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from numpy.typing import NDArray
@@ -109,10 +110,10 @@ def action_probabilities(config: TRPOConfig, state: TrainState) -> jax.Array:
     """Return π(a | s) for each cell of a grid with one-hot observations, [S, A]."""
     components = make_components(config)
     (num_cells,) = components.environment.observation_shape
-    cells, starts = np.eye(num_cells, dtype=np.float32), np.ones(num_cells, bool)
+    cells, starts = jnp.eye(num_cells), jnp.ones(num_cells, bool)
     policy = BoundNetwork(components.policy, state.params)
     _, log_probs = policy.step((), cells, starts, lambda d: d.log_probs())
-    return jax.numpy.exp(log_probs)
+    return jnp.exp(log_probs)
 
 
 def measure(
@@ -156,8 +157,8 @@ def compare(env: str, update: str, **overrides: Any) -> dict[str, Any]:
     last = max(1, config.num_updates // 10)
     known = ~np.isnan(costs)
     final = {
-        "return": np.nanmean(returns[:, -last:], axis=1),
-        "cost": np.nanmean(costs[:, -last:], axis=1),
+        "return": mean_of_known(returns[:, -last:], axis=1),
+        "cost": mean_of_known(costs[:, -last:], axis=1),
     }
     row = {
         "name": f"{env}, {update}",
@@ -174,11 +175,18 @@ def compare(env: str, update: str, **overrides: Any) -> dict[str, Any]:
             (costs > 1.1 * limit)[:, -last:][known[:, -last:]].mean()
         ),
         "seeds_within": finite((final["cost"] <= limit).mean()),
-        "return_curve": [finite(v) for v in np.nanmean(returns, axis=0)],
-        "cost_curve": [finite(v) for v in np.nanmean(costs, axis=0)],
+        "return_curve": [finite(v) for v in mean_of_known(returns)],
+        "cost_curve": [finite(v) for v in mean_of_known(costs)],
         "seconds": time.perf_counter() - start,
     }
     return row | optima(env)
+
+
+def mean_of_known(values: NDArray, axis: int = 0) -> NDArray:
+    """Return the mean of what is not NaN, and NaN where nothing is."""
+    known = ~np.isnan(values)
+    total, count = np.nansum(values, axis=axis), known.sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def main(
