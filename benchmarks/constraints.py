@@ -10,6 +10,7 @@ over the episodes that end in the rollout after an update.
 """
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -64,13 +65,14 @@ TASKS = {
         },
     ),
     "safe/point_hazards": Task(
-        limit=5.0,
+        limit=2.0,
         num_seeds=8,
         fields={
-            "total_timesteps": 2_000_000,
+            "total_timesteps": 800_000,
             # A rollout is one whole episode of each environment.
-            "num_envs": 64,
-            "rollout_length": 250,
+            "num_envs": 160,
+            "rollout_length": 100,
+            "hidden_sizes": (32, 32),
             "initial_log_std": -0.5,
             "max_kl": 0.02,
             "normalize_returns": True,
@@ -103,7 +105,8 @@ def train_and_record(
         state = trpo_jax.init(single, key)
         return jax.lax.scan(update, state, None, config.num_updates)[1]
 
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(run_keys(config)))
+    keys = run_keys(config).reshape(config.num_seeds)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
 
 
 def action_probabilities(config: TRPOConfig, state: TrainState) -> jax.Array:
@@ -197,6 +200,7 @@ def main(
     updates: tuple[str, ...] = UPDATES,
     num_seeds: int | None = None,
     total_timesteps: int | None = None,
+    output: pathlib.Path = RESULTS / "constraints.jsonl",
 ) -> None:
     """Measure, and add a row for each environment and update.
 
@@ -205,13 +209,14 @@ def main(
         updates: Policy updates, see `TRPOConfig.update`.
         num_seeds: Seeds of each; those of the task if None.
         total_timesteps: Steps of training; those of the task if None.
+        output: File that the rows are added to.
     """
     given = {"num_seeds": num_seeds, "total_timesteps": total_timesteps}
     overrides = {name: value for name, value in given.items() if value is not None}
     for env in envs:
         for update in updates:
             row = compare(env, update, **overrides)
-            append_row(RESULTS / "constraints.jsonl", row)
+            append_row(output, row)
             brief = {k: v for k, v in row.items() if not k.endswith("curve")}
             print(brief, flush=True)
 

@@ -143,18 +143,18 @@ def test_constraints_are_measured_beside_exact_optima(tmp_path):
 
 def test_costs_are_those_of_the_rollout_after_an_update(monkeypatch):
     """Of the robot, whose policies are not evaluated exactly."""
-    costs = np.array([[9.0, 4.0, np.nan, 6.0]])
+    costs = np.array([[9.0, 1.0, np.nan, 6.0]])
     metrics = types.SimpleNamespace(
         episode_return=10 * costs, episode_cost=costs[..., None]
     )
     monkeypatch.setattr(constraints, "train_and_record", lambda *_: (metrics, ()))
     row = constraints.compare("safe/point_hazards", "trpo", total_timesteps=64_000)
-    assert row["cost_curve"] == [4, None, 6]
+    assert row["cost_curve"] == [1, None, 6]
     assert row["return"]["by_seed"] == [60]
     assert row["share_above"] == 0.5
     assert "optimum" not in row
     (line,) = report.TABLES["constraints"]([row]).splitlines()[2:]
-    assert "| 60.0 ± – | – | 5 | 6.00 ± – |" in line
+    assert "| 60.0 ± – | – | 2 | 6.00 ± – |" in line
 
 
 def test_tasks_share_all_but_the_update():

@@ -179,7 +179,7 @@ def test_episodes_start_outside_of_hazards_each_with_its_own():
 
 def test_the_robots_episodes_are_cut():
     state, _ = ROBOT.reset(KEYS[0])
-    state = state._replace(time=jnp.int32(249))
+    state = state._replace(time=jnp.int32(99))
     _, step = fast_jit(ROBOT.step)(KEYS[1], state, jnp.zeros(2))
     assert step.truncated
     assert not step.terminated

@@ -43,7 +43,7 @@ class PointParams(NamedTuple):
         goal_reward: Reward for that.
     """
 
-    max_steps_in_episode: int = 250
+    max_steps_in_episode: int = 100
     hazard_radius: float = 0.2
     goal_radius: float = 0.3
     goal_reward: float = 1.0

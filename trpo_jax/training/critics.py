@@ -120,7 +120,7 @@ def judge_costs(
     if state.costs is None or trajectory.cost is None:
         return state, None
 
-    def judge_one(state: TrainState, cost: Float[Array, "T B"]) -> tuple[Array, ...]:
+    def judge_one(state: TrainState, cost: Float[Array, "T B"]) -> tuple[PyTree, ...]:
         judged, memory = judge(
             config,
             components,
