@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks import constraints_tables
 from benchmarks.cases import cases_of
 from benchmarks.compiled.musts import exchanges, faults
 from benchmarks.compiled.scaling import grown, row_of, size_at_share
@@ -743,6 +744,8 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "curvature": curvature,
     "relatives": lambda rows: table(*comparison(rows)),
     "relatives-sensitivity": lambda rows: table(*sensitivity(rows)),
+    "constraints": lambda rows: table(*constraints_tables.comparison(rows)),
+    "speeds": lambda rows: table(*constraints_tables.speeds(rows)),
     "bounds": bounds,
     "solves": solves,
     "scaling": scaling,
@@ -772,6 +775,9 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
     "relatives": {"relatives": ("return against steps", draw_comparison)},
     "relatives-sensitivity": {
         "relatives-sensitivity": ("return against δ and ε", draw_sensitivity)
+    },
+    "constraints": {
+        "constraints": ("return and cost against steps", constraints_tables.draw)
     },
     "locomotion": {"locomotion": ("return against steps", draw_locomotion)},
     "compiled": {"compiled": ("modelled time of an update", draw_compiled)},

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import pytest
 import trpo_jax
 from benchmarks import (
     bounds,
+    constraints,
     curvature,
     curves,
     gpu,
@@ -28,6 +30,7 @@ from benchmarks import (
     statistics,
     sweeps,
 )
+from benchmarks.constraints_tables import draw as draw_constraints
 from benchmarks.pictures import draw_bounds
 from benchmarks.runs import command, configure, parse_overrides
 from trpo_jax.environments import Box, Discrete, MaskedObservation, MultiDiscrete
@@ -114,6 +117,53 @@ def test_no_stored_update_violates_a_bound():
     rows = report.rows_of("bounds", report.RESULTS)
     assert sum(row["updates"] for row in rows) > 10_000
     assert not any(row["violations"] for row in rows)
+
+
+SMALL_GRID = {
+    "num_seeds": 2,
+    "num_envs": 4,
+    "rollout_length": 8,
+    "total_timesteps": 96,
+    "hidden_sizes": (4,),
+}
+
+
+def test_constraints_are_measured_beside_exact_optima(tmp_path):
+    row = constraints.compare("safe/toll_grid", "cpo", **SMALL_GRID)
+    assert row["limit"] < row["cost_without_limit"]
+    assert row["optimum"] < row["optimum_without_limit"]
+    assert len(row["cost_curve"]) == 3
+    # Policies that have hardly been trained are far from the goal, and dear.
+    assert 0 < row["return"]["mean"] < row["optimum"]
+    assert row["share_above"] == 1
+    (line,) = report.TABLES["constraints"]([row]).splitlines()[2:]
+    assert line.startswith("| safe/toll_grid | cpo | 96 | 2 |")
+    assert draw_constraints([row], tmp_path / "picture.png")
+
+
+def test_costs_are_those_of_the_rollout_after_an_update(monkeypatch):
+    """Of the robot, whose policies are not evaluated exactly."""
+    costs = np.array([[9.0, 1.0, np.nan, 6.0]])
+    metrics = types.SimpleNamespace(
+        episode_return=10 * costs, episode_cost=costs[..., None]
+    )
+    monkeypatch.setattr(constraints, "train_and_record", lambda *_: (metrics, ()))
+    row = constraints.compare("safe/point_hazards", "trpo", total_timesteps=64_000)
+    assert row["cost_curve"] == [1, None, 6]
+    assert row["return"]["by_seed"] == [60]
+    assert row["share_above"] == 0.5
+    assert "optimum" not in row
+    (line,) = report.TABLES["constraints"]([row]).splitlines()[2:]
+    assert "| 60.0 ± – | – | 2 | 6.00 ± – |" in line
+
+
+def test_tasks_share_all_but_the_update():
+    plain = constraints.configure("safe/toll_grid", "trpo")
+    limited = constraints.configure("safe/toll_grid", "pcpo")
+    assert plain.cost_limits is None
+    assert limited.cost_limits == (1.5,)
+    restored = {"update": "trpo", "cost_limits": None}
+    assert dataclasses.replace(limited, **restored) == plain
 
 
 def test_options_of_the_solve_are_measured():

@@ -13,9 +13,9 @@ from rich.console import Console
 from tiny import Line
 
 import trpo_jax
-from trpo_jax import environments, runs, sweeps
+from trpo_jax import runs, sweeps
 from trpo_jax.__main__ import COMMANDS, keep_compiled_programs, main, parse
-from trpo_jax.environments import Discrete
+from trpo_jax.environments import Discrete, making
 from trpo_jax.runs import chunks
 from trpo_jax.runs.console import Watcher
 from trpo_jax.training import PRESETS
@@ -100,7 +100,7 @@ class Halves(Line):
 )
 def test_entries_of_an_observation_are_named(words, part, monkeypatch):
     halves = Halves()
-    monkeypatch.setitem(environments._SUITES, "playground", lambda name: halves)
+    monkeypatch.setitem(making.SUITES, "playground", lambda name: halves)
     options = ["--env=playground/halves", "--critic-observation", *words]
     assert config_of(options).critic_observation == part
 

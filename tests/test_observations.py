@@ -15,7 +15,8 @@ from compiling import fast_jit
 
 import trpo_jax
 from trpo_jax import networks
-from trpo_jax.environments import _SUITES, Box, Discrete, MaskedObservation, TimeStep
+from trpo_jax.environments import Box, Discrete, MaskedObservation, TimeStep
+from trpo_jax.environments.making import SUITES
 from trpo_jax.observations import entries_of, part_of
 from trpo_jax.pictures import render_episode
 from trpo_jax.policies.policy import LoadedPolicy, export_policy
@@ -398,7 +399,7 @@ def test_a_list_of_names_is_a_tuple():
 
 def test_names_are_read_back_from_a_file(monkeypatch):
     values = config_to_dict(CONFIG)
-    monkeypatch.setitem(_SUITES, "gymnax", lambda name: CONFIG.env)
+    monkeypatch.setitem(SUITES, "gymnax", lambda name: CONFIG.env)
     values = json.loads(json.dumps(values | {"env": "gymnax/rooms"}))
     assert values["policy_observation"] == ["pixels/0", "place"]
     assert config_from_dict(values).policy_observation == CONFIG.policy_observation

@@ -31,9 +31,11 @@ from trpo_jax.environments import (
     VariedEnvironment,
     XLandEnvironment,
     make_brax,
+    make_crax,
     make_environment,
     make_playground,
 )
+from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.jumanji import _observe
 from trpo_jax.environments.suites import one_hot_layers
 
@@ -50,6 +52,7 @@ class Raw(NamedTuple):
     reward: Any
     terminated: Any
     truncated: Any
+    cost: Any = None
 
 
 class Case(NamedTuple):
@@ -92,8 +95,10 @@ def pendulum_case():
 
 def in_brax_form(environment, env, ends, **options):
     def step(key, state, action):
-        raw = env.step(state.env_state, action)
-        return Raw(raw.obs, raw.reward, raw.done > 0, state.length + 1 >= LIMIT)
+        # A copy: some environments write into the state that they are given.
+        raw = env.step(jax.tree.map(jnp.asarray, state.env_state), action)
+        ends = (raw.done > 0, state.length + 1 >= LIMIT)
+        return Raw(raw.obs, raw.reward, *ends, getattr(raw, "info", {}).get("cost"))
 
     return Case(environment, step, ends, **options)
 
@@ -105,6 +110,15 @@ def brax_case(name, backend, ends, **options):
     return in_brax_form(environment, env, ends, **options)
 
 
+def crax_case(name, **options):
+    envs = pytest.importorskip("crax.envs")
+    env = envs.get_environment(
+        name, level=1 if envs.supports_difficulty(name) else None
+    )
+    environment = make_crax(name, episode_length=LIMIT)
+    return in_brax_form(environment, env, ("truncated",), **options)
+
+
 @struct.dataclass
 class BallState:
     obs: jax.Array
@@ -114,18 +128,22 @@ class BallState:
 
 
 class Ball:
-    """Has brax's form, and its habits: old keys, a dictionary written in place."""
+    """Has brax's form, and its habits: old keys, a dictionary written in place.
+
+    Its cost counts steps.
+    """
 
     action_size = 2
 
     def reset(self, rng):
         assert rng.dtype == jnp.uint32
         place = jax.random.uniform(rng, (2,), minval=-0.2, maxval=0.2)
-        return BallState(place, 0.0, jnp.zeros(()), {"steps": 0})
+        return BallState(place, 0.0, jnp.zeros(()), {"steps": 0, "cost": 0})
 
     def step(self, state, action):
         place = state.obs + 0.3 * action
-        state.info.update(steps=state.info["steps"] + 1)
+        steps = state.info["steps"] + 1
+        state.info.update(steps=steps, cost=steps)
         far = jnp.abs(place).max() > 0.5
         return state.replace(obs=place, reward=place.sum(), done=jnp.float32(far))
 
@@ -359,6 +377,8 @@ CASES = {
     "brax reacher": lambda: brax_case("reacher", "mjx", ("truncated",)),
     # In a fluid, of which brax computes the forces elsewhere.
     "brax swimmer": lambda: brax_case("swimmer", "generalized", ("truncated",)),
+    "crax safe_goal_point": lambda: crax_case("safe_goal_point"),
+    "crax safe_velocity_swimmer": lambda: crax_case("safe_velocity_swimmer"),
     "craftax classic": lambda: craftax_case("Craftax-Classic-Symbolic-v1"),
     "craftax": lambda: craftax_case("Craftax-Symbolic-v1"),
     "jumanji, one choice": snake_case,
@@ -379,6 +399,7 @@ CASES = {
     ),
 }
 SLOW = {name for name in CASES if name.startswith("brax ")} - {"brax fast"}
+SLOW |= {name for name in CASES if name.startswith("crax ")}
 SLOW |= {"craftax", "craftax classic", "playground"}
 EVERY_SUITE = pytest.mark.parametrize(
     "case",
@@ -474,7 +495,9 @@ def test_types_are_the_protocols_and_stay_so(case):
         expected = MaskedObservation(expected, ((case.mask_size,), bool, False))
     for given in (observation, taken.observation, taken.final_observation):
         assert jax.tree.map(describe, given) == expected
-    assert describe(taken.reward) == ((), jnp.float32, False)
+    for number in (taken.reward, *jax.tree.leaves(taken.cost)):
+        assert describe(number) == ((), jnp.float32, False)
+    assert num_costs(environment) == len(jax.tree.leaves(taken.cost))
     assert describe(taken.terminated) == describe(taken.truncated) == ((), bool, False)
 
 
@@ -484,6 +507,8 @@ def test_a_step_is_the_suites_own(case):
     _, taken, raw = played(case)
     close(taken.final_observation, raw.observation)
     close(taken.reward, raw.reward)
+    # Of the step, and of no reset; None where the suite has none.
+    close(taken.cost, raw.cost)
     assert np.isfinite(values(taken.final_observation)).all()
 
 
@@ -654,6 +679,7 @@ def test_playground_passes_its_observations_on(monkeypatch):
 SUITES = {
     "brax": ("brax.envs", "brax", "halfcheetah"),
     "craftax": ("craftax.craftax_env", "craftax", "Craftax-Symbolic-v1"),
+    "crax": ("crax.envs", "crax", "safe_goal_point"),
     "gymnasium": ("gymnasium", "gymnasium", "CartPole-v1"),
     "jumanji": ("jumanji", "jumanji", "Snake-v1"),
     "navix": ("navix", "navix", "Navix-Empty-5x5-v0"),
@@ -684,7 +710,7 @@ def test_an_unknown_name_gets_the_nearest(suite):
 def test_an_id_is_one_object(suite):
     module, _, name = SUITES.get(suite, ("gymnax", None, "CartPole-v1"))
     pytest.importorskip(module)
-    name = {"brax": "fast"}.get(suite, name)  # cheap to make
+    name = {"brax": "fast", "crax": "fast"}.get(suite, name)  # cheap to make
     assert make_environment(f"{suite}/{name}") is make_environment(f"{suite}/{name}")
 
 
@@ -697,6 +723,25 @@ def test_a_backend_is_the_third_part_of_a_brax_id():
         make_environment("brax/fast/mujoco")
     with pytest.raises(ValueError, match=r"spring cannot .*'brax/swimmer/generalized'"):
         make_environment("brax/swimmer")
+
+
+def test_a_level_is_the_third_part_of_a_crax_id():
+    pytest.importorskip("crax.envs")
+    default = make_environment("crax/safe_reacher")
+    assert default.name == "crax/safe_reacher/1"
+    assert make_environment("crax/safe_reacher/3").name == "crax/safe_reacher/3"
+    with pytest.raises(ValueError, match=r"no level '4' in CRAX.*safe_reacher/2'"):
+        make_environment("crax/safe_reacher/4")
+    with pytest.raises(ValueError, match=r"no levels .*Hopper\(level=2\), 1000\)"):
+        make_environment("crax/safe_velocity_hopper/2")
+
+
+@pytest.mark.slow
+def test_a_class_of_crax_takes_the_level_that_its_registry_does_not():
+    envs = pytest.importorskip("crax.envs")
+    env = BraxEnvironment(envs.SafeVelocityHopper(level=2), 1000)
+    assert num_costs(env) == 1
+    np.testing.assert_allclose(env._env._velocity_threshold, 0.75 * 0.7402)
 
 
 @pytest.mark.usefixtures("no_shape_checks")

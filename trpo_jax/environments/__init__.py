@@ -1,16 +1,14 @@
 """Environments: one protocol, and one adapter for each suite."""
 
-from collections.abc import Callable
-from typing import Any
-
 from trpo_jax.environments.brax import BraxEnvironment, make_brax
-from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.costs import CostEnvironment
 from trpo_jax.environments.craftax import CraftaxEnvironment, make_craftax
+from trpo_jax.environments.crax import make_crax
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnasium import GymnasiumEnvironment, make_gymnasium
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
 from trpo_jax.environments.jumanji import JumanjiEnvironment, make_jumanji
+from trpo_jax.environments.making import SUITES, make_environment
 from trpo_jax.environments.navix import NavixEnvironment, make_navix
 from trpo_jax.environments.playground import make_playground
 from trpo_jax.environments.protocol import (
@@ -22,11 +20,12 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
+from trpo_jax.environments.safe import make_safe
 from trpo_jax.environments.squashed import SquashedActions, squash_actions
 from trpo_jax.environments.target_gym import make_target_gym
+from trpo_jax.environments.toll_grid import TollGrid
 from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.environments.xland import XLandEnvironment, make_xland
-from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.observations import MaskedObservation
 
 __all__ = [
@@ -47,108 +46,23 @@ __all__ = [
     "NavixEnvironment",
     "SquashedActions",
     "TimeStep",
+    "TollGrid",
     "VariedEnvironment",
     "XLandEnvironment",
     "make_brax",
     "make_craftax",
+    "make_crax",
     "make_environment",
     "make_gymnasium",
     "make_gymnax",
     "make_jumanji",
     "make_navix",
     "make_playground",
+    "make_safe",
     "make_target_gym",
     "make_xland",
     "squash_actions",
 ]
 
-
-# Suite ↦ function that makes an environment from the rest of the id.
-_SUITES: dict[str, Callable[[str], Environment]] = {
-    "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
-    "craftax": make_craftax,
-    "gymnasium": make_gymnasium,
-    "gymnax": make_gymnax,
-    "jumanji": make_jumanji,
-    "navix": make_navix,
-    "playground": make_playground,
-    "target_gym": make_target_gym,
-    "xland": lambda name: make_xland(*name.split("/", 1)),
-}
-
-# Package ↦ function that makes an environment from one of its objects, or a pair.
-_PACKAGES: dict[str, Callable[[Any], Environment]] = {
-    "craftax": make_craftax,
-    "navix": make_navix,
-    "xminigrid": make_xland,
-}
-
-
-def make_environment(env: Any) -> Environment:
-    """Return the environment that `env` names or is.
-
-    Args:
-        env: An id; an (environment, params) pair of gymnax, Craftax or XLand-MiniGrid,
-            or the environment alone for its default parameters; an environment of
-            Jumanji or Navix; or any `Environment`. Parameters of gymnax with a leading
-            axis [num_envs] make a different environment in each row of the batch. An id
-            is one of gymnax, such as "CartPole-v1", unless it begins with a suite:
-
-            - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
-            - "craftax/Craftax-Symbolic-v1";
-            - "gymnasium/CartPole-v1", which is stepped on the host;
-            - "jumanji/Snake-v1";
-            - "navix/Navix-Empty-5x5-v0";
-            - "playground/CartpoleBalance";
-            - "target_gym/plane";
-            - "xland/MiniGrid-Empty-5x5", or with rulesets
-              "xland/XLand-MiniGrid-R1-9x9/trivial-21k".
-
-    Returns:
-        The environment; the same object for the same `env`.
-
-    Raises:
-        UsageError: If no environment has that id, its suite is not installed, its
-            spaces are not supported, or it does not return what `Environment` says.
-        UsageTypeError: If `env` is something else.
-    """
-    if isinstance(env, str):
-        suite, slash, name = env.partition("/")
-        return _SUITES[suite](name) if slash and suite in _SUITES else make_gymnax(env)
-    is_pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
-    for base in type(env[0] if is_pair else env).__mro__:
-        package = base.__module__.partition(".")[0]
-        if package in _PACKAGES and not isinstance(env, Environment):
-            return _PACKAGES[package](env)
-    if is_pair:
-        return make_gymnax(env)
-    if not isinstance(env, type):
-        if isinstance(env, Environment):
-            check_environment(env)
-            return env
-        if hasattr(env, "step") and hasattr(env, "default_params"):
-            return make_gymnax(env)
-        if hasattr(env, "step") and hasattr(env, "action_spec"):
-            return make_jumanji(env)
-        if hasattr(env, "step") and hasattr(env, "observation_space"):
-            raise UsageTypeError(
-                f"env is {describe_type(env)}, which has Gymnasium's form, and a batch "
-                "needs several of them; write its id, as 'gymnasium/CartPole-v1', or "
-                "trpo_jax.environments.GymnasiumEnvironment(function that makes it)."
-            )
-        if hasattr(env, "step") and hasattr(env, "action_size"):
-            raise UsageTypeError(
-                f"env is {describe_type(env)}, which has brax's form; write "
-                "env=trpo_jax.environments.BraxEnvironment(env, episode_length=1000)."
-            )
-    if getattr(type(env), "__hash__", None) is None and hasattr(env, "reset"):
-        raise UsageTypeError(
-            f"env is a {type(env).__name__}, which is not hashable, as environments "
-            "have to be; write @dataclass(eq=False), or a __hash__ method."
-        )
-    instance = f", as an instance {env.__name__}()" if isinstance(env, type) else ""
-    raise UsageTypeError(
-        f"env is {describe_type(env)}; write an id such as 'CartPole-v1', a gymnax "
-        "pair (environment, params), or an object with reset, step, action_space and "
-        f"observation_shape{instance} (trpo_jax.environments.Environment)."
-    )
+# Here: these tasks wrap environments of the other suites.
+SUITES["safe"] = make_safe

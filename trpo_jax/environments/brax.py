@@ -158,11 +158,13 @@ def make_brax(
 def _mend_fluid() -> None:
     """Give `brax.fluid`, which moves the swimmer, a `clip` that takes `a_min`.
 
-    JAX has renamed the argument; brax 0.14, no longer maintained, still uses it.
+    JAX has renamed the argument; brax 0.14, no longer maintained, still uses it, and so
+    does CRAX's copy of it.
     """
-    fluid: Any = sys.modules.get("brax.fluid")
-    if fluid is not None and fluid.jp is jnp:
-        fluid.jp = types.SimpleNamespace(**vars(jnp) | {"clip": _clip})
+    for name in ("brax.fluid", "crax.fluid"):
+        fluid: Any = sys.modules.get(name)
+        if fluid is not None and fluid.jp is jnp:
+            fluid.jp = types.SimpleNamespace(**vars(jnp) | {"clip": _clip})
 
 
 def _clip(array: Array, *bounds: Any, **named: Any) -> Array:

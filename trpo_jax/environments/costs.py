@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Num, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments.contract import (
     action_type,
@@ -16,6 +16,7 @@ from trpo_jax.environments.contract import (
     observation_type,
 )
 from trpo_jax.environments.gymnasium import is_on_host
+from trpo_jax.environments.making import make_environment
 from trpo_jax.environments.protocol import Drawable, Environment, TimeStep
 from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
@@ -54,9 +55,6 @@ class CostEnvironment:
             UsageError: If it does not return a number or a vector, or the environment
                 is stepped on the host.
         """
-        # Here, because this room's `__init__` imports this module.
-        from trpo_jax.environments import make_environment
-
         if not callable(cost_fn):
             raise UsageTypeError(
                 f"cost_fn is {describe_type(cost_fn)}; write a function (observation, "
@@ -80,6 +78,7 @@ class CostEnvironment:
         self.name = str(getattr(self._environment, "name", self._environment))
         if isinstance(self._environment, VariedEnvironment):
             self.num_variants = self._environment.num_variants
+            self.reset_variant = self._reset_variant
 
     def __repr__(self) -> str:
         return f"CostEnvironment({self._environment!r})"
@@ -92,6 +91,14 @@ class CostEnvironment:
     def reset(self, key: Key[Array, ""]) -> tuple[CostState, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         state, observation = self._environment.reset(key)
+        return CostState(state, observation), observation
+
+    def _reset_variant(
+        self, key: Key[Array, ""], row: Int[Array, ""] | int
+    ) -> tuple[CostState, Observation]:
+        """Start an episode of a row, where the environment inside has several."""
+        assert isinstance(self._environment, VariedEnvironment)
+        state, observation = self._environment.reset_variant(key, row)
         return CostState(state, observation), observation
 
     def step(

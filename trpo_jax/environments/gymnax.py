@@ -168,7 +168,7 @@ def make_gymnax(
 
 @cached
 def _make_by_id(env_id: str) -> GymnaxEnvironment:
-    gymnax = _import_gymnax()
+    gymnax = import_gymnax()
     advice = (
         "Register your own by gymnax.register(id, factory), or write env=(environment, "
         "params). Ids of other suites begin with the suite: 'brax/halfcheetah'."
@@ -187,7 +187,7 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
 _PLOTTING = ("matplotlib.pyplot", "seaborn")
 
 
-def _import_gymnax() -> Any:
+def import_gymnax() -> Any:
     """Import gymnax without its plotting libraries, which load when they are used."""
     stand_ins = {name: _LoadedWhenUsed(name) for name in _PLOTTING}
     for name, stand_in in stand_ins.items():

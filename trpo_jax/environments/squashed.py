@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Key, PyTree
 from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.environments.protocol import Box, Drawable, Environment, TimeStep
-from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError
 from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached
@@ -45,9 +44,10 @@ class SquashedActions:
         # In NumPy: an array made while a program is traced would not outlive it.
         self._low, self._high = np.array([low, high], np.float32)
         self.action_space = Box(space.size)
-        if isinstance(environment, VariedEnvironment):
-            self.num_variants = environment.num_variants
-            self.reset_variant = environment.reset_variant
+        # One that varies may be inside of another wrapper.
+        for name in ("num_variants", "reset_variant"):
+            if hasattr(environment, name):
+                setattr(self, name, getattr(environment, name))
         self.observation_shape = environment.observation_shape
         self.num_costs = num_costs(environment)
         self.on_host = is_on_host(environment)
