@@ -70,6 +70,22 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     return header, lines
 
 
+def implementation(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
+    """Return header and lines: four agents, by environment."""
+    header = ("environment", "agent", "return at the end", "mean over training", "KL")
+    lines = [
+        (
+            row["env"],
+            row["agent"],
+            returns(row["final"]),
+            returns(row["mean_over_training"]),
+            number(row["kl_median"]),
+        )
+        for row in last_rows(rows)
+    ]
+    return header, lines
+
+
 def sensitivity(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     """Return header and lines: how far returns stay near the best, by environment."""
     header = ("environment", "field", "values", "returns", "decades near the best")

@@ -33,6 +33,7 @@ from benchmarks.relatives_tables import (
     comparison,
     draw_comparison,
     draw_sensitivity,
+    implementation,
     sensitivity,
 )
 from benchmarks.runs import configure, parse_overrides
@@ -744,6 +745,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "curvature": curvature,
     "relatives": lambda rows: table(*comparison(rows)),
     "relatives-sensitivity": lambda rows: table(*sensitivity(rows)),
+    "implementation": lambda rows: table(*implementation(rows)),
     "constraints": lambda rows: table(*constraints_tables.comparison(rows)),
     "speeds": lambda rows: table(*constraints_tables.speeds(rows)),
     "bounds": bounds,

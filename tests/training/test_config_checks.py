@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import CHAIN, TABULAR
+from probes import CHAIN, TABULAR, Toll
 
 from trpo_jax import TRPOConfig, train
-from trpo_jax.training.config_checks import UPDATES, UPDATES_OF_FIELDS
+from trpo_jax.environments import CostEnvironment
+from trpo_jax.training.config_checks import CONSTRAINED, UPDATES, UPDATES_OF_FIELDS
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -152,17 +153,26 @@ def test_a_config_that_was_told_its_fit_goes_over_to_the_other():
     assert other == TRPOConfig(**SMALL)
 
 
+LIMITED = SMALL | {"env": Toll(), "cost_limits": (1.0, 2.0)}
+"""What an update that keeps limits needs."""
+
 OF_UPDATES = {
-    "line_search": ("backtracking", ("trpo",)),
-    "max_backtracks": (3, ("trpo",)),
-    "backtrack_factor": (0.7, ("trpo",)),
-    "line_search_width": (2, ("trpo",)),
-    "step_size_curvature": ("damped", ("trpo", "tnpg")),
+    "line_search": ("backtracking", ("trpo", *CONSTRAINED)),
+    "max_backtracks": (3, ("trpo", *CONSTRAINED)),
+    "backtrack_factor": (0.7, ("trpo", *CONSTRAINED)),
+    "line_search_width": (2, ("trpo", *CONSTRAINED)),
+    "step_size_curvature": (
+        "damped",
+        ("trpo", "tnpg", "trpo_lagrangian", "trpo_pid", "crpo"),
+    ),
+    "damping_schedule": ("adaptive", ("trpo", "tnpg", "npg")),
+    "multiplier_learning_rate": (0.3, ("trpo_lagrangian", "trpo_pid")),
+    "multiplier_proportional_gain": (0.3, ("trpo_pid",)),
+    "multiplier_derivative_gain": (0.3, ("trpo_pid",)),
     **{
-        name: (value, ("trpo", "tnpg", "npg"))
+        name: (value, ("trpo", "tnpg", "npg", *CONSTRAINED))
         for name, value in {
             "damping": 0.5,
-            "damping_schedule": "adaptive",
             "fisher_operator": "kl_hessian",
             "cg_iterations": 3,
             "preconditioner_groups": 2,
@@ -189,7 +199,7 @@ OF_UPDATES = {
 
 def test_every_field_of_some_updates_is_listed_with_them():
     # Read by a fit, too; needs another one.
-    others = {"cg_tolerance", "preconditioner"}
+    others = {"cg_tolerance", "preconditioner", "cost_limits"}
     assert OF_UPDATES.keys() == UPDATES_OF_FIELDS.keys() - others
     for name, (_, readers) in OF_UPDATES.items():
         assert UPDATES_OF_FIELDS[name] == readers
@@ -198,15 +208,58 @@ def test_every_field_of_some_updates_is_listed_with_them():
 @pytest.mark.parametrize("name", OF_UPDATES)
 def test_a_field_that_the_update_would_ignore_is_refused(name):
     value, readers = OF_UPDATES[name]
-    advice = f"is for update={' or '.join(map(repr, readers))}; write that as well, or"
+    named = [one for one in readers if one not in CONSTRAINED] or readers
+    advice = f"is for update={' or '.join(map(repr, named))}; write that as well, or"
     for update in UPDATES:
+        base = LIMITED if update in CONSTRAINED else SMALL
         if update in readers:
-            TRPOConfig(**SMALL, update=update, **{name: value})
+            TRPOConfig(**base, update=update, **{name: value})
             continue
         with pytest.raises(ValueError, match=re.escape(advice)):
-            TRPOConfig(**SMALL, update=update, **{name: value})
+            TRPOConfig(**base, update=update, **{name: value})
         default = getattr(TRPOConfig(), name)
-        TRPOConfig(**SMALL, update=update, **{name: default})
+        TRPOConfig(**base, update=update, **{name: default})
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        (
+            {"cost_limits": None},
+            TypeError,
+            r"cost_limits=None; write the limit",
+        ),
+        ({"cost_limits": ()}, TypeError, r"cost_limits=\(\); write the limit of each"),
+        (
+            {"cost_limits": (1.0,)},
+            ValueError,
+            "1 of the 2 limits .* write one",
+        ),
+        ({"cost_limits": (1, 2, 3)}, ValueError, "3 of the 2 limits"),
+        ({"cost_limits": (-1.0, 2.0)}, ValueError, "-1 is not 0 or more and finite"),
+        ({"cost_limits": (np.inf, 2.0)}, ValueError, "inf is not 0 or more"),
+        ({"cost_limits": (np.nan, 2.0)}, ValueError, "nan is not 0 or more"),
+        ({"cost_limits": ("a", 2.0)}, TypeError, "'a' is not a number"),
+        ({"env": "CartPole-v1"}, ValueError, "has no costs; write update='trpo', or"),
+        ({"update": "trpo"}, ValueError, r"is for update='cpo' or 'pcpo' .*; write"),
+        ({"update": "ppo"}, ValueError, r"is for update='cpo' or 'pcpo' .*; write"),
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_limits_that_do_not_fit_are_refused(fields, error, message):
+    with pytest.raises(error, match=message):
+        TRPOConfig(**LIMITED | {"update": "cpo"} | fields)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_limits_in_any_form_are_floats():
+    for limits in ((1, 2), [1, 2], np.array([1.0, 2.0]), jnp.array([1, 2])):
+        config = TRPOConfig(**LIMITED | {"update": "cpo", "cost_limits": limits})
+        assert config.cost_limits == (1.0, 2.0)
+        assert all(type(limit) is float for limit in config.cost_limits)
+    one = CostEnvironment("CartPole-v1", lambda state, action, after: action)
+    config = TRPOConfig(**SMALL | {"env": one}, update="crpo", cost_limits=3)
+    assert config.cost_limits == (3.0,)
 
 
 def test_a_field_that_update_and_fit_read_is_refused_where_neither_does():

@@ -45,6 +45,9 @@ OF_OTHER_UPDATES = {
     "kl_coefficient",
     "natural_step_size",
     "policy_learning_rate",
+    "multiplier_learning_rate",
+    "multiplier_proportional_gain",
+    "multiplier_derivative_gain",
 }
 IGNORED = {
     "trust_region": {"critic_learning_rate"} | OF_OTHER_UPDATES,

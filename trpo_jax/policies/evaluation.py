@@ -87,10 +87,25 @@ def evaluate_with_costs(
     actions: Actions = "mode",
     max_steps: int = _MAX_STEPS,
 ) -> Evaluation:
-    """Return returns and costs of whole episodes, as `evaluate` plays them.
+    """Return returns and costs of whole episodes, played on the device.
 
-    The arguments and errors are those of `evaluate`. A limit is one on the cost of the
-    policy that trained, which samples: compare it with actions="sample".
+    A limit is one on the costs of the policy that trains, which samples: to compare
+    them with it, write actions="sample".
+
+    Args:
+        config: As all that follow, see `evaluate`.
+        state: The state of the run.
+        key: Randomness; consumed.
+        num_episodes: Episodes of each seed.
+        actions: The most probable action, or one sampled from the policy.
+        max_steps: Return and costs of an episode that is longer are NaN.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        UsageTypeError: As `evaluate`.
+        UsageError: As `evaluate`.
     """
     key = as_key(key)
     num_episodes = whole("num_episodes", num_episodes)

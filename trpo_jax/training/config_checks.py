@@ -475,7 +475,9 @@ def check_ignored(config: Any) -> None:
             if name in names
         ]
         if updates := UPDATES_OF_FIELDS.get(name):
-            readers.insert(0, f"update={' or '.join(map(repr, updates))}")
+            # Those that keep limits need more than a name.
+            named = [one for one in updates if one not in CONSTRAINED] or updates
+            readers.insert(0, f"update={' or '.join(map(repr, named))}")
         raise UsageError(
             f"{name}={value!r} is for {' or '.join(readers)}; write that as well, "
             f"or leave {name} at {defaults[name]!r}."

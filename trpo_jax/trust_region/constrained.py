@@ -40,7 +40,7 @@ from trpo_jax.trust_region.step_size import undamped_curvature
 
 
 class ConstraintInfo(NamedTuple):
-    """What an update did about K costs, in units of the cost advantages.
+    """Evidence of an update about K costs, in units of the cost advantages.
 
     Attributes:
         excess: c, by how much each cost was above its limit, float[K].
