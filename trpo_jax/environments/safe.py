@@ -39,7 +39,7 @@ class VelocityTask(NamedTuple):
 # The rule is that of Safety-Gymnasium, whose limits are for other bodies: 0.74 for the
 # hopper, 3.21 for the half-cheetah. `benchmarks/speeds.py` measured these.
 VELOCITY_TASKS = {
-    "halfcheetah_velocity": VelocityTask("brax/halfcheetah", 8, 3.0),
+    "halfcheetah_velocity": VelocityTask("brax/halfcheetah", 8, 2.4),
     "hopper_velocity": VelocityTask("brax/hopper", 5, 0.55),
 }
 
