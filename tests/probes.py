@@ -11,6 +11,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from trpo_jax.environments import Discrete, TimeStep
+
 NUM_STATES = 4
 NO_LIMIT = 1_000_000
 
@@ -132,3 +134,28 @@ CHAIN = make_tables(
     max_steps_in_episode=5,
 )
 """Action 1 goes right and, from the last state, ends the task; action 0 stays."""
+
+
+class Toll:
+    """Episodes of four steps; action 1 earns 1 and costs 1, and 2 of another cost.
+
+    The return is the first cost, so that a limit on it is the best return.
+    """
+
+    action_space = Discrete(2)
+    observation_shape = (1,)
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.ones(1)
+
+    def step(self, key, state, action):
+        taken = action.astype(jnp.float32)
+        ended = state == 3
+        return (state + 1) % 4, TimeStep(
+            jnp.ones(1),
+            taken,
+            ended,
+            jnp.zeros((), bool),
+            jnp.ones(1),
+            jnp.stack([taken, 2 * taken]),
+        )

@@ -100,7 +100,9 @@ def from_python(values: dict[str, Any]) -> list[str]:
 
 def as_plain(value: Any) -> Any:
     """Return the value of a field, fit for JSON; see `config_to_dict`."""
-    if isinstance(value, tuple) and all(isinstance(one, int | float | str) for one in value):
+    if isinstance(value, tuple) and all(
+        isinstance(one, int | float | str) for one in value
+    ):
         return list(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value

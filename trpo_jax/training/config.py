@@ -163,7 +163,7 @@ class TRPOConfig:
 
     cost_limits: tuple[float, ...] | None = None
     """Limit of each cost of the environment, summed over an episode without a discount:
-    one number for each, which the update keeps."""
+    one number, or one for each of several costs, which the update keeps."""
     multiplier_learning_rate: float = 0.1
     """Step size of the multipliers of update="trpo_lagrangian" and "trpo_pid" (their
     integral gain), for excesses in units of the limit."""

@@ -195,7 +195,7 @@ def constrained_update(
             return Candidate(
                 merit,
                 candidate.kl,
-                candidate.finite & jnp.isfinite(candidate.surrogate + jnp.sum(change)),
+                candidate.finite & jnp.isfinite(gain + jnp.sum(change + excess)),
                 _Kept(candidate.surrogate, candidate.evidence, change),
                 feasible=jnp.all(change <= allowed),
             )
@@ -222,7 +222,7 @@ def constrained_update(
             old,
             gradient,
             cg,
-            squared,
+            squared + jnp.sum(0 * excess),  # NaN if a limit is
             jnp.where(squared > 0, jnp.ones_like(squared), 0),
             search._replace(candidate=candidate),
             damping,

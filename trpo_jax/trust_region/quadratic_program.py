@@ -251,6 +251,9 @@ def _solve(
 ) -> Float[Array, " K"]:
     """Return the solution in the active rows and columns, 0 in the others.
 
+    NaN if two of the active ones are nearly the same: a step that keeps one limit then
+    keeps the other, and both together would be reached by large steps that cancel.
+
     By Gauss–Jordan elimination, unrolled: K is small, and a call of LAPACK for each of
     2^K sets, or of its counterpart on a GPU, costs more than all the rest.
     """
@@ -258,8 +261,12 @@ def _solve(
     left = jnp.where(both, matrix, jnp.eye(len(active), dtype=matrix.dtype))
     rows = jnp.concatenate([left, jnp.where(active, right, 0)[:, None]], axis=1)
 
+    # The diagonal is 1: what is left of it is the square of a sine.
+    least = jnp.sqrt(jnp.finfo(matrix.dtype).eps)
+
     def eliminate(rows: Array, i: int) -> Array:
-        pivot = rows[i] / rows[i, i]
+        diagonal = jnp.where(rows[i, i] > least, rows[i, i], jnp.nan)
+        pivot = rows[i] / diagonal
         return (rows - rows[:, i, None] * pivot).at[i].set(pivot)
 
     return functools.reduce(eliminate, range(len(active)), rows)[:, -1]

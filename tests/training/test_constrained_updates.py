@@ -1,0 +1,113 @@
+"""Updates that keep limits: the controller, and what they converge to."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast_jit
+from probes import Toll
+
+import trpo_jax
+from trpo_jax import UpdateStatus
+from trpo_jax.environments import CostEnvironment
+from trpo_jax.training.constrained_updates import Multipliers, next_multipliers
+from trpo_jax.training.update_inputs import RolloutCosts
+
+UPDATES = ("cpo", "pcpo", "trpo_lagrangian", "trpo_pid", "crpo")
+CONFIG = trpo_jax.TRPOConfig(
+    env=Toll(),
+    num_envs=32,
+    rollout_length=16,
+    total_timesteps=32 * 16 * 60,
+    hidden_sizes=(4,),
+    cost_limits=(1.0, 100.0),
+    update="cpo",
+)
+
+
+def costs(episode_cost, limits):
+    rows = jnp.zeros((1, len(limits)))
+    cost, limits = jnp.float32(episode_cost), jnp.float32(limits)
+    return RolloutCosts(rows, cost, jnp.float32(10), limits)
+
+
+def test_the_controller_is_its_formula():
+    gains = {"proportional": 0.5, "integral": 0.1, "derivative": 0.25}
+    state = Multipliers(jnp.zeros(2), jnp.full(2, jnp.inf))
+    integral, before = np.zeros(2), np.full(2, np.inf)
+    limits = np.array([25.0, 0.0])  # of 0, differences are absolute
+    unit = np.array([25.0, 1.0])
+    for cost in ([50.0, 1], [20, 0.5], [30, 2], [10, 0], [0, 0]):
+        cost = np.array(cost)
+        state, found = next_multipliers(state, costs(cost, limits), **gains)
+        above = (cost - limits) / unit
+        integral = np.maximum(integral + 0.1 * above, 0)
+        rise = np.maximum((cost - before) / unit, 0)
+        expected = np.maximum(0.5 * above + integral + 0.25 * rise, 0)
+        before = cost
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(state.integral, integral, rtol=1e-6, atol=1e-7)
+
+
+def test_a_cost_that_is_nan_does_not_stay_in_the_controller():
+    state = Multipliers(jnp.ones(1), jnp.ones(1))
+    gains = {"proportional": 0.5, "integral": 0.1, "derivative": 0.25}
+    state, _ = next_multipliers(state, costs([jnp.nan], [1.0]), **gains)
+    np.testing.assert_array_equal(state, Multipliers(jnp.ones(1), jnp.ones(1)))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_limit_is_kept_and_used(update):
+    """The best return under the limit is the limit, 1; without one it would be 4."""
+    result = trpo_jax.train(dataclasses.replace(CONFIG, update=update, num_seeds=2))
+    metrics = result.metrics
+    cost = np.asarray(metrics.episode_cost)[:, -15:]
+    assert cost[..., 0].mean() < 1.05
+    if update != "trpo_lagrangian":  # which overshoots: it integrates the excess
+        assert cost[..., 0].mean() > 0.85
+    np.testing.assert_allclose(metrics.episode_return[:, -15:], cost[..., 0], rtol=1e-5)
+    np.testing.assert_allclose(cost[..., 1], 2 * cost[..., 0], rtol=1e-5)
+    evidence = metrics.constraints
+    assert evidence.multipliers[..., 1].max() == 0  # of the limit that never binds
+    assert evidence.multipliers[..., 0].max() > 0
+    # From the first state, half of the actions cost: above the limit.
+    assert evidence.excess[:, 0, 0].min() > 0
+    np.testing.assert_allclose(
+        evidence.excess[:, 1:, 0], metrics.episode_cost[:, 1:, 0] - 1, atol=1e-5
+    )
+    assert np.all(metrics.update.kl <= 0.01)
+    # What the surrogate says comes about in the next rollout.
+    change = np.diff(np.asarray(metrics.episode_cost)[..., 0], axis=1)
+    predicted = np.asarray(evidence.cost_change)[:, :-1, 0]
+    assert np.corrcoef(change.ravel(), predicted.ravel())[0, 1] > 0.6
+    if update == "crpo":
+        recovered = np.asarray(evidence.recovered)
+        np.testing.assert_array_equal(recovered, evidence.excess[..., 0] > 0)
+
+
+def test_the_multiplier_can_be_swept():
+    """Gains are traced: one program, a run for each."""
+    config = dataclasses.replace(
+        CONFIG, update="trpo_lagrangian", total_timesteps=512 * 3
+    )
+
+    def train(gain):
+        floats = config.hyperparameters._replace(multiplier_learning_rate=gain)
+        return trpo_jax.train(config, hyperparameters=floats).metrics.constraints
+
+    multipliers = fast_jit(jax.vmap(train))(jnp.array([0.1, 0.2])).multipliers
+    np.testing.assert_allclose(multipliers[1, 0], 2 * multipliers[0, 0], rtol=1e-5)
+    assert multipliers[0, 0, 0] > 0
+
+
+def test_costs_that_are_nan_refuse_updates_and_keep_the_parameters():
+    env = CostEnvironment("CartPole-v1", lambda s, a, after: jnp.float32(jnp.nan))
+    config = dataclasses.replace(
+        CONFIG, env=env, cost_limits=(1.0,), num_envs=2, total_timesteps=64
+    )
+    result = trpo_jax.train(config)
+    assert np.all(result.metrics.update.status == UpdateStatus.NON_FINITE)
+    start = trpo_jax.init(config, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, result.state.params, start.params)
