@@ -163,7 +163,7 @@ def compare(env: str, update: str, **overrides: Any) -> dict[str, Any]:
         "return": mean_of_known(returns[:, -last:], axis=1),
         "cost": mean_of_known(costs[:, -last:], axis=1),
     }
-    described = [f"{name}={value:,}" for name, value in overrides.items()]
+    described = [f"{name}={value}" for name, value in overrides.items()]
     row = {
         "name": ", ".join([env, update, *described]),
         "env": env,
