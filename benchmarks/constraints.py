@@ -163,8 +163,9 @@ def compare(env: str, update: str, **overrides: Any) -> dict[str, Any]:
         "return": mean_of_known(returns[:, -last:], axis=1),
         "cost": mean_of_known(costs[:, -last:], axis=1),
     }
+    described = [f"{name}={value}" for name, value in overrides.items()]
     row = {
-        "name": f"{env}, {update}",
+        "name": ", ".join([env, update, *described]),
         "env": env,
         "update": update,
         "steps": config.total_timesteps,
@@ -199,6 +200,7 @@ def main(
     ),
     updates: tuple[str, ...] = UPDATES,
     num_seeds: int | None = None,
+    num_envs: int | None = None,
     total_timesteps: int | None = None,
     output: pathlib.Path = RESULTS / "constraints.jsonl",
 ) -> None:
@@ -208,10 +210,15 @@ def main(
         envs: Environments, of `TASKS`.
         updates: Policy updates, see `TRPOConfig.update`.
         num_seeds: Seeds of each; those of the task if None.
-        total_timesteps: Steps of training; those of the task if None.
+        num_envs: Environments, and with them the size of a batch; likewise.
+        total_timesteps: Steps of training; likewise.
         output: File that the rows are added to.
     """
-    given = {"num_seeds": num_seeds, "total_timesteps": total_timesteps}
+    given = {
+        "num_seeds": num_seeds,
+        "num_envs": num_envs,
+        "total_timesteps": total_timesteps,
+    }
     overrides = {name: value for name, value in given.items() if value is not None}
     for env in envs:
         for update in updates:

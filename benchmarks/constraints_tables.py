@@ -17,6 +17,7 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     header = (
         "environment",
         "update",
+        "batch",
         "steps",
         "seeds",
         "return at the end",
@@ -35,6 +36,7 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
             (
                 row["env"],
                 row["update"],
+                f"{row['fields']['num_envs'] * row['fields']['rollout_length']:,}",
                 f"{row['steps']:,}",
                 row["num_seeds"],
                 returns(row["return"]),
@@ -58,7 +60,8 @@ def draw(rows: list[dict], path: pathlib.Path) -> bool:
         2, len(envs), figsize=(3.4 * len(envs), 5), squeeze=False, sharex="col"
     )
     for column, env in zip(axes.T, envs, strict=True):
-        of_env = [row for row in rows if row["env"] == env]
+        # Without rows of other sizes, which have a longer name.
+        of_env = [row for row in rows if row["name"] == f"{env}, {row['update']}"]
         for row in of_env:
             for axis, curve in zip(column, ("return_curve", "cost_curve"), strict=True):
                 values = np.asarray(row[curve], float)

@@ -129,16 +129,19 @@ SMALL_GRID = {
 
 
 def test_constraints_are_measured_beside_exact_optima(tmp_path):
-    row = constraints.compare("safe/toll_grid", "cpo", **SMALL_GRID)
+    row = constraints.compare("safe/toll_grid", "trpo", **SMALL_GRID)
     assert row["limit"] < row["cost_without_limit"]
     assert row["optimum"] < row["optimum_without_limit"]
     assert len(row["cost_curve"]) == 3
     # Policies that have hardly been trained are far from the goal, and dear.
     assert 0 < row["return"]["mean"] < row["optimum"]
     assert row["share_above"] == 1
+    assert row["seeds_within"] == 0
     (line,) = report.TABLES["constraints"]([row]).splitlines()[2:]
-    assert line.startswith("| safe/toll_grid | cpo | 96 | 2 |")
-    assert draw_constraints([row], tmp_path / "picture.png")
+    assert line.startswith("| safe/toll_grid | trpo | 32 | 96 | 2 |")
+    # A picture has the rows of the task's own sizes.
+    of_task = row | {"name": "safe/toll_grid, trpo"}
+    assert draw_constraints([row, of_task], tmp_path / "picture.png")
 
 
 def test_costs_are_those_of_the_rollout_after_an_update(monkeypatch):
