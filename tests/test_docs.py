@@ -65,31 +65,49 @@ def test_the_page_of_fields_is_that_of_the_source(cls):
 # --- examples
 
 
-def run_page(name, folder):
-    """Run a page's blocks in one namespace, as a reader types them.
+WITH_EXAMPLES = [name for name in PAGES if blocks(PAGES[name])]
 
-    In a process of its own, with the package's own options for XLA.
+# Pages share what a process imports and compiles, and no names.
+RUN_PAGES = """
+import pathlib, runpy, sys, traceback
+
+for page in sys.argv[1:]:
+    try:
+        runpy.run_path(page, run_name="__main__")
+    except BaseException:
+        pathlib.Path(page).with_suffix(".error").write_text(traceback.format_exc())
+"""
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """Run each page's blocks in one namespace, as a reader types them.
+
+    In a process of their own, with the package's own options for XLA. Return the
+    tracebacks by page.
     """
-    program = folder / "page.py"
-    program.write_text("\n".join(blocks(PAGES[name])), "utf-8")
+    folder = tmp_path_factory.mktemp("pages")
+    programs = {name: folder / f"{Path(name).stem}.py" for name in WITH_EXAMPLES}
+    for name, program in programs.items():
+        program.write_text("\n".join(blocks(PAGES[name])), "utf-8")
     result = subprocess.run(
-        [sys.executable, str(program)],
+        [sys.executable, "-c", RUN_PAGES, *map(str, programs.values())],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=590,
     )
     assert result.returncode == 0, result.stderr
+    found = {name: program.with_suffix(".error") for name, program in programs.items()}
+    return {name: path.read_text() for name, path in found.items() if path.exists()}
 
 
-WITH_EXAMPLES = [name for name in PAGES if blocks(PAGES[name])]
-
-
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_the_examples_of_a_page_run(name, tmp_path):
-    run_page(name, tmp_path)
+def test_the_examples_of_a_page_run(name, errors):
+    assert name not in errors, errors[name]
 
 
 def test_pages_have_examples():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import checking_leaks
+from compiling import checking_leaks, fast_jit
 from probes import CHAIN, NO_LIMIT, TABULAR
 
 from trpo_jax import (
@@ -68,12 +68,19 @@ def test_a_nan_of_the_environment_is_found():
         train(config)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Catch-bsuite"])
-def test_training_in_double_precision_after_single(env):
+@pytest.mark.parametrize(
+    ("env", "precisions"),
+    [
+        ("CartPole-v1", ("single", "double")),
+        ("Pendulum-v1", ("double",)),
+        ("Catch-bsuite", ("double",)),
+    ],
+)
+def test_training_in_double_precision_also_after_single(env, precisions):
     config = dataclasses.replace(CONFIG, env=env)
-    train_once = jax.jit(train, static_argnums=0)
-    for x64 in (False, True):
-        with jax.enable_x64(x64):
+    train_once = fast_jit(train, static_argnums=0)
+    for precision in precisions:
+        with jax.enable_x64(precision == "double"):
             metrics = train_once(config, jax.random.key(0)).metrics
         assert np.all(metrics.update.status == UpdateStatus.ACCEPTED)
 
