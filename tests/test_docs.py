@@ -66,16 +66,22 @@ def test_the_page_of_fields_is_that_of_the_source(cls):
 
 
 WITH_EXAMPLES = [name for name in PAGES if blocks(PAGES[name])]
+PYTHONPATH = (str(PACKAGE.parent), str(Path(__file__).parent))
 
-# Pages share what a process imports and compiles, and no names.
+# Pages share what a process imports and compiles, and no names. The first, the README,
+# compiles with the package's own options for XLA.
 RUN_PAGES = """
-import pathlib, runpy, sys, traceback
+import os, pathlib, runpy, sys, traceback
+import compiling
 
-for page in sys.argv[1:]:
+for index, page in enumerate(map(pathlib.Path, sys.argv[1:])):
+    if index == 1:
+        compiling.compile_quickly()
+    os.chdir(page.parent)
     try:
-        runpy.run_path(page, run_name="__main__")
+        runpy.run_path(str(page), run_name="__main__")
     except BaseException:
-        pathlib.Path(page).with_suffix(".error").write_text(traceback.format_exc())
+        page.with_suffix(".error").write_text(traceback.format_exc())
 """
 
 
@@ -83,17 +89,17 @@ for page in sys.argv[1:]:
 def errors(tmp_path_factory):
     """Run each page's blocks in one namespace, as a reader types them.
 
-    In a process of their own, with the package's own options for XLA. Return the
-    tracebacks by page.
+    Return the tracebacks by page.
     """
+    assert WITH_EXAMPLES[0] == "README.md"
     folder = tmp_path_factory.mktemp("pages")
-    programs = {name: folder / f"{Path(name).stem}.py" for name in WITH_EXAMPLES}
+    programs = {name: folder / Path(name).stem / "page.py" for name in WITH_EXAMPLES}
     for name, program in programs.items():
+        program.parent.mkdir()
         program.write_text("\n".join(blocks(PAGES[name])), "utf-8")
     result = subprocess.run(
         [sys.executable, "-c", RUN_PAGES, *map(str, programs.values())],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(PYTHONPATH)},
         capture_output=True,
         text=True,
         check=False,

@@ -16,7 +16,14 @@ from notebooks.execute import execute
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WHERE = "import sys, trpo_jax\nprint(sys.executable)\nprint(trpo_jax.__file__)"
+START = f"""
+import sys, trpo_jax
+print(sys.executable)
+print(trpo_jax.__file__)
+sys.path.append({str(pathlib.Path(__file__).parent)!r})
+import compiling
+compiling.compile_quickly()
+"""
 
 # Text that differs from one machine or run to the next: paths, addresses of objects.
 VOLATILE = re.compile(r"(?<![\w.<])/\w[\w.-]*/|[A-Z]:\\|\b0x[0-9a-f]{6,}")
@@ -50,14 +57,14 @@ def executed():
     Each begins without the names of those before it.
     """
     notebooks = {path: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
-    where = nbformat.v4.new_code_cell(WHERE)
-    cells = [where]
+    start = nbformat.v4.new_code_cell(START)
+    cells = [start]
     for notebook in notebooks.values():
         for cell in code_cells(notebook):
             cell.outputs = []
         cells += [nbformat.v4.new_code_cell("%reset -f"), *notebook.cells]
     execute(nbformat.v4.new_notebook(cells=cells))
-    assert where.outputs[0].text.splitlines() == [sys.executable, trpo_jax.__file__]
+    assert start.outputs[0].text.splitlines() == [sys.executable, trpo_jax.__file__]
     return notebooks
 
 
