@@ -63,7 +63,7 @@ def executed():
         for cell in code_cells(notebook):
             cell.outputs = []
         cells += [nbformat.v4.new_code_cell("%reset -f"), *code_cells(notebook)]
-    for number, cell in enumerate(cells):  # which must differ within a notebook
+    for number, cell in enumerate(cells):  # notebooks number theirs alike
         cell.id = f"cell-{number}"
     execute(nbformat.v4.new_notebook(cells=cells))
     assert start.outputs[0].text.splitlines() == [sys.executable, trpo_jax.__file__]
