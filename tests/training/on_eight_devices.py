@@ -116,7 +116,10 @@ def test_nothing_but_sums_the_size_of_parameters_is_exchanged(name):
     assert spec == PartitionSpec("environments")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# The others differ in what is learnt from a rollout.
+@pytest.mark.parametrize(
+    "name", ["feed-forward", "convolutional", "masked", "GRU", "LRU", "gSDE"]
+)
 def test_a_rollout_exchanges_nothing(name):
     config = CONFIGS[name]
 
