@@ -115,8 +115,8 @@ class SweepFolder:
         if before not in (0, num_devices):
             raise UsageError(
                 f"the sweep in {self.path} runs on {before} device(s), and with "
-                f"{num_devices} it would end in other bits; call trpo_jax.sweep again "
-                f"with devices={before} in the config, or name another folder."
+                f"{num_devices} it would end in other bits; write devices=None in the "
+                f"config where JAX has {before} or more, or name another folder."
             )
 
     def results_of(self, group: Group) -> pathlib.Path:
