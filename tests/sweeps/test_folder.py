@@ -82,6 +82,8 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         files.check(SEARCH.describe())
     with pytest.raises(ValueError, match=r"holds no sweep: there is no sweep\.json"):
         files.read_description()
+    with pytest.raises(ValueError, match=r"notes\.txt cannot be written"):
+        SweepFolder(tmp_path / "notes.txt").check(SEARCH.describe())
 
 
 @pytest.mark.parametrize(
