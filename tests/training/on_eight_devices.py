@@ -43,7 +43,11 @@ CONFIGS = {
         **SMALL, **NORMALIZED, hidden_sizes=(8,), critic_fit="first_order"
     ),
     "convolutional": TRPOConfig(
-        env="Asterix-MinAtar", **SMALL, channels=(2,), hidden_sizes=(8,)
+        env="Asterix-MinAtar",
+        **SMALL,
+        **NORMALIZED,
+        channels=(2,),
+        hidden_sizes=(8,),
     ),
     "masked": TRPOConfig(
         env=Line(Discrete(3), masked=True), **SMALL, **NORMALIZED, hidden_sizes=(8,)
