@@ -12,7 +12,7 @@ import policies
 import pytest
 from compiling import fast_jit
 from jax.sharding import NamedSharding, PartitionSpec
-from probes import CHAIN, TABULAR
+from probes import CHAIN, TABULAR, Toll
 from tiny import Line
 
 import trpo_jax
@@ -81,6 +81,14 @@ CONFIGS = {
         update="ppo_penalty",
         policy_minibatches=2,
     ),
+    "CPO": TRPOConfig(
+        env=Toll(),
+        **SMALL,
+        **NORMALIZED,
+        hidden_sizes=(8,),
+        update="cpo",
+        cost_limits=(1.0, 9.0),
+    ),
     "micro-batches": TRPOConfig(**SMALL, hidden_sizes=(8,), micro_batch_size=64),
 }
 _COLLECTIVE = re.compile(
@@ -114,6 +122,8 @@ def test_nothing_but_sums_the_size_of_parameters_is_exchanged(name):
     # XLA may join a sum for the policy and one for the critic.
     learnt = (state.params, state.critic_params)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(learnt))
+    # A gradient, and a product with the curvature, of the objective and of each cost.
+    num_parameters *= 1 + len(config.cost_limits or ())
     assert max(size for _, size in exchanged) <= 4 * num_parameters + 64
     split = program.output_shardings[0].rollout.observation
     spec = jax.tree.leaves(split)[0].spec
