@@ -143,10 +143,12 @@ def mathml(text: str) -> str:
     """Replace LaTeX by MathML, which browsers set without a script."""
 
     def formula(match: re.Match[str]) -> str:
-        display, inline = match.groups()
-        if display:
-            return latex_to_mathml(display.strip(), display="block")
-        return latex_to_mathml(inline)
+        block, inline = match.groups()
+        display = "block" if block else "inline"
+        made = latex_to_mathml((block or inline).strip(), display=display)
+        # Chromium draws no root sign with a font that is not for mathematics.
+        made = made.replace("<msqrt>", "<mrow><mo>√</mo><mo>(</mo>")
+        return made.replace("</msqrt>", "<mo>)</mo></mrow>")
 
     return outside_code(text, lambda part: FORMULA.sub(formula, part))
 
