@@ -239,6 +239,12 @@ def test_unresolved_names_are_found():
     assert unresolved(text) == ["trpo_jax.MLP", "trpo_jax.nothing.at_all"]
 
 
+def test_the_citation_has_the_version():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"version: {trpo_jax.__version__}\n" in citation
+    assert f"## {trpo_jax.__version__} " in PAGES["CHANGELOG.md"]
+
+
 # --- length
 
 
