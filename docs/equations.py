@@ -1,18 +1,19 @@
-"""Set the equations of docstrings as blocks, on the site."""
+"""Set the equations and the shapes of docstrings, on the site."""
 
 import re
 
 import griffe
 
-# A paragraph is an equation if it has a relation, does not begin like a sentence, and
-# has few words.
-RELATION = re.compile(r"[=≤≥≈↦∈]|max_|min_")
+# A paragraph is an equation if it has a relation and few words, and does not begin like
+# a sentence, a list or a section.
+RELATION = re.compile(r"[=≤≥≈↦]")
+BEGINNING = re.compile(r"[A-Z][a-z]|with |[ `(-]")
 WORD = re.compile(r"[A-Za-z]{4,}")
 
 
 def is_equation(paragraph: str) -> bool:
     """Return whether a paragraph of a docstring is an equation."""
-    if not RELATION.search(paragraph) or paragraph.startswith((" ", "- ", "`")):
+    if not RELATION.search(paragraph) or BEGINNING.match(paragraph):
         return False
     tokens = paragraph.split()
     words = [token for token in tokens if WORD.fullmatch(token.strip(".,;:()"))]
@@ -20,8 +21,8 @@ def is_equation(paragraph: str) -> bool:
 
 
 def set_equations(text: str) -> str:
-    """Return a docstring with its equations as blocks of code."""
-    paragraphs = text.split("\n\n")
+    """Return a docstring with its equations as blocks, and the star of shapes [*N]."""
+    paragraphs = text.replace("[*", r"[\*").split("\n\n")
     return "\n\n".join(
         f"```text\n{paragraph}\n```" if is_equation(paragraph) else paragraph
         for paragraph in paragraphs
