@@ -16,7 +16,7 @@ _QUICK = {
     "xla_llvm_disable_expensive_passes": True,
 }
 fast_jit = functools.partial(
-    jax.jit, compiler_options=_QUICK | {"xla_cpu_use_fusion_emitters": False}
+    jax.jit, compiler_options=_QUICK | compilation.OLDER_EMITTERS
 )
 
 

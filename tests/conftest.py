@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+import jaxlib.version
 import jaxtyping
 import pytest
 
@@ -15,14 +16,17 @@ jaxtyping.install_import_hook("trpo_jax", "beartype.beartype")
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 # The programs of the tests run for milliseconds and compile for seconds: without LLVM's
-# optimisations they compile twice as fast. XLA splits a program to compile it in
-# parallel; that saves nothing beside the other process of the tests, and each part has
-# a price.
-os.environ.setdefault(
-    "XLA_FLAGS",
+# optimisations they compile twice as fast, and so they do with XLA's older emitters. XLA
+# splits a program to compile it in parallel; that saves nothing beside the other process
+# of the tests, and each part has a price.
+# XLA ends the process at a flag that it does not know.
+_FLAGS = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
+if jaxlib.version.__version_info__ < (0, 11, 1):
+    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 import jax  # noqa: E402
 from compiling import compile_quickly  # noqa: E402

@@ -81,7 +81,7 @@ def test_it_runs_and_draws_what_is_committed(path, executed):
 @each_notebook
 def test_it_is_short(path):
     notebook = nbformat.read(path, as_version=4)
-    assert len(notebook.cells) <= 25
+    assert len(notebook.cells) <= 26
     assert max(len(cell.source.splitlines()) for cell in notebook.cells) <= 20
     assert path.stat().st_size < 400_000
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jaxlib.version
 
 from trpo_jax.tracing import cached, is_tracing
 
@@ -12,6 +13,14 @@ from trpo_jax.tracing import cached, is_tracing
 # than with one that runs fast: on two cores, with 64 × 64 units and 8 environments, the
 # former saves 2 s and costs 7 µs a step.
 _SHORT_RUN = 2**18
+
+# XLA's older emitters of fused loops compile in half the time. jaxlib 0.11.1 dropped
+# them, and refuses the option.
+OLDER_EMITTERS: dict[str, bool | int | str] = (
+    {"xla_cpu_use_fusion_emitters": False}
+    if jaxlib.version.__version_info__ < (0, 11, 1)
+    else {}
+)
 
 
 def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
@@ -24,8 +33,9 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
     Args:
         env_steps: Environment steps that the program will run, None for many. A short
             run uses XLA's older emitters of fused loops, which compile in half the
-            time. A program without steps, such as `init`, uses LLVM at level 0, which
-            halves compilation again and doubles the time of a step.
+            time, where jaxlib has them. A program without steps, such as `init`, uses
+            LLVM at level 0, which halves compilation again and doubles the time of a
+            step.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -34,7 +44,7 @@ def compiler_options(env_steps: int | None = None) -> dict[str, bool | int | str
         "xla_cpu_prefer_vector_width": 512,
     }
     if env_steps is not None and is_short(env_steps):
-        options["xla_cpu_use_fusion_emitters"] = False
+        options |= OLDER_EMITTERS
     return options
 
 

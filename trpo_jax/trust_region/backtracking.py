@@ -268,7 +268,10 @@ def _with_closure_as_argument(
     only floating ones into arguments, not the actions of a batch.
     """
     program, result = jax.make_jaxpr(fn, return_shape=True)(example)
-    jaxpr, structure = program.jaxpr, jax.tree.structure(result)
+    # From JAX 0.11 on a jaxpr holds what it closes over: here, those very tracers.
+    nothing = [None] * len(program.consts)
+    jaxpr = core.ClosedJaxpr(program.jaxpr, nothing).jaxpr
+    structure = jax.tree.structure(result)
 
     def converted(x: Array, closed_over: list[Any]) -> PyTree:
         outputs = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, closed_over))(x)
