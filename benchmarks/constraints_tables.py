@@ -35,7 +35,7 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
         lines.append(
             (
                 row["env"],
-                row["name"].removeprefix(row["env"] + ", "),
+                row["update"],
                 f"{row['fields']['num_envs'] * row['fields']['rollout_length']:,}",
                 f"{row['steps']:,}",
                 row["num_seeds"],
