@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from benchmarks import curves
 from benchmarks.compiled.scaling import grown
-from benchmarks.compiled.targets import REJAX, TARGETS
+from benchmarks.compiled.targets import PPO, REJAX, TARGETS
 from benchmarks.statistics import (
     interquartile_mean,
     normalized,
@@ -204,7 +204,7 @@ def draw_compiled(rows: list[dict], path: pathlib.Path) -> bool:
     """Draw modelled time: of one batch on each target, and with the devices."""
     parts = ("launches", "memory", "operations", "communication")
     size = {"num_envs": 4096, "rollout_length": 128, "per_device": False}
-    names = {"feed-forward": "TRPO", REJAX: "rejax's PPO"}
+    names = {"feed-forward": "TRPO", PPO: "PPO", REJAX: "rejax's PPO"}
     bars = {
         f"{names[row['program']]}, {row['target']}": row["modelled_seconds"]
         for target in TARGETS

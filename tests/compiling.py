@@ -23,8 +23,8 @@ fast_jit = functools.partial(
 def compile_quickly() -> None:
     """Let the package compile so in this process, whatever options it asks for.
 
-    Examples, notebooks and the command line are tested with the package's own options,
-    in processes of their own.
+    Examples and the command line are tested with the package's own options, in
+    processes of their own.
     """
     options_fn = compilation.compiler_options
 

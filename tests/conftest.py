@@ -15,11 +15,13 @@ jaxtyping.install_import_hook("trpo_jax", "beartype.beartype")
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 # The programs of the tests run for milliseconds and compile for seconds: without LLVM's
-# optimisations they compile twice as fast.
+# optimisations they compile twice as fast. XLA splits a program to compile it in
+# parallel; that saves nothing beside the other process of the tests, and each part has
+# a price.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false",
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 
 import jax  # noqa: E402
@@ -50,13 +52,13 @@ def no_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-# The longest of the last files. Started at the end, it would keep one process waiting
+# The longest of the last files. Started at the end, they would keep one process waiting
 # for the other.
-_FIRST = "trust_region/test_update.py"
+_FIRST = ("trust_region/test_update.py", "trust_region/test_projection.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.match(_FIRST))
+    items.sort(key=lambda item: not any(map(item.path.match, _FIRST)))
 
 
 # Linux allows a process 65,530 mappings of memory. Every compiled program takes some,

@@ -16,7 +16,14 @@ from notebooks.execute import execute
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WHERE = "import sys, trpo_jax\nprint(sys.executable)\nprint(trpo_jax.__file__)"
+START = f"""
+import sys, trpo_jax
+print(sys.executable)
+print(trpo_jax.__file__)
+sys.path.append({str(pathlib.Path(__file__).parent)!r})
+import compiling
+compiling.compile_quickly()
+"""
 
 # Text that differs from one machine or run to the next: paths, addresses of objects.
 VOLATILE = re.compile(r"(?<![\w.<])/\w[\w.-]*/|[A-Z]:\\|\b0x[0-9a-f]{6,}")
@@ -43,17 +50,32 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 3
 
 
+@pytest.fixture(scope="module")
+def executed():
+    """Run all notebooks in one kernel, which imports and compiles but once.
+
+    Each begins without the names of those before it.
+    """
+    notebooks = {path: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
+    start = nbformat.v4.new_code_cell(START)
+    cells = [start]
+    for notebook in notebooks.values():
+        for cell in code_cells(notebook):
+            cell.outputs = []
+        cells += [nbformat.v4.new_code_cell("%reset -f"), *code_cells(notebook)]
+    for number, cell in enumerate(cells):  # notebooks number theirs alike
+        cell.id = f"cell-{number}"
+    execute(nbformat.v4.new_notebook(cells=cells))
+    assert start.outputs[0].text.splitlines() == [sys.executable, trpo_jax.__file__]
+    return notebooks
+
+
+@pytest.mark.timeout(600)
 @each_notebook
-def test_it_runs_and_draws_what_is_committed(path):
-    notebook = nbformat.read(path, as_version=4)
-    committed = [picture[:2] for picture in pictures(notebook)]
-    for cell in code_cells(notebook):
-        cell.outputs = []
-    where = nbformat.v4.new_code_cell(WHERE)
-    notebook.cells.append(where)
-    execute(notebook)
-    assert where.outputs[0].text.splitlines() == [sys.executable, trpo_jax.__file__]
-    assert [picture[:2] for picture in pictures(notebook)] == committed
+def test_it_runs_and_draws_what_is_committed(path, executed):
+    committed = pictures(nbformat.read(path, as_version=4))
+    drawn = pictures(executed[path])
+    assert [picture[:2] for picture in drawn] == [picture[:2] for picture in committed]
 
 
 @each_notebook

@@ -393,7 +393,7 @@ def resume(
         sweeps.resume_sweep(folder)
     elif devices is not None:
         raise UsageError(
-            f"{folder} holds a sweep, which goes on with the devices of its config; "
+            f"{folder} holds a sweep, which goes on with as many devices as before; "
             "leave out --devices."
         )
     else:

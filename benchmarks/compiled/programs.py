@@ -1,4 +1,4 @@
-"""The programs that are compiled: a step of one agent, of a sweep, and rejax's PPO."""
+"""The programs that are compiled: a step of one agent, of a sweep, PPO and rejax's."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import trpo_jax
-from benchmarks.compiled.targets import REJAX, Target, devices_of
+from benchmarks.compiled.targets import PPO, REJAX, Target, devices_of
 from benchmarks.peers.__main__ import ENVIRONMENTS, HERE, python_of
 from trpo_jax.environments import MaskedObservation, TimeStep, make_environment
 from trpo_jax.training.placement import place
@@ -113,6 +113,16 @@ POLICIES: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
 }
 _SMALL, _LARGE = (1024, 32), (4096, 128)
+# The work of rejax's PPO, for the policy and for the critic.
+_PPO = (
+    *_PLAIN,
+    ("update", "ppo"),
+    ("policy_epochs", 4),
+    ("policy_minibatches", 4),
+    ("critic_fit", "first_order"),
+    ("critic_epochs", 4),
+    ("critic_minibatches", 4),
+)
 _SWEEP = Case("sweep, feed-forward", 8, 128, num_agents=1024, fields=_PLAIN)
 
 
@@ -120,8 +130,8 @@ def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
     """Return the programs of each target, the most important first.
 
     Those of all policies at one size come first, on one and on the most devices; then
-    one policy at each size and number of devices, and the sweep; then fixed work for
-    each device; then the rest.
+    PPO and rejax's; then one policy at each size and number of devices, and the sweep;
+    then fixed work for each device; then the rest.
     """
     by_policy = [Case(name, *_SMALL, fields=f) for name, f in POLICIES.items()]
     large = [Case(name, *_LARGE, fields=f) for name, f in POLICIES.items()]
@@ -130,6 +140,7 @@ def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
         for num_envs in (1024, 16_384)
     ]
     one = [Case(REJAX, *size) for size in (_SMALL, _LARGE)]
+    ppo = [Case(PPO, *size, fields=_PPO) for size in (_SMALL, _LARGE)]
     targets = list(targets)
     ends = [t for t in targets if t.devices in (1, 8, 256)]
     between = [t for t in targets if t not in ends]
@@ -137,6 +148,7 @@ def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
     whole = [t for t in targets if t.name != "v5e-64"]
     stages = [
         (by_policy, ends),
+        (ppo, ends),
         (one, alone),
         ([large[0], _SWEEP], whole),
         (growing, targets),

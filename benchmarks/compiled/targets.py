@@ -10,6 +10,9 @@ import os
 import pathlib
 from typing import Any, Literal
 
+PPO = "PPO, 4 epochs of 4 minibatches"
+"""Name of the program with `update="ppo"` and a critic fitted in the same way."""
+
 REJAX = "rejax's PPO, 4 epochs of 4 minibatches"
 """Name of the program of a peer, which is compiled for one device."""
 

@@ -8,7 +8,7 @@ import pytest
 from compiling import compilations
 from tiny import CONFIG
 
-from trpo_jax.policies.evaluation import start_evaluation
+from trpo_jax.policies.evaluation import Evaluation, start_evaluation
 from trpo_jax.runs import chunks
 from trpo_jax.runs.chunks import CAPACITY, Programs, by_update, run_chunks
 from trpo_jax.training import Metrics, train
@@ -21,7 +21,8 @@ def metrics_of(first, count):
     rows = np.full(CAPACITY, -1, np.int32)
     rows[:count] = np.arange(first + 1, first + count + 1)
     info = UpdateInfo(*[np.float32(rows)] * len(UpdateInfo._fields))
-    metrics = Metrics(**dict.fromkeys(Metrics._fields[:-1], rows), update=info)
+    names = set(Metrics._fields) - {"update", "episode_cost_sum", "constraints"}
+    metrics = Metrics(**dict.fromkeys(names, rows), update=info)
     return metrics._replace(batch_size=np.ones_like(rows))
 
 
@@ -149,12 +150,13 @@ def test_metrics_come_update_by_update():
     assert [int(row["kl"]) for row in rows] == [5, 6, 7]
     assert [int(row["update"]) for row in rows] == [5, 6, 7]
     parts = {"updates", "batch_size", "episode_return_sum", "episode_length_sum"}
+    parts |= {"episode_cost_sum", "constraints"}  # those of no costs
     derived = {"env_steps", "episode_return", "episode_length"}
     derived |= {"kl_ratio", "improvement_ratio", "signal_to_noise"}
     names = {*Metrics._fields, *UpdateInfo._fields}
     assert rows[0].keys() == (names - parts) | derived
-    returns = np.array([1.0, np.nan, 4.0])
-    rows = by_update(chunks.Chunk(7, metrics, None, 1.0, returns))
+    played = Evaluation(np.array([1.0, np.nan, 4.0]), None)
+    rows = by_update(chunks.Chunk(7, metrics, None, 1.0, played))
     assert ["evaluation_return" in row for row in rows] == [False, False, True]
     assert rows[-1]["evaluation_return"] == 2.5
 

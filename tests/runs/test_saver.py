@@ -9,6 +9,7 @@ import pytest
 from tiny import CONFIG, SETTINGS, lines, run
 
 import trpo_jax
+from trpo_jax.policies import Evaluation
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk
 from trpo_jax.runs.saver import Saver
@@ -39,7 +40,7 @@ def test_a_checkpoint_is_due_after_so_many_updates(saver):
 
 
 def chunk(updates, returns=None, evaluation=None):
-    metrics = types.SimpleNamespace(episode_return=returns)
+    metrics = types.SimpleNamespace(episode_return=returns, episode_cost=None)
     state = {"x": jnp.ones(2)}
     return Chunk(updates, metrics, state, seconds=1.0, evaluation=evaluation)
 
@@ -68,7 +69,9 @@ def test_with_evaluations_a_score_is_the_return_of_the_latest(tmp_path):
     saved = (3, 4, 6, 7)
     with contextlib.closing(Saver(tmp_path, CONFIG, settings)) as saver:
         for updates, returns in enumerate(evaluations, start=1):
-            evaluation = None if returns is None else np.array(returns)
+            evaluation = (
+                None if returns is None else Evaluation(np.array(returns), None)
+            )
             saver.add_returns(chunk(updates, np.array([99.0]), evaluation))
             if updates in saved:
                 saver.save(chunk(updates))

@@ -85,6 +85,14 @@ def test_devices_are_all_or_those_of_the_config():
         devices_of(dataclasses.replace(CONFIG, devices=2))
 
 
+def test_devices_go_on_as_many_as_a_sweep_began_with(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: DEVICES * 4)
+    assert len(devices_of(CONFIG)) == 4
+    assert len(devices_of(CONFIG, num_devices=2)) == 2
+    assert len(devices_of(dataclasses.replace(CONFIG, devices=1), num_devices=2)) == 1
+    assert len(devices_of(CONFIG, num_devices=8)) == 4
+
+
 def test_bytes_are_those_of_the_leaves():
     cells = make_cells(make_settings(CONFIG, {"max_kl": [0.1]}))
     state = jax.eval_shape(lambda: init_cells(program_of(CONFIG), cells))

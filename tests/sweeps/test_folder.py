@@ -82,6 +82,8 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         files.check(SEARCH.describe())
     with pytest.raises(ValueError, match=r"holds no sweep: there is no sweep\.json"):
         files.read_description()
+    with pytest.raises(ValueError, match=r"notes\.txt cannot be written"):
+        SweepFolder(tmp_path / "notes.txt").check(SEARCH.describe())
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_cells_at_once_and_devices_are_decided_once(tmp_path):
         "cells_at_once": {"0": 8, "1": 4},
     }
     files.check_devices(2)
-    with pytest.raises(ValueError, match=r"runs on 2 device\(s\).*with devices=2 in"):
+    with pytest.raises(ValueError, match=r"runs on 2 device\(s\).* where JAX has 2 or"):
         files.check_devices(3)
 
 

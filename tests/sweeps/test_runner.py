@@ -285,6 +285,14 @@ def test_cells_are_spread_over_devices_that_do_not_wait_for_each_other(tmp_path)
         trpo_jax.resume_sweep(tmp_path / "two", progress=False)
 
 
+def test_more_devices_than_before_are_left_alone(swept, tmp_path, monkeypatch):
+    folder = tmp_path / "sweep"
+    shutil.copytree(swept[0], folder)
+    devices = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: devices * 2)
+    assert_same(trpo_jax.resume_sweep(folder, progress=False), swept[1])
+
+
 def test_a_sweep_that_is_running_is_not_started_twice(swept, tmp_path):
     folder = pathlib.Path(tmp_path / "sweep")
     shutil.copytree(swept[0], folder)

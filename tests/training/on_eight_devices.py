@@ -12,7 +12,7 @@ import policies
 import pytest
 from compiling import fast_jit
 from jax.sharding import NamedSharding, PartitionSpec
-from probes import CHAIN, TABULAR
+from probes import CHAIN, TABULAR, Toll
 from tiny import Line
 
 import trpo_jax
@@ -43,7 +43,11 @@ CONFIGS = {
         **SMALL, **NORMALIZED, hidden_sizes=(8,), critic_fit="first_order"
     ),
     "convolutional": TRPOConfig(
-        env="Asterix-MinAtar", **SMALL, channels=(2,), hidden_sizes=(8,)
+        env="Asterix-MinAtar",
+        **SMALL,
+        **NORMALIZED,
+        channels=(2,),
+        hidden_sizes=(8,),
     ),
     "masked": TRPOConfig(
         env=Line(Discrete(3), masked=True), **SMALL, **NORMALIZED, hidden_sizes=(8,)
@@ -76,6 +80,14 @@ CONFIGS = {
         memory_size=4,
         update="ppo_penalty",
         policy_minibatches=2,
+    ),
+    "CPO": TRPOConfig(
+        env=Toll(),
+        **SMALL,
+        **NORMALIZED,
+        hidden_sizes=(8,),
+        update="cpo",
+        cost_limits=(1.0, 9.0),
     ),
     "micro-batches": TRPOConfig(**SMALL, hidden_sizes=(8,), micro_batch_size=64),
 }
@@ -110,13 +122,18 @@ def test_nothing_but_sums_the_size_of_parameters_is_exchanged(name):
     # XLA may join a sum for the policy and one for the critic.
     learnt = (state.params, state.critic_params)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(learnt))
+    # A gradient, and a product with the curvature, of the objective and of each cost.
+    num_parameters *= 1 + len(config.cost_limits or ())
     assert max(size for _, size in exchanged) <= 4 * num_parameters + 64
     split = program.output_shardings[0].rollout.observation
     spec = jax.tree.leaves(split)[0].spec
     assert spec == PartitionSpec("environments")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# The others differ in what is learnt from a rollout.
+@pytest.mark.parametrize(
+    "name", ["feed-forward", "convolutional", "masked", "GRU", "LRU", "gSDE"]
+)
 def test_a_rollout_exchanges_nothing(name):
     config = CONFIGS[name]
 

@@ -46,39 +46,41 @@ CONFIG = TRPOConfig(
 )
 
 
+@fast_jit
+def two_steps(key):
+    """Return the states after each of two steps, and more about the second."""
+
+    def advance(state, _):
+        after, metrics = step(CONFIG, state)
+        return after, (after, metrics)
+
+    # A loop, so that the step is compiled once.
+    _, taken = jax.lax.scan(advance, init(CONFIG, key), length=2)
+    (first, _), (second, metrics) = (
+        jax.tree.map(lambda leaf, n=n: leaf[n], taken) for n in (0, 1)
+    )
+    # The same rollout as in the second step, to look at.
+    components = make_components(CONFIG)
+    _, rollout_key, _ = jax.random.split(first.key, 3)
+    rollout_state, trajectory = rollout(
+        make_act_fn(components, first),
+        components.environment,
+        first.rollout,
+        rollout_key,
+        num_steps=T,
+    )
+    judged = values_and_next(
+        make_value_fn(components, first),
+        first.critic_memory,
+        trajectory,
+        rollout_state.observation,
+    )
+    return first, second, metrics, trajectory, judged
+
+
 @pytest.fixture(scope="module")
 def run():
     """Two steps; the second goes on with what the first remembers."""
-
-    @fast_jit
-    def two_steps(key):
-        def advance(state, _):
-            after, metrics = step(CONFIG, state)
-            return after, (after, metrics)
-
-        # A loop, so that the step is compiled once.
-        _, taken = jax.lax.scan(advance, init(CONFIG, key), length=2)
-        (first, _), (second, metrics) = (
-            jax.tree.map(lambda leaf, n=n: leaf[n], taken) for n in (0, 1)
-        )
-        # The same rollout as in the second step, to look at.
-        components = make_components(CONFIG)
-        _, rollout_key, _ = jax.random.split(first.key, 3)
-        rollout_state, trajectory = rollout(
-            make_act_fn(components, first),
-            components.environment,
-            first.rollout,
-            rollout_key,
-            num_steps=T,
-        )
-        judged = values_and_next(
-            make_value_fn(components, first),
-            first.critic_memory,
-            trajectory,
-            rollout_state.observation,
-        )
-        return first, second, metrics, trajectory, judged
-
     return two_steps(jax.random.key(0))
 
 
@@ -379,9 +381,7 @@ def test_recurrent_seeds_train_side_by_side_as_alone():
     """Under vmap a condition becomes a choice between both of its sides."""
     config = dataclasses.replace(CONFIG, num_seeds=2, total_timesteps=2 * B * T)
     together = train(config, jax.random.key(3))
-    alone = dataclasses.replace(config, num_seeds=1)
-    key = jax.random.split(jax.random.key(3), 2)[1]
-    state = train(alone, key).state
+    _, state, *_ = two_steps(jax.random.split(jax.random.key(3), 2)[1])
     second = jax.tree.map(lambda leaf: leaf[1], together.state)
     chex.assert_trees_all_close(
         (second.params, second.critic_params),

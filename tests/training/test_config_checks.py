@@ -363,7 +363,7 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
             "critic_stride=5 is above the 4 sequences",
             [4, 2, None],
         ),
-        ({"devices": 3}, "3 of them do not divide num_envs=4; write", [1]),
+        ({"devices": 3}, "num_envs=4; write num_envs=3 or 6, or devices=2", [2, 1]),
         ({"devices": 8}, "write num_envs=8, or devices=4", [4, None]),
         ({"devices": 16, "num_seeds": 2}, "num_envs=8, or devices=8", [8, 4]),
         ({"devices": True}, "write a number of devices, a jax.sharding.Mesh", [1]),

@@ -219,7 +219,7 @@ def test_the_weight_of_the_penalty_starts_at_that_of_each_cell():
     @jax.vmap
     def weights(kl_coefficient):
         floats = inputs.hyperparameters._replace(kl_coefficient=kl_coefficient)
-        params, state, _ = update_policy(
+        params, state, *_ = update_policy(
             config, inputs._replace(hyperparameters=floats)
         )
         return params, state[1]

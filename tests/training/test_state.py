@@ -106,18 +106,18 @@ def test_fields_that_no_state_depends_on_may_change(start):
 
 
 def test_other_floats_are_taken_over_as_the_advice_says(start):
-    config = dataclasses.replace(CONFIG, max_kl=0.5)
+    config = dataclasses.replace(CONFIG, max_kl=0.02)
     with pytest.raises(ValueError, match=r"state\.with_hyperparameters_of"):
         step(config, start)
-    _, metrics = jax.jit(step)(config, start.with_hyperparameters_of(config))
-    assert metrics.max_kl == 0.5
+    _, metrics = fast_jit(step)(config, start.with_hyperparameters_of(config))
+    assert metrics.max_kl == np.float32(0.02)
 
 
 def test_the_state_of_a_whole_run_goes_on_with_its_own_config():
     """`train` shares a program between configs of other floats; the state is theirs."""
     config = dataclasses.replace(CONFIG, max_kl=0.02)
     state = train(config).state
-    _, metrics = jax.jit(step)(config, state)
+    _, metrics = fast_jit(step)(config, state)
     assert metrics.max_kl == np.float32(0.02)
     with pytest.raises(ValueError, match=r"max_kl: 0.02 and 0.01"):
         step(CONFIG, state)
@@ -241,14 +241,6 @@ def test_replaced_floats_hide_no_other_difference(start):
         step(config, start.with_hyperparameters_of(config))
 
 
-def test_floats_are_replaced_in_every_seed():
-    config = dataclasses.replace(CONFIG, num_seeds=2)
-    other = dataclasses.replace(config, max_kl=0.5)
-    state = train(config).state.with_hyperparameters_of(other)
-    stepped = fast_jit(jax.vmap(step, (None, 0)))(other, state)
-    np.testing.assert_array_equal(stepped[1].max_kl, np.float32([0.5, 0.5]))
-
-
 def test_the_winner_of_a_sweep_goes_on_with_its_own_floats():
     floats = CONFIG.hyperparameters._replace(max_kl=0.05)
     state = train(CONFIG, hyperparameters=floats).state
@@ -281,10 +273,14 @@ def test_the_state_of_several_seeds_is_mapped_as_advised():
     with pytest.raises(ValueError, match=r"axes \(2,\); write (jax\.vmap.*?), or") as e:
         step(config, state)
     advised = re.search("write (.*), or", str(e.value))[1]
+    jax.eval_shape(step, config, jax.tree.map(lambda leaf: leaf[1], state))
+    # With other floats, which are replaced in every seed.
+    config = dataclasses.replace(config, max_kl=0.5)
+    state = state.with_hyperparameters_of(config)
     names = {"jax": jax, "step": step, "config": config}
     _, metrics = fast_jit(lambda state: eval(advised, names | {"state": state}))(state)
     assert metrics.env_steps.tolist() == [72, 72]
-    jax.eval_shape(step, config, jax.tree.map(lambda leaf: leaf[1], state))
+    np.testing.assert_array_equal(metrics.max_kl, np.float32([0.5, 0.5]))
 
 
 @pytest.mark.parametrize(
@@ -306,9 +302,8 @@ def test_parts_of_another_configs_state_are_refused(start, fields, name, jit):
         (jax.jit(step) if jit else step)(CONFIG, start._replace(**{name: part}))
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_updates_after_the_last_still_move_the_policy(schedule):
-    config = dataclasses.replace(CONFIG, max_kl_schedule=schedule)
+def test_updates_after_the_last_still_move_the_policy():
+    config = dataclasses.replace(CONFIG, max_kl_schedule="linear")
     program, state = fast_jit(step), train(config).state
     after, metrics = program(config, state)
     assert state.updates == config.num_updates == after.updates - 1

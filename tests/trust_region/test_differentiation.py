@@ -98,9 +98,8 @@ def test_the_chosen_candidate_is_differentiated_at_its_fraction(
 @pytest.mark.parametrize(
     ("kind", "operator_fn", "size"),
     [
-        ("categorical", gauss_newton_vector_product, None),
-        ("multi_categorical", gauss_newton_vector_product, 3),
-        ("gaussian", gauss_newton_vector_product, None),
+        ("multi_categorical", gauss_newton_vector_product, None),
+        ("gaussian", gauss_newton_vector_product, 3),
         ("categorical", fisher_vector_product, 3),
         ("gaussian", fisher_vector_product, None),
     ],
@@ -140,15 +139,15 @@ def test_an_update_is_differentiated_as_finite_differences_say(
 
     @fast_jit
     def slopes(point, direction):
-        forward = jax.jvp(outcome, point, direction)[1]
+        value, forward = jax.jvp(outcome, point, direction)
         gradient = jax.grad(outcome, argnums=range(5))(*point)
-        return forward, optax.tree.vdot(gradient, direction)
+        return value, forward, optax.tree.vdot(gradient, direction)
 
-    value = fast_jit(outcome)
     step = 1e-5
-    ahead, behind = (
-        value(*optax.tree.add_scale(point, sign * step, direction)) for sign in (1, -1)
+    (ahead, *_), (behind, *_) = (
+        slopes(optax.tree.add_scale(point, sign * step, direction), direction)
+        for sign in (1, -1)
     )
-    forward, reverse = slopes(point, direction)
+    _, forward, reverse = slopes(point, direction)
     np.testing.assert_allclose(forward, (ahead - behind) / (2 * step), rtol=1e-5)
     np.testing.assert_allclose(reverse, forward, rtol=1e-9)

@@ -34,7 +34,7 @@ def terms_of(policy, batch):
     return surrogate_terms(log_probs, batch.log_probs, batch.advantages)
 
 
-def make_problem(kind, size=None, num_rows=NUM_ROWS):
+def make_problem(kind, num_rows=NUM_ROWS):
     rng = np.random.default_rng(0)
     params = policies.make_params(kind, rng)
     batch = policies.make_batch(kind, rng, params, num_rows)
@@ -43,20 +43,19 @@ def make_problem(kind, size=None, num_rows=NUM_ROWS):
         terms_of,
         batch,
         fisher_batch=jax.tree.map(lambda leaf: leaf[::2], batch),
-        micro_batch_size=size,
     )
     return problem, params
 
 
-@pytest.mark.parametrize("size", [None, 5])
 @pytest.mark.parametrize("kind", policies.ALL_KINDS)
-def test_each_answer_is_the_formula_over_the_whole_batch(kind, size, float64):
-    problem, params = make_problem(kind, size)
+def test_each_answer_is_the_formula_over_the_whole_batch(kind, float64):
+    whole, params = make_problem(kind)
     moved = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(leaf), params)
-    policy_fn, batch = problem.policy_fn, problem.batch
+    policy_fn, batch = whole.policy_fn, whole.batch
 
-    @fast_jit
-    def answers(params, moved):
+    @functools.partial(fast_jit, static_argnames="size")
+    def answers(params, moved, size):
+        problem = whole._replace(micro_batch_size=size)
         old, gradient = problem.value_and_gradient(params)
         products = [
             problem.fisher(params, operator_fn=operator_fn)(moved)
@@ -82,66 +81,81 @@ def test_each_answer_is_the_formula_over_the_whole_batch(kind, size, float64):
             "by_row": (kl, terms_of(new, batch) - terms_of(old, batch)),
         }
 
-    old, gradient, products, candidate = answers(params, moved)
     expected = formulas(params, moved)
     close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-12)
-    close((old.value, old.entropy, gradient), expected["at_old"])
-    for product in products:
-        close(product, expected["product"])
-    compared = candidate.evidence
-    close((candidate.surrogate, candidate.kl, compared.entropy), expected["at_new"])
-    close((compared.kl, compared.gains), expected["by_row"])
-    assert candidate.finite
+    for size in (None, 5):
+        old, gradient, products, candidate = answers(params, moved, size)
+        close((old.value, old.entropy, gradient), expected["at_old"])
+        for product in products:
+            close(product, expected["product"])
+        compared = candidate.evidence
+        close((candidate.surrogate, candidate.kl, compared.entropy), expected["at_new"])
+        close((compared.kl, compared.gains), expected["by_row"])
+        assert candidate.finite
 
 
 def test_theta_may_be_a_vector_that_params_are_linear_in(float64):
     problem, params = make_problem("gaussian")
     theta, params_of = ravel_pytree(params)
     by_vector = problem._replace(params_of=params_of)
-    old, gradient = problem.value_and_gradient(params)
-    old_of_vector, gradient_of_vector = by_vector.value_and_gradient(theta)
-    chex.assert_trees_all_close(params_of(gradient_of_vector), gradient, rtol=1e-12)
-    product = by_vector.fisher(theta)(gradient_of_vector)
-    chex.assert_trees_all_close(
-        params_of(product), problem.fisher(params)(gradient), rtol=1e-12
-    )
-    chex.assert_trees_all_close(
-        by_vector.candidate(theta + 0.1, old_of_vector),
-        problem.candidate(jax.tree.map(lambda leaf: leaf + 0.1, params), old),
-        rtol=1e-12,
-    )
+
+    @fast_jit
+    def of_vector(theta):
+        old, gradient = by_vector.value_and_gradient(theta)
+        product = by_vector.fisher(theta)(gradient)
+        candidate = by_vector.candidate(theta + 0.1, old)
+        return params_of(gradient), params_of(product), candidate
+
+    @fast_jit
+    def of_tree(params):
+        old, gradient = problem.value_and_gradient(params)
+        moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
+        candidate = problem.candidate(moved, old)
+        return gradient, problem.fisher(params)(gradient), candidate
+
+    chex.assert_trees_all_close(of_vector(theta), of_tree(params), rtol=1e-12)
 
 
 def test_staying_is_no_improvement_and_a_bad_batch_is_not_finite(float64):
     problem, params = make_problem("categorical")
-    old, _ = problem.value_and_gradient(params)
-    same = problem.candidate(params, old)
+
+    @fast_jit
+    def stay(batch):
+        here = problem._replace(batch=batch)
+        old, _ = here.value_and_gradient(params)
+        return old, here.candidate(params, old)
+
+    old, same = stay(problem.batch)
     assert same.surrogate == old.value
     assert abs(same.kl) < 1e-15
     for field in ("log_probs", "advantages"):
         spoiled = getattr(problem.batch, field).at[3].set(-jnp.inf)
-        bad = problem._replace(batch=problem.batch._replace(**{field: spoiled}))
-        old, _ = bad.value_and_gradient(params)
-        assert not bad.candidate(params, old).finite
+        assert not stay(problem.batch._replace(**{field: spoiled}))[1].finite
 
 
 # Relatives --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("max_kl", [1e-4, 3.0])
 @pytest.mark.parametrize("kind", policies.KINDS)
 def test_trpo_is_the_truncated_natural_gradient_cut_to_the_accepted_fraction(
-    kind, max_kl, float64
+    kind, float64
 ):
     problem, params = make_problem(kind, num_rows=40)
-    inputs = (problem.policy_fn, params, problem.batch)
-    moved, unsearched = natural_gradient_update(*inputs, max_kl=max_kl)
-    actual, info = trust_region_update(*inputs, max_kl=max_kl)
-    change = optax.tree.sub(moved, params)
-    expected = optax.tree.add_scale(params, info.accepted_fraction, change)
-    chex.assert_trees_all_close(actual, expected, rtol=1e-9)
-    assert 0 < info.kl <= max_kl
-    assert (unsearched.kl > info.kl) == (info.accepted_fraction < 1)
+
+    @fast_jit
+    def updates(params, max_kl):
+        inputs = (problem.policy_fn, params, problem.batch)
+        moved, unsearched = natural_gradient_update(*inputs, max_kl=max_kl)
+        actual, info = trust_region_update(*inputs, max_kl=max_kl)
+        change = optax.tree.sub(moved, params)
+        expected = optax.tree.add_scale(params, info.accepted_fraction, change)
+        return actual, expected, info, unsearched.kl
+
+    for max_kl in (1e-4, 3.0):
+        actual, expected, info, unsearched_kl = updates(params, max_kl)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-9)
+        assert 0 < info.kl <= max_kl
+        assert (unsearched_kl > info.kl) == (info.accepted_fraction < 1)
 
 
 class Targets(NamedTuple):
@@ -168,10 +182,15 @@ def test_a_critic_has_a_trust_region_too(float64):
 
     problem = Problem(value_fn, minus_squared_error, batch)
     params = jnp.asarray(rng.normal(size=3))
-    old, gradient = problem.value_and_gradient(params)
-    step = conjugate_gradient(problem.fisher(params), gradient, tolerance=1e-12).x
+
+    @fast_jit
+    def take_step(params):
+        old, gradient = problem.value_and_gradient(params)
+        step = conjugate_gradient(problem.fisher(params), gradient, tolerance=1e-12).x
+        return old, step, problem.candidate(params + step, old)
+
+    old, step, candidate = take_step(params)
     solution = np.linalg.lstsq(features, targets, rcond=None)[0]
     np.testing.assert_allclose(params + step, solution, rtol=1e-9)
-    candidate = problem.candidate(params + step, old)
     np.testing.assert_allclose(candidate.kl, 0.5 * np.mean((features @ step) ** 2))
     assert candidate.surrogate > old.value

@@ -12,6 +12,7 @@ import pytest
 import reference
 import scipy.optimize
 from compiling import fast_jit
+from probes import CHAIN, TABULAR
 
 import trpo_jax
 from trpo_jax import UpdateStatus
@@ -352,6 +353,7 @@ def test_advantages_of_zero_change_nothing():
 
 def test_a_run():
     config = trpo_jax.TRPOConfig(
+        env=(TABULAR, CHAIN),
         update="projection",
         num_envs=2,
         rollout_length=8,

@@ -81,7 +81,7 @@ class RunFolder:
                 written.
         """
         self.check_new(config)
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             write_json(self.settings, dataclasses.asdict(settings))
             if warm_start is not None:
                 checkpoints.copy(warm_start, self.warm_start)
@@ -90,7 +90,7 @@ class RunFolder:
 
     def check_new(self, config: TRPOConfig) -> None:
         """Raise UsageError as `create` does, without touching anything."""
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             if self.config.exists():
                 stored = self._check_same(config, "name another folder")
                 longer = config.total_timesteps > stored["total_timesteps"]
@@ -295,7 +295,7 @@ class RunFolder:
         """
         import fcntl  # not on every system
 
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             if make:
                 self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / ".lock", "a")  # noqa: SIM115 (held below)
@@ -341,7 +341,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _readable_errors(path: pathlib.Path) -> Iterator[None]:
+def readable_errors(path: pathlib.Path) -> Iterator[None]:
+    """Raise UsageError for a folder that cannot be read or written."""
     try:
         yield
     except OSError as error:

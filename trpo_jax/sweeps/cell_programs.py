@@ -161,16 +161,22 @@ def fit_cells(
         fitting = min(int((budget - fixed) / per_cell), num_cells - len(devices))
 
 
-def devices_of(config: TRPOConfig) -> tuple[jax.Device, ...]:
-    """Return the devices of a sweep: all, or those that the config's field names.
+def devices_of(config: TRPOConfig, num_devices: int = 0) -> tuple[jax.Device, ...]:
+    """Return the devices of a sweep: those that the config's field names, or all.
+
+    Args:
+        config: The config of the sweep.
+        num_devices: How many where the config does not say, as far as there are so
+            many; 0 for all.
 
     Raises:
         UsageError: If there are fewer, or several processes, of which each has some.
     """
     if jax.process_count() > 1:
         raise UsageError(
-            "a sweep runs in one process, with the devices of that process; start it "
-            "without jax.distributed.initialize."
+            f"a sweep runs in one process, not in {jax.process_count()}; start one, "
+            "which uses all devices of its host, or call trpo_jax.run, which uses "
+            "several processes."
         )
     if isinstance(config.devices, Mesh):
         return tuple(config.devices.devices.flat)
@@ -180,7 +186,7 @@ def devices_of(config: TRPOConfig) -> tuple[jax.Device, ...]:
             f"devices={wanted}, but JAX has {len(devices)}; write "
             f"devices={len(devices)}, or None for all."
         )
-    return tuple(devices[:wanted])
+    return tuple(devices[: wanted or num_devices or None])
 
 
 def memory_budget(

@@ -29,7 +29,7 @@ import numpy as np
 from trpo_jax.errors import UsageError, differing
 from trpo_jax.runs.checkpoints import sync
 from trpo_jax.runs.config_file import from_python, read_config_values
-from trpo_jax.runs.folder import RunFolder, write_json
+from trpo_jax.runs.folder import RunFolder, readable_errors, write_json
 from trpo_jax.sweeps.cell_groups import Arrays, Group
 
 _CHECKSUM = "sha256"
@@ -58,10 +58,11 @@ class SweepFolder:
         """Raise UsageError unless the folder is free, or holds this sweep."""
         if self.description.exists():
             self._check_same(description)
-        elif self.path.exists() and not {path.name for path in self.path.iterdir()} <= {
-            ".lock",
-            "sweep.partial",
-        }:
+            return
+        with readable_errors(self.path):
+            there = self.path.iterdir() if self.path.exists() else ()
+            names = {path.name for path in there}
+        if not names <= {".lock", "sweep.partial"}:
             raise UsageError(
                 f"{self.path} is not empty and holds no sweep; name a new folder."
             )
@@ -115,8 +116,9 @@ class SweepFolder:
         if before not in (0, num_devices):
             raise UsageError(
                 f"the sweep in {self.path} runs on {before} device(s), and with "
-                f"{num_devices} it would end in other bits; call trpo_jax.sweep again "
-                f"with devices={before} in the config, or name another folder."
+                f"{num_devices} it would end in other bits; go on where JAX has "
+                f"{before} or more and the config does not name other devices, or name "
+                "another folder."
             )
 
     def results_of(self, group: Group) -> pathlib.Path:

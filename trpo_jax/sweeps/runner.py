@@ -116,7 +116,7 @@ def sweep(
         eta=eta,
         num_episodes=whole("num_episodes", num_episodes),
     )
-    devices = devices_of(config)
+    devices_of(config)  # refuses what cannot work, before there is a folder
     settings = search.settings()
     with contextlib.ExitStack() as stack:
         path = folder
@@ -126,6 +126,7 @@ def sweep(
         description = search.describe()
         files.check(description)
         stack.enter_context(files.lock(make=True))
+        devices = devices_of(config, files.read_plan()["num_devices"])
         files.check_devices(len(devices))
         if not files.description.exists():
             files.write_description(description)
@@ -195,12 +196,6 @@ class _Sweep:
         keeps: bool,
         progress: bool,
     ):
-        if jax.process_count() > 1:
-            raise UsageError(
-                f"a sweep runs in one process, not in {jax.process_count()}; start "
-                "one, which uses all devices of its host, or call trpo_jax.run, which "
-                "uses several processes."
-            )
         self.search = search
         self.settings = settings
         self.files = files

@@ -208,10 +208,15 @@ def check_devices(config: Any) -> None:
         if count % size:
             below = count // size * size
             nearest = " or ".join(str(n) for n in (below, below + size) if n)
+            most = min(num_devices, config.num_seeds * config.num_envs)
+            fitting = (
+                number
+                for number in range(most, 0, -1)
+                if config.num_envs % (number // math.gcd(config.num_seeds, number)) == 0
+            )
             raise UsageError(
                 f"devices={devices!r}: {size} of them do not divide {name}={count}; "
-                f"write {name}={nearest}, or "
-                f"devices={num_devices // size * math.gcd(count, size)}."
+                f"write {name}={nearest}, or devices={next(fitting)}."
             )
 
 
