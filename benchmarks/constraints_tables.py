@@ -56,6 +56,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> bool:
     """Draw return and cost against steps, with the limit and the exact optima."""
     rows = last_rows(rows)
     envs = list(dict.fromkeys(row["env"] for row in rows))
+    updates = list(dict.fromkeys(row["update"] for row in rows))
     figure, axes = plt.subplots(
         2, len(envs), figsize=(3.4 * len(envs), 5), squeeze=False, sharex="col"
     )
@@ -66,7 +67,8 @@ def draw(rows: list[dict], path: pathlib.Path) -> bool:
             for axis, curve in zip(column, ("return_curve", "cost_curve"), strict=True):
                 values = np.asarray(row[curve], float)
                 steps = np.linspace(0, row["steps"], len(values) + 1)[1:]
-                axis.plot(steps, values, lw=1.2, label=row["update"])
+                color = f"C{updates.index(row['update'])}"
+                axis.plot(steps, values, color=color, lw=1.2, label=row["update"])
         above, below = column
         if "optimum" in of_env[-1]:
             above.axhline(of_env[-1]["optimum"], color="k", ls=":", lw=1)
