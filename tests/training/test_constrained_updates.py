@@ -30,7 +30,7 @@ CONFIG = trpo_jax.TRPOConfig(
 def costs(episode_cost, limits):
     rows = jnp.zeros((1, len(limits)))
     cost, limits = jnp.float32(episode_cost), jnp.float32(limits)
-    return RolloutCosts(rows, cost, jnp.float32(10), limits)
+    return RolloutCosts(rows, cost, jnp.float32(10), 0 * cost, limits)
 
 
 def test_the_controller_is_its_formula():

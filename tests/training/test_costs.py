@@ -42,7 +42,8 @@ def rollout_state(cost, length):
     return RolloutState((), (), (), jnp.zeros(2), jnp.array(length), cost)
 
 
-NOTHING = CostState((), (), (), None, jnp.zeros(1), jnp.float32(0))
+NONE = jnp.zeros(1)
+NOTHING = CostState((), (), (), None, NONE, jnp.float32(0), NONE + jnp.nan, NONE)
 
 
 def test_the_mean_over_the_episodes_that_ended():
@@ -67,6 +68,31 @@ def test_before_any_episode_has_ended_the_unfinished_ones_count():
     np.testing.assert_allclose(estimate.cost, [4])
     np.testing.assert_allclose(estimate.length, 2)
     assert state.episode_length == 0
+
+
+def test_predictions_that_are_missed_are_remembered():
+    state = NOTHING._replace(predicted_cost=jnp.array([2.0]))
+    ended = trajectory([[1, 1], [0, 0]], [[3.0, 5], [0, 0]], [[1, 1], [1, 1]])
+    state, estimate = estimate_episode_costs(
+        state, ended, rollout_state([0, 0], [1, 1])
+    )
+    np.testing.assert_allclose(estimate.optimism, [0.2 * 2], rtol=1e-6)
+    # A rollout in which no episode ends says nothing, nor does one without prediction.
+    none = trajectory([[0, 0], [0, 0]], [[9.0, 9], [9, 9]], [[1, 1], [2, 2]])
+    state, estimate = estimate_episode_costs(state, none, rollout_state([9, 9], [2, 2]))
+    np.testing.assert_allclose(estimate.optimism, [0.4], rtol=1e-6)
+    state = state._replace(predicted_cost=jnp.array([jnp.nan]))
+    state, estimate = estimate_episode_costs(
+        state, ended, rollout_state([0, 0], [1, 1])
+    )
+    np.testing.assert_allclose(estimate.optimism, [0.4], rtol=1e-6)
+
+
+def test_what_an_update_predicts_is_kept_for_the_next():
+    state, metrics = fast_jit(lambda state: trpo_jax.step(CONFIG, state))(STATE)
+    predicted = metrics.constraints.excess + jnp.array(CONFIG.cost_limits)
+    predicted = predicted + metrics.constraints.cost_change
+    np.testing.assert_allclose(state.costs.predicted_cost, predicted, rtol=1e-5)
 
 
 CONFIG, STATE = tiny.make_state(Toll(), update="cpo", cost_limits=(0.5, 10.0))

@@ -89,9 +89,14 @@ def next_multipliers(
 
 
 def update_by_program(config: TRPOConfig, inputs: UpdateInputs) -> Updated:
-    """Update by the quadratic program of CPO, or the projection of PCPO."""
+    """Update by the quadratic program of CPO, or the projection of PCPO.
+
+    Unlike in the papers, an excess includes the optimism of the latest predictions: the
+    surrogate of a cost falls further in its own batch than the cost does afterwards.
+    """
     costs = _costs_of(inputs)
-    per_step = costs.excess / costs.episode_length
+    expected = costs.excess + jnp.maximum(costs.optimism, 0)
+    per_step = expected / costs.episode_length
     params, info, constraints = constrained_update(
         inputs.policy_fn,
         inputs.params,

@@ -203,6 +203,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         critic_params, critic_optimizer_state, critic = fit(
             config, components.critic, state, scheduled, judged, critic_key
         )
+        state = _expect_costs(state, costs, updated.constraints)
         state = fit_costs(
             config, components.critic, state, scheduled, judged, costs, critic_key
         )
@@ -308,6 +309,16 @@ def _update_policy(
         None if costs is None else costs.as_rows(policy, config.cost_limits),
     )
     return update_policy(config, inputs)
+
+
+def _expect_costs(
+    state: TrainState, costs: JudgedCosts | None, evidence: ConstraintInfo | None
+) -> TrainState:
+    """Return the state with what an update predicts for the cost of an episode."""
+    if state.costs is None or costs is None or evidence is None:
+        return state
+    predicted = costs.episode.cost + evidence.cost_change
+    return state._replace(costs=state.costs._replace(predicted_cost=predicted))
 
 
 def _sum_over_ended(

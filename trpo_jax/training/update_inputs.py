@@ -42,12 +42,14 @@ class RolloutCosts(NamedTuple):
             [N, T, K].
         episode_cost: J, an estimate of the cost of an episode, float[K].
         episode_length: That of its length, scalar, in steps.
+        optimism: By how much predictions of J have been too low, float[K].
         limits: d, the limit of each J, float[K].
     """
 
     advantages: Float[Array, "N *T K"]
     episode_cost: Float[Array, " K"]
     episode_length: Float[Array, ""]
+    optimism: Float[Array, " K"]
     limits: Float[Array, " K"]
 
     @property
