@@ -16,9 +16,9 @@ jaxtyping.install_import_hook("trpo_jax", "beartype.beartype")
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 # The programs of the tests run for milliseconds and compile for seconds: without LLVM's
-# optimisations they compile twice as fast, and so they do with XLA's older emitters. XLA
-# splits a program to compile it in parallel; that saves nothing beside the other process
-# of the tests, and each part has a price.
+# optimisations they compile twice as fast, and so they do with XLA's older emitters.
+# XLA splits a program to compile it in parallel, which saves nothing beside the other
+# process of the tests, and each part has a price.
 # XLA ends the process at a flag that it does not know.
 _FLAGS = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
