@@ -49,35 +49,16 @@ class Task(NamedTuple):
     fields: dict[str, Any]
 
 
+def _of_preset(env: str, num_seeds: int) -> Task:
+    fields = dict(PRESETS[env])
+    del fields["update"]
+    (limit,) = fields.pop("cost_limits")
+    return Task(limit, num_seeds, fields)
+
+
 TASKS = {
-    "safe/toll_grid": Task(
-        limit=1.5,
-        num_seeds=16,
-        fields={
-            "total_timesteps": 500_000,
-            "num_envs": 64,
-            "rollout_length": 64,
-            "hidden_sizes": (32,),
-            # Its episodes end by chance: the sum that counts has no discount.
-            "discount": 1.0,
-            "gae_lambda": 0.97,
-            "normalize_returns": True,
-        },
-    ),
-    "safe/point_hazards": Task(
-        limit=2.0,
-        num_seeds=8,
-        fields={
-            "total_timesteps": 800_000,
-            # A rollout is one whole episode of each environment.
-            "num_envs": 160,
-            "rollout_length": 100,
-            "hidden_sizes": (32, 32),
-            "initial_log_std": -0.5,
-            "max_kl": 0.02,
-            "normalize_returns": True,
-        },
-    ),
+    "safe/toll_grid": _of_preset("safe/toll_grid", 16),
+    "safe/point_hazards": _of_preset("safe/point_hazards", 8),
     "safe/hopper_velocity": Task(25.0, 8, PRESETS["brax/hopper"]),
     "safe/halfcheetah_velocity": Task(25.0, 8, PRESETS["brax/halfcheetah"]),
 }

@@ -4,7 +4,7 @@ import pytest
 from trpo_jax import TRPOConfig, preset
 from trpo_jax.training import PRESETS
 
-SUITES = ("brax/", "navix/", "xland/")
+SUITES = ("brax/", "navix/", "safe/", "xland/")
 SHIPPED = tuple(gymnax.registered_envs)
 
 

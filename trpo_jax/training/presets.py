@@ -271,6 +271,31 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "brax/inverted_pendulum": _BRAX,
     "brax/reacher": _BRAX,
     "brax/walker2d": _BRAX_UPRIGHT,
+    # limits on costs -----------------------------------------------------------------
+    "safe/point_hazards": {
+        "total_timesteps": 800_000,
+        # A rollout is one whole episode of each environment.
+        "num_envs": 160,
+        "rollout_length": 100,
+        "hidden_sizes": (32, 32),
+        "initial_log_std": -0.5,
+        "max_kl": 0.02,
+        "max_kl_schedule": "constant",
+        "update": "cpo",
+        "cost_limits": (2.0,),
+    },
+    "safe/toll_grid": {
+        "total_timesteps": 500_000,
+        "num_envs": 64,
+        "rollout_length": 64,
+        "hidden_sizes": (32,),
+        # Its episodes end by chance: the sum that counts has no discount.
+        "discount": 1.0,
+        "gae_lambda": 0.97,
+        "max_kl_schedule": "constant",
+        "update": "cpo",
+        "cost_limits": (1.5,),
+    },
     # grid worlds ----------------------------------------------------------------------
     "navix/Navix-Empty-5x5-v0": _GRID,
     "xland/MiniGrid-Empty-5x5": _GRID,
