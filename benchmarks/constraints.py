@@ -56,11 +56,16 @@ def _of_preset(env: str, num_seeds: int) -> Task:
     return Task(limit, num_seeds, fields)
 
 
+# A rollout is one whole episode of each environment: costs are those of one policy.
+_EPISODES = {"num_envs": 16, "rollout_length": 1000}
+
 TASKS = {
     "safe/toll_grid": _of_preset("safe/toll_grid", 16),
     "safe/point_hazards": _of_preset("safe/point_hazards", 8),
-    "safe/hopper_velocity": Task(25.0, 8, PRESETS["brax/hopper"]),
-    "safe/halfcheetah_velocity": Task(25.0, 8, PRESETS["brax/halfcheetah"]),
+    "safe/hopper_velocity": Task(25.0, 8, {**PRESETS["brax/hopper"], **_EPISODES}),
+    "safe/halfcheetah_velocity": Task(
+        25.0, 8, {**PRESETS["brax/halfcheetah"], **_EPISODES}
+    ),
 }
 
 

@@ -2,9 +2,8 @@
 
     python -m benchmarks.speeds halfcheetah_velocity hopper_velocity
 
-Half of it is the limit of the velocity tasks (`trpo_jax/environments/safe.py`), which
-is the rule of Safety-Gymnasium. The policy is that of the last update of the body's
-preset, acting as in training.
+Half of its mean is the limit of the velocity tasks (`trpo_jax/environments/safe.py`).
+The policy is that of the last update of the body's preset, acting as in training.
 """
 
 from typing import Any

@@ -166,6 +166,7 @@ OF_UPDATES = {
         ("trpo", "tnpg", "trpo_lagrangian", "trpo_pid", "crpo"),
     ),
     "damping_schedule": ("adaptive", ("trpo", "tnpg", "npg")),
+    "cost_correction": (0.0, ("cpo", "pcpo")),
     "multiplier_learning_rate": (0.3, ("trpo_lagrangian", "trpo_pid")),
     "multiplier_proportional_gain": (0.3, ("trpo_pid",)),
     "multiplier_derivative_gain": (0.3, ("trpo_pid",)),

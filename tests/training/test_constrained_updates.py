@@ -78,6 +78,9 @@ def test_the_limit_is_kept_and_used(update):
         evidence.excess[:, 1:, 0], metrics.episode_cost[:, 1:, 0] - 1, atol=1e-5
     )
     assert np.all(metrics.update.kl <= 0.01)
+    # Advantages that contain costs promise nothing about the return.
+    bounded = np.isfinite(metrics.improvement_bound).all()
+    assert bounded == (update in ("cpo", "pcpo"))
     # What the surrogate says comes about in the next rollout.
     change = np.diff(np.asarray(metrics.episode_cost)[..., 0], axis=1)
     predicted = np.asarray(evidence.cost_change)[:, :-1, 0]

@@ -1,6 +1,7 @@
 """Estimates of the cost of an episode, and critics side by side."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -12,8 +13,9 @@ from compiling import fast_jit
 from probes import Toll
 
 import trpo_jax
+from trpo_jax.training import costs
 from trpo_jax.training.components import make_components
-from trpo_jax.training.costs import CostState, estimate_episode_costs
+from trpo_jax.training.costs import CostState
 from trpo_jax.training.critics import judge, judge_costs
 from trpo_jax.training.rollouts import RolloutState, Trajectory
 
@@ -43,7 +45,12 @@ def rollout_state(cost, length):
 
 
 NONE = jnp.zeros(1)
-NOTHING = CostState((), (), (), None, NONE, jnp.float32(0), NONE + jnp.nan, NONE)
+NOTHING = CostState(
+    (), (), (), None, NONE, jnp.float32(0), NONE + jnp.nan, NONE, jnp.float32(0)
+)
+estimate_episode_costs = functools.partial(
+    costs.estimate_episode_costs, correction_rate=0.2
+)
 
 
 def test_the_mean_over_the_episodes_that_ended():
@@ -71,21 +78,29 @@ def test_before_any_episode_has_ended_the_unfinished_ones_count():
 
 
 def test_predictions_that_are_missed_are_remembered():
-    state = NOTHING._replace(predicted_cost=jnp.array([2.0]))
+    state = NOTHING._replace(
+        episode_cost=NONE + 2.5, episode_length=jnp.float32(2), predicted_cost=NONE + 2
+    )
     ended = trajectory([[1, 1], [0, 0]], [[3.0, 5], [0, 0]], [[1, 1], [1, 1]])
-    state, estimate = estimate_episode_costs(
-        state, ended, rollout_state([0, 0], [1, 1])
-    )
+    after = rollout_state([0, 0], [1, 1])
+    _, estimate = estimate_episode_costs(state, ended, after)
     np.testing.assert_allclose(estimate.optimism, [0.2 * 2], rtol=1e-6)
-    # A rollout in which no episode ends says nothing, nor does one without prediction.
+    # Two rollouts in which no episode ends: predictions add up.
     none = trajectory([[0, 0], [0, 0]], [[9.0, 9], [9, 9]], [[1, 1], [2, 2]])
-    state, estimate = estimate_episode_costs(state, none, rollout_state([9, 9], [2, 2]))
-    np.testing.assert_allclose(estimate.optimism, [0.4], rtol=1e-6)
-    state = state._replace(predicted_cost=jnp.array([jnp.nan]))
-    state, estimate = estimate_episode_costs(
-        state, ended, rollout_state([0, 0], [1, 1])
-    )
-    np.testing.assert_allclose(estimate.optimism, [0.4], rtol=1e-6)
+    for predicted in (2.0, 1.5):
+        state, estimate = estimate_episode_costs(
+            state._replace(predicted_cost=NONE + predicted), none, after
+        )
+        np.testing.assert_allclose(estimate.cost, [predicted])
+        np.testing.assert_allclose(estimate.optimism, 0)
+    state = state._replace(predicted_cost=NONE + 1)
+    state, estimate = estimate_episode_costs(state, ended, after)
+    np.testing.assert_allclose(estimate.cost, [4])
+    np.testing.assert_allclose(estimate.optimism, [0.2 * 3 / 3], rtol=1e-6)
+    # Nothing is missed without a prediction.
+    state = state._replace(predicted_cost=NONE + jnp.nan)
+    _, estimate = estimate_episode_costs(state, ended, after)
+    np.testing.assert_allclose(estimate.optimism, [0.2], rtol=1e-6)
 
 
 def test_what_an_update_predicts_is_kept_for_the_next():

@@ -168,6 +168,16 @@ def test_a_recovery_lowers_the_cost_against_the_objective(float64):
     np.testing.assert_allclose(constraints.cost_change[0], info.gain, rtol=1e-9)
 
 
+def test_a_cost_that_no_step_changes_does_not_stop_learning(float64):
+    """Above its limit, and with a gradient of zero."""
+    kind = KINDS[0]
+    *_, params, batch, costs = make_problem(kind, 1)
+    _, info, constraints = update(kind, params, batch, 0 * costs, jnp.ones(1))
+    assert info.status == UpdateStatus.ACCEPTED
+    assert info.gain > 0
+    np.testing.assert_array_equal(constraints.cost_change, 0)
+
+
 def test_a_limit_that_would_be_passed_refuses_and_says_so(float64):
     """At its limit, with an objective that is the cost: no step is left."""
     kind = KINDS[0]

@@ -1,4 +1,4 @@
-"""Wrapper that adds a cost to an environment, computed from its observations."""
+"""Wrapper that gives an environment a cost, in place of any that it has."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from trpo_jax.environments.contract import (
 from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.environments.making import make_environment
 from trpo_jax.environments.protocol import Drawable, Environment, TimeStep
-from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.observations import Observation
 
@@ -47,8 +46,9 @@ class CostEnvironment:
         Args:
             env: An id, or whatever `make_environment` takes.
             cost_fn: (observation, action, next observation) ↦ the cost of the step, a
-                number or a bool; or K of them, [K]. The action is as the policy drew
-                it, and the next observation is the one before any reset.
+                number or a bool; or K of them, [K]. The action is as this environment
+                is given it, squashed where it has to be, and the next observation is
+                the one before any reset.
 
         Raises:
             UsageTypeError: If `cost_fn` is not a function.
@@ -76,8 +76,10 @@ class CostEnvironment:
         check_cost("cost_fn", cost)
         self.num_costs = math.prod(cost.shape)
         self.name = str(getattr(self._environment, "name", self._environment))
-        if isinstance(self._environment, VariedEnvironment):
-            self.num_variants = self._environment.num_variants
+        # Of a varied environment, perhaps inside of another wrapper.
+        if hasattr(self._environment, "reset_variant"):
+            varied: Any = self._environment
+            self.num_variants = varied.num_variants
             self.reset_variant = self._reset_variant
 
     def __repr__(self) -> str:
@@ -97,8 +99,8 @@ class CostEnvironment:
         self, key: Key[Array, ""], row: Int[Array, ""] | int
     ) -> tuple[CostState, Observation]:
         """Start an episode of a row, where the environment inside has several."""
-        assert isinstance(self._environment, VariedEnvironment)
-        state, observation = self._environment.reset_variant(key, row)
+        varied: Any = self._environment
+        state, observation = varied.reset_variant(key, row)
         return CostState(state, observation), observation
 
     def step(

@@ -74,8 +74,8 @@ class Saver:
         if not self._returns:
             return None
         if self._limits is not None:
-            above = np.mean(self._costs, axis=0) > np.array(self._limits)
-            if above.any():
+            kept = np.mean(self._costs, axis=0) <= np.array(self._limits)
+            if not kept.all():  # or a cost is NaN
                 return None
         return float(np.mean(self._returns))
 

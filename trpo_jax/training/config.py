@@ -164,6 +164,9 @@ class TRPOConfig:
     cost_limits: tuple[float, ...] | None = None
     """Limit of each cost of the environment, summed over an episode without a discount:
     one number, or one for each of several costs, which the update keeps."""
+    cost_correction: float = 0.2
+    """Rate of a running mean of what the predictions of update="cpo" and "pcpo" have
+    missed, which is added to the excess if it is positive; 0 as in their papers."""
     multiplier_learning_rate: float = 0.1
     """Step size of the multipliers of update="trpo_lagrangian" and "trpo_pid" (their
     integral gain), for excesses in units of the limit."""

@@ -376,6 +376,9 @@ FIRST_ORDER = ("ppo", "ppo_penalty", "projection")
 CONSTRAINED = ("cpo", "pcpo", "trpo_lagrangian", "trpo_pid", "crpo")
 """Updates that keep limits on costs."""
 
+PENALIZED = ("trpo_lagrangian", "trpo_pid", "crpo")
+"""Those that do by the advantages that they give to TRPO."""
+
 UPDATES = (*_NATURAL, *FIRST_ORDER, *CONSTRAINED)
 """Names of the policy updates."""
 
@@ -392,7 +395,7 @@ UPDATES_OF_FIELDS = {
         ),
         ("trpo", *CONSTRAINED),
     ),
-    "step_size_curvature": ("trpo", "tnpg", "trpo_lagrangian", "trpo_pid", "crpo"),
+    "step_size_curvature": ("trpo", "tnpg", *PENALIZED),
     "damping_schedule": _NATURAL,
     **dict.fromkeys(
         (
@@ -407,6 +410,7 @@ UPDATES_OF_FIELDS = {
         (*_NATURAL, *CONSTRAINED),
     ),
     "cost_limits": CONSTRAINED,
+    "cost_correction": ("cpo", "pcpo"),
     "multiplier_learning_rate": ("trpo_lagrangian", "trpo_pid"),
     "multiplier_proportional_gain": ("trpo_pid",),
     "multiplier_derivative_gain": ("trpo_pid",),
@@ -499,6 +503,11 @@ def check_fractions(config: Any) -> None:
     for name, in_range, advice in (
         ("backtrack_factor", 0 < factor < 1, "between 0 and 1; write 0.5"),
         ("cg_tolerance", 0 <= tolerance < 1, "in [0, 1); write 1e-5"),
+        (
+            "cost_correction",
+            0 <= config.cost_correction <= 1,
+            "in [0, 1]; write 0.2, or 0 for none",
+        ),
         (
             "initial_log_std",
             low < log_std < high,

@@ -132,7 +132,9 @@ def judge_costs(
         memory = reset_nonfinite_memory(components.critic, memory)
         return memory, judged.advantages, judged.returns
 
-    costs, episode = estimate_episode_costs(state.costs, trajectory, rollout)
+    costs, episode = estimate_episode_costs(
+        state.costs, trajectory, rollout, correction_rate=config.cost_correction
+    )
     judged = over_costs(judge_one, state, trajectory.cost)
     return state._replace(costs=costs), JudgedCosts(episode, *judged)
 

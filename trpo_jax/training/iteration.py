@@ -24,6 +24,7 @@ from trpo_jax.training.batching import (
 from trpo_jax.training.bounds import improvement_bounds
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
+from trpo_jax.training.config_checks import PENALIZED
 from trpo_jax.training.critic import (
     explained_variance,
 )
@@ -81,7 +82,8 @@ class Metrics(NamedTuple):
         improvement_bound: Estimate of a lower bound on the improvement of the expected
             discounted return, from the largest KL, see `improvement_bounds`.
         mean_kl_improvement_bound: Another, from the mean KL. Both are in
-            scaled units if rewards are scaled.
+            scaled units if rewards are scaled, and −∞ for updates on advantages that
+            take costs into account.
         update: The policy update's own evidence.
         episode_cost_sum: Sum of the costs of the episodes that ended in this rollout,
             float[K]; None in an environment without costs.
@@ -216,12 +218,14 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         state.observation_statistics,
     )
 
-    bound, mean_kl_bound = improvement_bounds(
+    bounds = improvement_bounds(
         info,
         judged.advantages,
         discount=scheduled.discount,
         entropy_coefficient=scheduled.entropy_coefficient,
     )
+    if config.update in PENALIZED:  # the evidence is of other advantages
+        bounds = jax.tree.map(lambda bound: jnp.full_like(bound, -jnp.inf), bounds)
     updates, done = optax.safe_increment(state.updates), trajectory.done
     metrics = Metrics(
         updates=updates,
@@ -239,8 +243,8 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         max_kl=jnp.asarray(scheduled.max_kl),
         damping=jnp.asarray(scheduled.damping),
         critic_learning_rate=jnp.asarray(scheduled.critic_learning_rate),
-        improvement_bound=bound,
-        mean_kl_improvement_bound=mean_kl_bound,
+        improvement_bound=bounds[0],
+        mean_kl_improvement_bound=bounds[1],
         update=info,
         episode_cost_sum=_sum_over_ended(trajectory.episode_cost, done),
         constraints=updated.constraints,

@@ -44,7 +44,8 @@ class ConstraintInfo(NamedTuple):
 
     Attributes:
         excess: c, by how much each cost was above its limit, float[K].
-        multipliers: ν, the weight of each cost against the objective, float[K].
+        multipliers: ν, the weight of each cost against the objective, float[K]: of
+            optimal and projected steps, L for each unit of cost.
         cost_change: Change of each cost's surrogate at the parameters kept, float[K].
         cost_change_predicted: fraction · b_kᵀs, the linear model's, float[K].
         recovered: Whether the objective was ignored to reduce costs, bool scalar.
@@ -93,7 +94,8 @@ def constrained_update(
     than before, and a larger L. While a cost is above its limit, it asks for lower
     costs in place of a larger L; where no step of the trust region keeps the limits,
     the step itself only reduces those costs. Without an active limit the step is that
-    of `trust_region_update`.
+    of `trust_region_update`. The projected step of PCPO may lead out of the trust
+    region, as in its paper; here the search then shortens it.
 
     Args:
         policy_fn: As all that is not named here, see `trust_region_update`.
@@ -125,7 +127,8 @@ def constrained_update(
         precision: Precision of matrix products on accelerators.
 
     Returns:
-        The new parameters, their `UpdateInfo`, and the `ConstraintInfo`. If no
+        The new parameters, their `UpdateInfo`, whose step size is α of the step
+        (0 in a recovery), and the `ConstraintInfo`. If no
         candidate is acceptable, the parameters are the old ones, bit for bit.
 
     Raises:
@@ -191,7 +194,7 @@ def constrained_update(
             costs, _ = _costs(problem, cost_advantages, theta)
             change = jnp.where(moved, costs - costs_old, 0)
             gain = candidate.surrogate - old.value
-            merit = jnp.where(jnp.any(excess > 0), -weights @ change, gain)
+            merit = jnp.where(jnp.any(weights > 0), -weights @ change, gain)
             return Candidate(
                 merit,
                 candidate.kl,
@@ -230,7 +233,7 @@ def constrained_update(
         )
         squared = squared - damping * optax.tree.vdot(step, step)
         predicted = (
-            search.fraction * combination.gain(model),
+            search.fraction * optax.tree.vdot(gradient, step),
             0.5 * search.fraction**2 * squared,
             search.fraction * combination.cost_change(model),
             kept.cost_change,

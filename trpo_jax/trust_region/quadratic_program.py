@@ -46,8 +46,9 @@ class Combination(NamedTuple):
     Attributes:
         alpha: α ≥ 0, scalar.
         beta: β, float[K].
-        multipliers: ν ≥ 0, float[K], what the objective gains with each unit of a limit
-            more. In a recovery, the weights of the costs that are reduced.
+        multipliers: ν ≥ 0, float[K], of the limits; of the optimal step, what L gains
+            with each unit of a limit more. In a recovery, the weights of the costs that
+            are reduced.
         feasible: Whether a step inside the trust region keeps all limits, bool scalar.
             If none does, this one is a recovery: it reduces the costs that are above
             their limits, and ignores the objective.
@@ -126,7 +127,7 @@ def projected_step(model: LinearModel, max_kl: Float[Array, ""] | float) -> Comb
         model: Objective and costs.
         max_kl: δ > 0.
 
-    Source: Yang et al. 2020 (arXiv 2010.03152), theorem 3.1.
+    Source: Yang et al. 2020 (arXiv 2010.03152), section 3.
     """
     unit = _Units.of(model, max_kl)
     scaled = unit.scale(model)
