@@ -32,7 +32,7 @@ from trpo_jax.networks import (
     MultiCategoricalHead,
     NetworkFns,
 )
-from trpo_jax.training import iteration, policy_update
+from trpo_jax.training import critics, iteration, policy_update
 from trpo_jax.training.components import make_components, make_networks
 from trpo_jax.training.rollouts import rollout
 from trpo_jax.training.state import make_act_fn
@@ -85,9 +85,9 @@ def watched_step(config, state):
             "trust_region_update",
             lambda args, kwargs, result: (args[2], kwargs),
         )
-        watch(iteration, "fit_critic", lambda args, kwargs, result: (args[5], kwargs))
+        watch(critics, "fit_critic", lambda args, kwargs, result: (args[5], kwargs))
         watch(
-            iteration,
+            critics,
             "fit_critic_in_trust_region",
             lambda args, kwargs, result: (args[2].targets, kwargs),
         )

@@ -252,5 +252,6 @@ def test_the_problems_reach_every_outcome(kind, size, dtype):
         )
         for seed in range(12)
     ]
-    assert set(np.concatenate(statuses)) == set(map(int, UpdateStatus))
+    of_limits = {UpdateStatus.COST_EXCEEDED}
+    assert set(np.concatenate(statuses)) == {*map(int, UpdateStatus)} - of_limits
     assert 0.3 < np.mean(np.concatenate(statuses) == UpdateStatus.ACCEPTED) < 0.9

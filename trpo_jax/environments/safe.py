@@ -36,9 +36,9 @@ class VelocityTask(NamedTuple):
         return next_observation[self.speed_index] > self.limit
 
 
-# Half of the mean speed without a limit, which `benchmarks/speeds.py` measured. Those of
-# Safety-Gymnasium are half of the largest, for other bodies: 0.74 for the hopper, 3.21
-# for the half-cheetah.
+# Half of the mean speed without a limit, which `benchmarks/speeds.py` measured.
+# Safety-Gymnasium's are half of the largest, for other bodies: 0.74 for the hopper,
+# 3.21 for the half-cheetah.
 VELOCITY_TASKS = {
     "halfcheetah_velocity": VelocityTask("brax/halfcheetah", 8, 2.4),
     "hopper_velocity": VelocityTask("brax/hopper", 5, 0.6),

@@ -285,7 +285,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "cost_limits": (2.0,),
     },
     "safe/toll_grid": {
-        "total_timesteps": 500_000,
+        "total_timesteps": 503_808,
         "num_envs": 64,
         "rollout_length": 64,
         "hidden_sizes": (32,),
