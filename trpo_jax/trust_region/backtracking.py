@@ -21,16 +21,15 @@ class Candidate(NamedTuple):
     Attributes:
         surrogate: L(θ), scalar.
         kl: mean KL(π_old ‖ π_θ), scalar, in nats.
-        finite: Whether parameters, and the batch, are finite, bool scalar.
+        finite: Whether parameters, and the batch, are finite, bool scalar; and whether
+            any further constraint is kept.
         evidence: Any other results for the candidate, a pytree.
-        feasible: Whether it keeps all other constraints, bool scalar.
     """
 
     surrogate: Float[Array, ""]
     kl: Float[Array, ""]
     finite: Bool[Array, ""]
     evidence: PyTree = ()
-    feasible: Bool[Array, ""] | bool = True
 
 
 class LineSearchResult(NamedTuple):
@@ -61,7 +60,7 @@ def line_search(
 ) -> LineSearchResult:
     """Return an acceptable candidate, by interpolation one near the boundary.
 
-    Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite *and* feasible.
+    Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite.
 
     The KL grows as the square of the fraction f. So a candidate's KL says where the
     boundary is, and the next fraction is f · √(0.9 δ / KL): smaller after a candidate
@@ -69,8 +68,8 @@ def line_search(
     KL < 0.8 δ. A larger one is kept only if it is acceptable and has a larger L. The
     search ends when an acceptable candidate has KL ≥ 0.8 δ, when a larger fraction is
     no better, or when the next one would reach the smallest refused one. A candidate
-    inside of the trust region that is refused for its L or another constraint, or one
-    that is not finite, is followed by f · c.
+    inside of the trust region that is refused for its L, or one that is not finite, is
+    followed by f · c.
 
     Without interpolation, the first acceptable one of 1, c, c², …
 
@@ -196,7 +195,6 @@ def _search(
         acceptable = (  # never a NaN, which compares as false
             allowed
             & candidates.finite
-            & candidates.feasible
             & jnp.isfinite(candidates.surrogate)
             & (candidates.kl <= max_kl)
             & (candidates.surrogate > surrogate_old)

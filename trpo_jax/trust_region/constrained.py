@@ -12,7 +12,7 @@ from trpo_jax.errors import UsageError
 from trpo_jax.trust_region.backtracking import Candidate, line_search
 from trpo_jax.trust_region.cg import CGResult, CGStatus
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
-from trpo_jax.trust_region.evidence import UpdateInfo, evidence
+from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, evidence
 from trpo_jax.trust_region.fisher import (
     OperatorFn,
     PolicyFn,
@@ -195,13 +195,14 @@ def constrained_update(
             change = jnp.where(moved, costs - costs_old, 0)
             gain = candidate.surrogate - old.value
             merit = jnp.where(jnp.any(weights > 0), -weights @ change, gain)
-            return Candidate(
-                merit,
-                candidate.kl,
-                candidate.finite & jnp.isfinite(gain + jnp.sum(change + excess)),
-                _Kept(candidate.surrogate, candidate.evidence, change),
-                feasible=jnp.all(change <= allowed),
+            # As a part of `finite`: with a leaf of its own in every `Candidate`, a step
+            # of TRPO took a quarter longer on a CPU.
+            feasible = jnp.all(change <= allowed)
+            finite = candidate.finite & jnp.isfinite(gain + jnp.sum(change + excess))
+            kept = _Kept(
+                candidate.surrogate, candidate.evidence, change, finite, feasible
             )
+            return Candidate(merit, candidate.kl, finite & feasible, kept)
 
         search = line_search(
             evaluate,
@@ -218,7 +219,7 @@ def constrained_update(
         theta = optax.tree.where(search.accepted, moved, theta_old)
         kept: _Kept = search.candidate.evidence
         candidate = search.candidate._replace(
-            surrogate=kept.surrogate, evidence=kept.comparison
+            surrogate=kept.surrogate, evidence=kept.comparison, finite=kept.finite
         )
         squared = combination.squared_norm(model)
         info = evidence(
@@ -241,8 +242,14 @@ def constrained_update(
         gain, kl, cost_change_predicted, cost_change = jax.tree.map(
             lambda leaf: jnp.where(search.accepted, leaf, 0), predicted
         )
+        refused = info.status == UpdateStatus.NO_IMPROVEMENT
         info = info._replace(
-            expected_improvement=gain, kl_predicted=kl, step_size=combination.alpha
+            status=jnp.where(
+                refused & ~kept.feasible, UpdateStatus.COST_EXCEEDED, info.status
+            ).astype(info.status.dtype),
+            expected_improvement=gain,
+            kl_predicted=kl,
+            step_size=combination.alpha,
         )
         constraints = ConstraintInfo(
             excess,
@@ -292,11 +299,13 @@ def cost_changes(
 
 
 class _Kept(NamedTuple):
-    """Evidence of a candidate: L, the comparison, and the change of each cost."""
+    """Evidence of a candidate: L, the comparison, and what it does to each cost."""
 
     surrogate: Float[Array, ""]
     comparison: Comparison
     cost_change: Float[Array, " K"]
+    finite: Bool[Array, ""]
+    feasible: Bool[Array, ""]
 
 
 def _costs(

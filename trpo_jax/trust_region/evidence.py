@@ -152,7 +152,6 @@ def evidence(
         (step_size == 0, UpdateStatus.NON_POSITIVE_CURVATURE),
         (~finite, UpdateStatus.NON_FINITE),
         (candidate.kl > max_kl, UpdateStatus.KL_EXCEEDED),
-        (jnp.logical_not(candidate.feasible), UpdateStatus.COST_EXCEEDED),
     ]
     conditions, values = zip(*reasons, strict=True)
     status = jnp.select(conditions, values, UpdateStatus.NO_IMPROVEMENT)
