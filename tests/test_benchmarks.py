@@ -145,7 +145,7 @@ def test_constraints_are_measured_beside_exact_optima(tmp_path):
 
 
 def test_costs_are_those_of_the_rollout_after_an_update(monkeypatch):
-    """Of the robot, whose policies are not evaluated exactly."""
+    """Policies of the robot are not evaluated exactly."""
     costs = np.array([[9.0, 1.0, np.nan, 6.0]])
     metrics = types.SimpleNamespace(
         episode_return=10 * costs, episode_cost=costs[..., None]

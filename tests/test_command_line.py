@@ -19,6 +19,7 @@ from trpo_jax.environments import Discrete, making
 from trpo_jax.runs import chunks
 from trpo_jax.runs.console import Watcher
 from trpo_jax.training import PRESETS
+from trpo_jax.training.config_checks import CONSTRAINED, UPDATES
 from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.training.seeds import run_keys
 
@@ -50,6 +51,15 @@ def test_options_override_fields():
     assert config.hidden_sizes == (8,)
     assert config.max_kl == 0.02
     assert config.normalize_observations
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_every_update_can_be_asked_for(update):
+    args, fields = ["--env", "safe/toll_grid", "--update", update], {}
+    if update in CONSTRAINED:
+        args, fields = [*args, "--cost-limits", "2.5"], {"cost_limits": (2.5,)}
+    expected = trpo_jax.preset("safe/toll_grid", update=update, **fields)
+    assert config_of(args) == expected
 
 
 @pytest.mark.parametrize("env", ["Acrobot-v1", "MountainCar-v0", "CartPole-v1"])

@@ -66,9 +66,19 @@ class _Options(TRPOConfig):
     """Devices to train on; None for as many of all as divide seeds and environments."""
     policy: conf.Suppress[None] = None
     critic: conf.Suppress[None] = None
-    update: Literal["trpo", "tnpg", "npg", "ppo", "ppo_penalty", "projection"] = (
-        TRPOConfig.update
-    )
+    update: Literal[
+        "trpo",
+        "tnpg",
+        "npg",
+        "ppo",
+        "ppo_penalty",
+        "projection",
+        "cpo",
+        "pcpo",
+        "trpo_lagrangian",
+        "trpo_pid",
+        "crpo",
+    ] = TRPOConfig.update
     """Policy update: TRPO, or one of its relatives."""
     max_kl_schedule: Literal["constant", "linear", "cosine", "adaptive"] = (
         TRPOConfig.max_kl_schedule
@@ -393,7 +403,7 @@ def resume(
         sweeps.resume_sweep(folder)
     elif devices is not None:
         raise UsageError(
-            f"{folder} holds a sweep, which goes on with as many devices as before; "
+            f"{folder} holds a sweep, which is resumed on as many devices as before; "
             "leave out --devices."
         )
     else:

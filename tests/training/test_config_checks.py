@@ -154,7 +154,7 @@ def test_a_config_that_was_told_its_fit_goes_over_to_the_other():
 
 
 LIMITED = SMALL | {"env": Toll(), "cost_limits": (1.0, 2.0)}
-"""What an update that keeps limits needs."""
+"""Fields that an update with limits needs."""
 
 OF_UPDATES = {
     "line_search": ("backtracking", ("trpo", *CONSTRAINED)),

@@ -201,7 +201,7 @@ def test_one_cost_has_the_closed_form_of_the_paper(problems, float64):
 
 @pytest.mark.usefixtures("float64")
 def test_without_gradients():
-    """Of the objective, of a cost that cannot be changed, and of both."""
+    """The objective, a cost, or both have a gradient of zero."""
     one = jnp.ones(1)
     model = LinearModel(jnp.float64(0), 0 * one, one[None], -one)
     assert optimal(model, 0.5)[:2] == (0, 0)  # nothing to gain, nothing to mend

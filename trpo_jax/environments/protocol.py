@@ -54,8 +54,8 @@ class TimeStep(NamedTuple):
             together with `terminated`.
         final_observation: Observation that the action led to: the last of the episode
             if this step ended it, else `observation`. Values are bootstrapped from it.
-        cost: What a limit is to be kept on, beside the reward: a float32 scalar, or one
-            number for each of K costs, float32[K]; None if there are none.
+        cost: Cost of the step, on whose sum a limit may be kept: a float32 scalar, or
+            one number for each of K costs, float32[K]; None if there are none.
     """
 
     observation: Observation

@@ -26,7 +26,7 @@ class CostState(NamedTuple):
         episode_cost: Mean cost of the latest episodes that ended, float[K], with what
             the updates since then predict.
         episode_length: Their mean length in steps, scalar; 0 until one has ended.
-        predicted_cost: What the last update predicted for `episode_cost`, float[K]; NaN
+        predicted_cost: Prediction of `episode_cost` by the last update, float[K]; NaN
             before the first.
         optimism: By how much such predictions have been too low, a running mean,
             float[K].

@@ -102,7 +102,7 @@ class JudgedCosts(NamedTuple):
     def as_rows(
         self, policy: BatchedNetwork, limits: tuple[float, ...] | None
     ) -> RolloutCosts:
-        """Return what the policy update takes."""
+        """Return the costs as rows of the policy's batch."""
         centred = self.advantages - jnp.mean(self.advantages, (1, 2), keepdims=True)
         rows = policy.to_rows(jnp.moveaxis(centred, 0, -1))
         return RolloutCosts(rows, *self.episode, jnp.asarray(limits))

@@ -59,7 +59,7 @@ class RolloutCosts(NamedTuple):
 
 
 class UpdateInputs(NamedTuple):
-    """What a policy update is given.
+    """Arguments of a policy update.
 
     Attributes:
         policy_fn: (params, rows of observations) ↦ `Distribution`.
@@ -86,11 +86,11 @@ class UpdateInputs(NamedTuple):
 
 
 class Updated(NamedTuple):
-    """What a policy update returns.
+    """Results of a policy update.
 
     Attributes:
         params: The new parameters.
-        state: What the next update is given.
+        state: The state for the next update.
         info: The evidence.
         constraints: That of updates that keep limits; else None.
     """
