@@ -25,7 +25,7 @@ ROOMS = (
     "runs",
     "sweeps",
     "pictures",
-    "completion",
+    "command_line",
     "__main__",
 )
 # Each room leans on those before it; environments on no other room.
@@ -119,7 +119,12 @@ SLOW = {
     "pandas": set(),
     "rich": {"trpo_jax.__main__", "trpo_jax.runs.console"},
     "target_gym": set(),
-    "tyro": {"trpo_jax.__main__"},
+    "tyro": {
+        "trpo_jax.__main__",
+        "trpo_jax.command_line.commands",
+        "trpo_jax.command_line.options",
+        "trpo_jax.command_line.sweep",
+    },
     "xarray": set(),
     "xminigrid": set(),
 }

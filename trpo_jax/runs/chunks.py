@@ -21,7 +21,8 @@ from trpo_jax.policies.evaluation import (
 from trpo_jax.runs.processes import on_writer
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import Metrics, step
+from trpo_jax.training.iteration import step
+from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.placement import place, replicate
 from trpo_jax.training.seeds import init_seeds, over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState

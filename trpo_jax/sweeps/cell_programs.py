@@ -25,7 +25,7 @@ from trpo_jax.sweeps.cell_groups import group_size
 from trpo_jax.training.cells import Cells, init_cells, step_cells
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import Metrics
+from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.state import TrainState
 
 _CELLS = PartitionSpec("cells")

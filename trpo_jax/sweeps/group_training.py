@@ -19,7 +19,7 @@ from trpo_jax.sweeps.cell_programs import CellPrograms, compile_cells, mean_retu
 from trpo_jax.sweeps.folder import SweepFolder, read_arrays, write_arrays
 from trpo_jax.training.cells import Cells
 from trpo_jax.training.config import TRPOConfig
-from trpo_jax.training.iteration import Metrics
+from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.state import TrainState
 
 # A group that takes longer is saved on the way: so much work is lost by a kill at most.

@@ -23,8 +23,9 @@ from trpo_jax.training.critic import (
     fit_critic_in_trust_region,
 )
 from trpo_jax.training.hyperparameters import Hyperparameters
-from trpo_jax.training.iteration import Metrics, step
+from trpo_jax.training.iteration import step
 from trpo_jax.training.loop import TrainResult, train
+from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.presets import PRESETS, preset
 from trpo_jax.training.rollouts import RolloutState, Trajectory, init_rollout, rollout
 from trpo_jax.training.search import (

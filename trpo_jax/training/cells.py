@@ -10,8 +10,9 @@ from jaxtyping import Array, Int, Key
 
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
-from trpo_jax.training.iteration import Metrics, step
+from trpo_jax.training.iteration import step
 from trpo_jax.training.loop import train
+from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.seeds import run_keys
 from trpo_jax.training.state import TrainState, init
 

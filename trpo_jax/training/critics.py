@@ -34,6 +34,7 @@ from trpo_jax.training.state import TrainState, make_value_fn, observe
 from trpo_jax.training.statistics import absorb, normalize
 from trpo_jax.training.update_inputs import RolloutCosts
 from trpo_jax.training.values import values_and_next
+from trpo_jax.trust_region import ConstraintInfo
 
 
 class Judged(NamedTuple):
@@ -228,3 +229,13 @@ def fit_costs(
             return_statistics=statistics,
         )
     )
+
+
+def expect_costs(
+    state: TrainState, costs: JudgedCosts | None, evidence: ConstraintInfo | None
+) -> TrainState:
+    """Return the state with what an update predicts for the cost of an episode."""
+    if state.costs is None or costs is None or evidence is None:
+        return state
+    predicted = costs.episode.cost + evidence.cost_change
+    return state._replace(costs=state.costs._replace(predicted_cost=predicted))

@@ -10,8 +10,9 @@ from jaxtyping import Array, Key
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.hyperparameters import Hyperparameters, check_hyperparameters
-from trpo_jax.training.iteration import Metrics, step
+from trpo_jax.training.iteration import step
 from trpo_jax.training.keys import KeyLike
+from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.origin import Origin
 from trpo_jax.training.seeds import over_seeds, run_keys
 from trpo_jax.training.state import TrainState, init

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from trpo_jax.errors import UsageError
-from trpo_jax.trust_region.backtracking import Candidate, line_search
+from trpo_jax.trust_region.backtracking import Candidate, LineSearchResult, line_search
 from trpo_jax.trust_region.cg import CGResult, CGStatus
 from trpo_jax.trust_region.checks import check_not_negative, check_positive
 from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus, evidence
@@ -26,11 +26,13 @@ from trpo_jax.trust_region.preconditioner import (
 from trpo_jax.trust_region.problem import (
     Batch,
     Comparison,
+    OldPolicy,
     Problem,
     surrogate_problem,
     surrogate_with_entropy,
 )
 from trpo_jax.trust_region.quadratic_program import (
+    Combination,
     LinearModel,
     StepFn,
     optimal_step,
@@ -169,23 +171,19 @@ def constrained_update(
                 operator_fn=operator_fn,
             )
         )(gradients)
-        products = _inner(gradients, solved.x)
-        model = LinearModel(products[0, 0], products[1:, 0], products[1:, 1:], excess)
 
         # 3. The step that is best for the linear model. Its radius is the one at which
         # the natural direction of the objective has an undamped KL of δ.
+        products = _inner(gradients, solved.x)
+        model = LinearModel(products[0, 0], products[1:, 0], products[1:, 1:], excess)
         cg = _worst(solved)
         undamped = undamped_curvature(gradient, cg.x, damping)
-        usable = (undamped > 0) & (model.q > 0)
-        stretch = jnp.where(usable, model.q / jnp.where(usable, undamped, 1), 1)
-        combination = step_fn(model, max_kl * stretch)
-        coefficients = jnp.concatenate([combination.alpha[None], -combination.beta])
-        step = jax.tree.map(lambda leaf: jnp.tensordot(coefficients, leaf, 1), solved.x)
+        combination = step_fn(model, max_kl * _ratio(model.q, undamped))
+        step = combination.step(solved.x)
 
         # 4. A fraction of it that keeps KL and limits, and improves L, or the costs
         # that are above theirs.
         weights = recovery_weights(model)
-        allowed = jnp.maximum(-excess, 0)
 
         def evaluate(fraction: Float[Array, ""]) -> Candidate:
             theta = move(theta_old, fraction, step)
@@ -193,16 +191,7 @@ def constrained_update(
             moved = max_norm(optax.tree.sub(theta, theta_old)) > 0
             costs, _ = _costs(problem, cost_advantages, theta)
             change = jnp.where(moved, costs - costs_old, 0)
-            gain = candidate.surrogate - old.value
-            merit = jnp.where(jnp.any(weights > 0), -weights @ change, gain)
-            # As a part of `finite`: with a leaf of its own in every `Candidate`, a step
-            # of TRPO took a quarter longer on a CPU.
-            feasible = jnp.all(change <= allowed)
-            finite = candidate.finite & jnp.isfinite(gain + jnp.sum(change + excess))
-            kept = _Kept(
-                candidate.surrogate, candidate.evidence, change, finite, feasible
-            )
-            return Candidate(merit, candidate.kl, finite & feasible, kept)
+            return _with_limits(candidate, old, change, excess, weights)
 
         search = line_search(
             evaluate,
@@ -217,46 +206,8 @@ def constrained_update(
         # 5. Move there, or keep the old parameters.
         moved = move(theta_old, search.fraction, step)
         theta = optax.tree.where(search.accepted, moved, theta_old)
-        kept: _Kept = search.candidate.evidence
-        candidate = search.candidate._replace(
-            surrogate=kept.surrogate, evidence=kept.comparison, finite=kept.finite
-        )
-        squared = combination.squared_norm(model)
-        info = evidence(
-            old,
-            gradient,
-            cg,
-            squared + jnp.sum(0 * excess),  # NaN if a limit is
-            jnp.where(squared > 0, jnp.ones_like(squared), 0),
-            search._replace(candidate=candidate),
-            damping,
-            max_kl,
-        )
-        squared = squared - damping * optax.tree.vdot(step, step)
-        predicted = (
-            search.fraction * optax.tree.vdot(gradient, step),
-            0.5 * search.fraction**2 * squared,
-            search.fraction * combination.cost_change(model),
-            kept.cost_change,
-        )
-        gain, kl, cost_change_predicted, cost_change = jax.tree.map(
-            lambda leaf: jnp.where(search.accepted, leaf, 0), predicted
-        )
-        refused = info.status == UpdateStatus.NO_IMPROVEMENT
-        info = info._replace(
-            status=jnp.where(
-                refused & ~kept.feasible, UpdateStatus.COST_EXCEEDED, info.status
-            ).astype(info.status.dtype),
-            expected_improvement=gain,
-            kl_predicted=kl,
-            step_size=combination.alpha,
-        )
-        constraints = ConstraintInfo(
-            excess,
-            combination.multipliers,
-            cost_change,
-            cost_change_predicted,
-            ~combination.feasible,
+        info, constraints = _describe(
+            old, gradient, cg, model, combination, step, search, damping, max_kl
         )
     return problem.params_of(theta), info, constraints
 
@@ -308,6 +259,84 @@ class _Kept(NamedTuple):
     feasible: Bool[Array, ""]
 
 
+def _with_limits(
+    candidate: Candidate,
+    old: OldPolicy,
+    change: Float[Array, " K"],
+    excess: Float[Array, " K"],
+    weights: Float[Array, " K"],
+) -> Candidate:
+    """Return the candidate as the line search is to see it.
+
+    Its merit is the gain in L or, while there are weights of costs above their limits,
+    the weighted fall of these. One that raises a cost further above is not finite.
+    """
+    gain = candidate.surrogate - old.value
+    merit = jnp.where(jnp.any(weights > 0), -weights @ change, gain)
+    feasible = jnp.all(change <= jnp.maximum(-excess, 0))
+    finite = candidate.finite & jnp.isfinite(gain + jnp.sum(change + excess))
+    kept = _Kept(candidate.surrogate, candidate.evidence, change, finite, feasible)
+    # As a part of `finite`: with a leaf of its own in every `Candidate`, a step of TRPO
+    # took a quarter longer on a CPU.
+    return Candidate(merit, candidate.kl, finite & feasible, kept)
+
+
+def _describe(
+    old: OldPolicy,
+    gradient: PyTree,
+    cg: CGResult,
+    model: LinearModel,
+    combination: Combination,
+    step: PyTree,
+    search: LineSearchResult,
+    damping: Float[Array, ""] | float,
+    max_kl: Float[Array, ""] | float,
+) -> tuple[UpdateInfo, ConstraintInfo]:
+    """Return the evidence of the update, and that of its costs."""
+    kept: _Kept = search.candidate.evidence
+    candidate = search.candidate._replace(
+        surrogate=kept.surrogate, evidence=kept.comparison, finite=kept.finite
+    )
+    squared = combination.squared_norm(model)
+    info = evidence(
+        old,
+        gradient,
+        cg,
+        squared + jnp.sum(0 * model.excess),  # NaN if a limit is
+        jnp.where(squared > 0, jnp.ones_like(squared), 0),
+        search._replace(candidate=candidate),
+        damping,
+        max_kl,
+    )
+    squared = squared - damping * optax.tree.vdot(step, step)
+    predicted = (
+        search.fraction * optax.tree.vdot(gradient, step),
+        0.5 * search.fraction**2 * squared,
+        search.fraction * combination.cost_change(model),
+        kept.cost_change,
+    )
+    gain, kl, cost_change_predicted, cost_change = jax.tree.map(
+        lambda leaf: jnp.where(search.accepted, leaf, 0), predicted
+    )
+    refused = info.status == UpdateStatus.NO_IMPROVEMENT
+    info = info._replace(
+        status=jnp.where(
+            refused & ~kept.feasible, UpdateStatus.COST_EXCEEDED, info.status
+        ).astype(info.status.dtype),
+        expected_improvement=gain,
+        kl_predicted=kl,
+        step_size=combination.alpha,
+    )
+    constraints = ConstraintInfo(
+        model.excess,
+        combination.multipliers,
+        cost_change,
+        cost_change_predicted,
+        ~combination.feasible,
+    )
+    return info, constraints
+
+
 def _costs(
     problem: Problem, cost_advantages: Float[Array, "N *T K"], theta: PyTree
 ) -> tuple[Float[Array, " K"], PyTree]:
@@ -337,6 +366,12 @@ def _inner(left: PyTree, right: PyTree) -> Float[Array, "K1 K1"]:
         lambda a, b: a.reshape(len(a), -1) @ b.reshape(len(b), -1).T, left, right
     )
     return functools.reduce(jnp.add, jax.tree.leaves(by_leaf))
+
+
+def _ratio(damped: Float[Array, ""], undamped: Float[Array, ""]) -> Float[Array, ""]:
+    """Return damped / undamped; 1 where either is no curvature."""
+    usable = (undamped > 0) & (damped > 0)
+    return jnp.where(usable, damped / jnp.where(usable, undamped, 1), 1)
 
 
 def _worst(solved: CGResult) -> CGResult:

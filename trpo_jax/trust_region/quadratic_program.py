@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from trpo_jax.errors import UsageError
 
@@ -58,6 +58,13 @@ class Combination(NamedTuple):
     beta: Float[Array, " K"]
     multipliers: Float[Array, " K"]
     feasible: Bool[Array, ""]
+
+    def step(self, directions: PyTree) -> PyTree:
+        """Return the step, of directions with leaves [K + 1, …], x first."""
+        coefficients = jnp.concatenate([self.alpha[None], -self.beta])
+        return jax.tree.map(
+            lambda leaf: jnp.tensordot(coefficients, leaf, 1), directions
+        )
 
     def gain(self, model: LinearModel) -> Float[Array, ""]:
         """Return gᵀs, the predicted gain."""

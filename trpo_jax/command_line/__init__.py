@@ -1,0 +1,1 @@
+"""Command line: its commands, options and completion."""
