@@ -10,7 +10,6 @@ Departures from the textbook, and from `jax.scipy.sparse.linalg.cg`:
   `lax.while_loop` has no reverse mode.
 """
 
-import enum
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,9 +22,10 @@ from jaxtyping import Array, Float, Int, PyTree
 from trpo_jax.errors import UsageTypeError, describe_type
 from trpo_jax.trust_region.checks import check_not_negative, whole
 from trpo_jax.trust_region.flat import max_norm
+from trpo_jax.trust_region.status import Status
 
 
-class CGStatus(enum.IntEnum):
+class CGStatus(Status):
     """Reason for the end of the iteration."""
 
     CONVERGED = 0

@@ -1,6 +1,5 @@
 """Evidence of one policy update: what was kept, and why."""
 
-import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,10 +22,11 @@ from trpo_jax.trust_region.problem import (
     Problem,
     surrogate_with_entropy,
 )
+from trpo_jax.trust_region.status import Status
 from trpo_jax.trust_region.step_size import undamped_curvature
 
 
-class UpdateStatus(enum.IntEnum):
+class UpdateStatus(Status):
     """Outcome of an update, and its reason."""
 
     ACCEPTED = 0
