@@ -201,9 +201,9 @@ def test_micro_batches_give_the_same_evidence(updated, problem, float64):
     name, _, info = updated
     _, split = fast_jit(UPDATES[name], static_argnums=2)(*problem, 7)
     for field, value, expected in zip(UpdateInfo._fields, split, info, strict=True):
-        np.testing.assert_allclose(
-            value, expected, rtol=1e-5, atol=1e-12, err_msg=field
-        )
+        # Relative to the gradient, and it amplifies the rounding of every product.
+        atol = 1e-9 if field == "cg_relative_residual" else 1e-12
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=atol, err_msg=field)
 
 
 @pytest.mark.parametrize("name", UPDATES)

@@ -67,6 +67,8 @@ class Watcher:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._progress.disable:  # Rich before 15 would print an empty line
+            return
         with self._quiet_if_gone():
             self._progress.stop()
 
