@@ -57,14 +57,19 @@ def _of_preset(env: str, num_seeds: int) -> Task:
 
 
 # A rollout is one whole episode of each environment: costs are those of one policy.
-_EPISODES = {"num_envs": 16, "rollout_length": 1000}
+_EPISODES = {"num_envs": 8, "rollout_length": 1000}
 
 TASKS = {
     "safe/toll_grid": _of_preset("safe/toll_grid", 16),
     "safe/point_hazards": _of_preset("safe/point_hazards", 8),
-    "safe/hopper_velocity": Task(25.0, 8, {**PRESETS["brax/hopper"], **_EPISODES}),
+    # As long as an hour on two cores allows for the twelve rows of both.
+    "safe/hopper_velocity": Task(
+        25.0, 8, {**PRESETS["brax/hopper"], **_EPISODES, "total_timesteps": 1_440_000}
+    ),
     "safe/halfcheetah_velocity": Task(
-        25.0, 8, {**PRESETS["brax/halfcheetah"], **_EPISODES}
+        25.0,
+        8,
+        {**PRESETS["brax/halfcheetah"], **_EPISODES, "total_timesteps": 800_000},
     ),
 }
 
