@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from probes import Toll
 from sweeping import FIELDS, make_result
+from tiny import CONFIG
 
 from trpo_jax.pictures import sweep_figures
 from trpo_jax.pictures.sweep_figures import draw_best, draw_fields
@@ -54,3 +58,19 @@ def test_few_linear_values_are_the_ticks(drawn, tmp_path):
     draw_fields(make_result(fields), tmp_path / "fields.png")
     labels = [text.get_text() for text in drawn[0].axes[0].get_xticklabels()]
     assert labels == ["0.9", "0.95"]
+
+
+def test_settings_above_their_limits_are_hollow(drawn, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, env=Toll(), update="cpo", cost_limits=(5.0, 20.0)
+    )
+    costs = np.array([4.0, 6, 5, 9])[:, None, None] * np.ones((4, 2, 2))
+    draw_fields(make_result(config=config, costs=costs), tmp_path / "fields.png")
+    kept, above = (bar[0] for bar in drawn[0].axes[0].containers)
+    np.testing.assert_array_equal(kept.get_ydata(), [2, 50])
+    np.testing.assert_array_equal(above.get_ydata(), [12, 5])
+    assert (kept.get_markerfacecolor(), above.get_markerfacecolor()) == (
+        sweep_figures.COLORS[0],
+        "white",
+    )
+    assert "hollow: above a limit" in drawn[0].get_suptitle()

@@ -17,6 +17,7 @@ def test_a_setting_becomes_the_folder_of_a_run(num_seeds, tmp_path):
     shape = (num_seeds, config.num_updates)
     metrics = {name: np.ones(shape, like.dtype) for name, like in METRICS.items()}
     metrics["episode_return_sum"] *= 12
+    metrics["episode_cost_sum"] = np.full((*shape, 2), [3.0, 6.0])
     metrics["episode_count"] *= 3
     folder = tmp_path / "best"
     assert read_best(folder, config, print) is None
@@ -28,5 +29,6 @@ def test_a_setting_becomes_the_folder_of_a_run(num_seeds, tmp_path):
     assert [row["update"] for row in rows] == list(range(1, 41))
     assert rows[-1]["env_steps"] == 640
     assert rows[0]["episode_return"] == 4
+    assert (rows[0]["episode_cost_0"], rows[0]["episode_cost_1"]) == (1, 2)
     assert ("kl_std" in rows[0]) == (num_seeds > 1)
     assert len(trpo_jax.plot_runs(folder)) == 2

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from trpo_jax.sweeps.cell_groups import METRICS, Group, Table, cut, group_size
+from trpo_jax.sweeps.cell_groups import (
+    METRICS,
+    Group,
+    Table,
+    cut,
+    group_size,
+    mean_or_nan,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +38,15 @@ def test_a_group_is_cut_and_padded():
 def results(group, value):
     shape = (group.last - group.first, len(group.cells))
     return {name: np.full(shape, value) for name in METRICS} | {
+        "episode_cost_sum": np.full((*shape, 1), value),
         "returns": np.full(len(group.cells), value),
+        "costs": np.full((len(group.cells), 1), value),
         "unended": np.zeros(len(group.cells), int),
     }
 
 
 def test_results_are_entered_where_their_cells_are():
-    table = Table.empty(num_settings=2, num_seeds=2, num_updates=5)
+    table = Table.empty([None] * 2, num_seeds=2, num_updates=5, num_costs=1)
     group = Group(0, 0, 0, np.array([1, 2]), 2, first=0, last=3)
     table.put(group, results(group, 7))
     assert table.updates.tolist() == [[0, 3], [3, 0]]
@@ -46,13 +55,30 @@ def test_results_are_entered_where_their_cells_are():
     assert (kl[0, 1, :3] == 7).all()
     assert np.isnan(kl[0, 1, 3:]).all()
     assert np.isnan(kl[0, 0]).all()
+    sums = table.metrics["episode_cost_sum"]
+    assert (sums[0, 1, :3] == 7).all()
+    assert np.isnan(sums[0, 1, 3:]).all()
     assert (table.metrics["status"][1, 1] == -1).all()
 
 
 def test_states_are_needed_of_the_best_setting_and_of_incomplete_ones():
-    table = Table.empty(num_settings=4, num_seeds=2, num_updates=1)
+    table = Table.empty([None] * 4, num_seeds=2, num_updates=1, num_costs=0)
     for cells, value in (([0, 1], 5), ([2, 3], 9), ([4], 1)):
         group = Group(0, 0, 0, np.array(cells), 2, 0, 1)
         table.put(group, results(group, value))
     assert table.states_needed(0).tolist() == [False, True, True, False]
     assert table.order()[0] == 1
+
+
+def test_the_best_setting_keeps_its_limit():
+    table = Table.empty([(8.0,), (8.0,), None], 1, num_updates=1, num_costs=1)
+    for cell, value in enumerate((7, 9, 10)):
+        group = Group(0, 0, 0, np.array([cell]), 1, 0, 1)
+        table.put(group, results(group, value))
+    np.testing.assert_allclose(table.excess, [0, 1 / 8, 0])
+    assert table.order().tolist() == [2, 0, 1]
+
+
+def test_the_mean_of_nothing_is_unknown():
+    means = mean_or_nan(np.array([[2.0, 6.0], [0.0, 0.0]]), np.array([2, 0]))
+    np.testing.assert_array_equal(means, [[1, 3], [np.nan, np.nan]])

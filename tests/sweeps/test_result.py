@@ -1,9 +1,11 @@
 import csv
+import dataclasses
 import io
 import sys
 
 import numpy as np
 import pytest
+from probes import Toll
 from sweeping import RETURNS, make_result
 from tiny import CONFIG
 
@@ -78,3 +80,26 @@ def test_values_are_named():
     assert text_of(()) == "none"
     assert text_of(np.linalg.norm) == "norm"
     assert text_of("relu") == "relu"
+
+
+def test_costs_stand_beside_returns_and_decide_the_ranking():
+    config = dataclasses.replace(
+        CONFIG, env=Toll(), update="cpo", cost_limits=(5.0, 100.0)
+    )
+    one = np.array([[4.0, 6.0], [8, 8], [1, 1], [5, 5]])
+    result = make_result(config=config, costs=np.stack([one, 2 * one], axis=-1))
+    # The best by return, setting 1, is above its limit; setting 2 has no mean.
+    assert [row["setting"] for row in result.ranking()] == [3, 0, 1, 2]
+    assert result.best == result.settings[3]
+    row = result.ranking()[1]
+    assert (row["cost_0"], row["cost_1"]) == (5, 10)
+    assert row["cost_1_interval"] == pytest.approx(2 * row["cost_0_interval"])
+    header, _, first, *_ = result.table().splitlines()
+    assert header.endswith("| in training | cost 0 | cost 1 |")
+    assert first.endswith("| 5 ± 0 of 5 | 10 ± 0 of 100 |")
+    assert "cost_1_interval" in result.csv()
+    np.testing.assert_array_equal(result.episode_cost[1, 0, 0], [8, 16])
+    pytest.importorskip("xarray")
+    dataset = result.dataset
+    assert dataset.evaluation_cost.dims == ("setting", "seed", "cost")
+    assert dataset.episode_cost.dims == ("setting", "seed", "update", "cost")

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from trpo_jax.sweeps.rungs import best_first, check_halving, rung_ends, survivors
+from trpo_jax.sweeps.rungs import (
+    best_first,
+    check_halving,
+    excess_over_limits,
+    rung_ends,
+    survivors,
+)
 
 
 def test_rungs_end_after_their_fractions():
@@ -46,3 +52,19 @@ def test_the_best_half_goes_on_rounded_up():
 def test_the_order_is_by_rung_then_mean_and_what_is_not_known_last():
     returns = np.array([[9.0, 9], [1, 1], [2, 2], [np.nan, 9]])
     assert best_first(returns, np.array([0, 1, 1, 1])).tolist() == [2, 1, 3, 0]
+
+
+def test_settings_above_their_limits_come_after_all_that_keep_them():
+    returns = np.array([[9.0], [1], [2], [np.nan], [8]])
+    excess = np.array([0.2, 0, 0, 0, 0.1])
+    rungs = np.zeros(5, int)
+    assert best_first(returns, rungs, excess).tolist() == [2, 1, 4, 0, 3]
+    kept = survivors(returns, np.ones(5, bool), 2.0, excess)
+    assert kept.tolist() == [False, True, True, False, True]
+
+
+def test_excess_is_relative_to_the_limits():
+    """Summed over costs; absolute for a limit of 0, and of the mean over seeds."""
+    costs = np.array([[[3.0, 1], [1, 3]], [[9, 9], [9, 9]], [[np.nan, 0], [1, 0]]])
+    limits = [(1.0, 0.0), None, (1.0, 1.0)]
+    np.testing.assert_array_equal(excess_over_limits(costs, limits), [1 + 2, 0, np.nan])

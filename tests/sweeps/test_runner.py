@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 from compiling import compilations, fast_jit
+from probes import Toll
 from tiny import CONFIG, Killed, events
 
 import trpo_jax
+from trpo_jax.policies import evaluate_with_costs
 from trpo_jax.sweeps import group_training, runner
 from trpo_jax.sweeps.cell_programs import compile_cells
 from trpo_jax.training import program_of
@@ -343,3 +345,21 @@ def test_a_small_memory_trains_fewer_runs_at_once(swept, tmp_path):
     first = [one.metrics["kl"][..., 0] for one in (result, swept[1])]
     np.testing.assert_allclose(*first, rtol=1e-4)
     assert_same(sweep(tmp_path / "sweep"), result)  # as decided, whatever the memory
+
+
+def test_a_cell_has_the_costs_of_its_policy(tmp_path):
+    config = dataclasses.replace(
+        SHORT, env=Toll(), update="cpo", cost_limits=(1.0, 100.0), total_timesteps=32
+    )
+    result = sweep(tmp_path / "sweep", config, halving=())
+    assert result.costs.shape == (2, 2, 2)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    played = evaluate_with_costs(result.best, result.best_state, key, 4)
+    best = result.settings.index(result.best)
+    np.testing.assert_allclose(played.costs.mean(axis=1), result.costs[best])
+    # The return of this environment is its first cost, and half of its second.
+    np.testing.assert_array_equal(result.costs[..., 0], result.returns)
+    np.testing.assert_array_equal(result.episode_cost[..., 0], result.episode_return)
+    again = sweep(tmp_path / "sweep", config, halving=())  # read from its files
+    np.testing.assert_array_equal(again.costs, result.costs)
+    assert_same(again, result)

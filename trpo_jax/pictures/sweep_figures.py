@@ -21,7 +21,6 @@ from trpo_jax.pictures.figures import (
 )
 from trpo_jax.runs.intervals import mean_interval
 from trpo_jax.sweeps.result import SweepResult, text_of
-from trpo_jax.sweeps.rungs import best_first
 
 _COLUMNS = 3
 _MAX_TICKS = 6
@@ -40,8 +39,9 @@ def draw_fields(result: SweepResult, path: Path) -> None:
     reached = np.asarray(result.rungs)
     for axis, name in zip(panels, result.swept, strict=True):
         positions = _positions(axis, [getattr(one, name) for one in result.settings])
-        for rung in np.unique(reached[reached >= 0]):
-            these = reached == rung
+        rungs = np.unique(reached[reached >= 0])
+        for rung, above in itertools.product(rungs, (False, True)):
+            these = (reached == rung) & ((result.excess > 0) == above)
             last = rung == reached.max()
             axis.errorbar(
                 positions[these],
@@ -49,6 +49,7 @@ def draw_fields(result: SweepResult, path: Path) -> None:
                 np.nan_to_num(half_widths[these]),
                 fmt="o",
                 color=COLORS[0] if last else "#999999",
+                markerfacecolor="white" if above else None,
                 markersize=4,
                 elinewidth=0.9,
                 capsize=2,
@@ -58,6 +59,8 @@ def draw_fields(result: SweepResult, path: Path) -> None:
     note = f"mean of {result.returns.shape[1]} seed(s) with its 95 % interval"
     if reached.max() > 0:
         note += "; grey: stopped by halving"
+    if (result.excess > 0).any():
+        note += "; hollow: above a limit on costs"
     figure.suptitle(f"{result.settings[0].env}: {note}", fontsize=9)
     save(figure, path)
 
@@ -85,9 +88,8 @@ def draw_best(result: SweepResult, path: Path, num_curves: int) -> None:
     """Draw the learning curves of the best settings."""
     figure = Figure(figsize=(6.4, 4.6), dpi=DPI, layout="constrained")
     (axis,) = make_panels(figure, 1, 1, 1)
-    order = best_first(result.returns, result.rungs)
     looks = itertools.cycle(itertools.product(LINES, COLORS))
-    for one, (line, color) in zip(order[:num_curves], looks, strict=False):
+    for one, (line, color) in zip(result.order[:num_curves], looks, strict=False):
         setting, updates = result.settings[one], int(result.updates[one])
         if updates == 0:
             continue

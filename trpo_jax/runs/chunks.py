@@ -267,12 +267,12 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
     flat["episode_length"] = metrics.episode_length
     for name in ("kl_ratio", "improvement_ratio", "signal_to_noise"):
         flat[name] = getattr(metrics.update, name)
-    flat |= _by_cost("episode_cost", metrics.episode_cost)
+    flat |= by_cost("episode_cost", metrics.episode_cost)
     if metrics.constraints is not None:
         constraints = metrics.constraints._asdict()
         flat["recovered"] = constraints.pop("recovered")
         for name, values in constraints.items():
-            flat |= _by_cost(name, values)
+            flat |= by_cost(name, values)
     count = len(metrics.updates)
     made = np.arange(chunk.updates - count, chunk.updates) + 1
     flat = {"update": made, "env_steps": metrics.env_steps, **flat}
@@ -284,11 +284,11 @@ def by_update(chunk: Chunk) -> list[dict[str, np.ndarray]]:
         rows[-1]["evaluation_return"] = mean_over_ended(np.asarray(played.returns))
         if played.costs is not None:
             costs = mean_over_ended(np.moveaxis(np.asarray(played.costs), -1, -2))
-            rows[-1] |= _by_cost("evaluation_cost", costs)
+            rows[-1] |= by_cost("evaluation_cost", costs)
     return rows
 
 
-def _by_cost(name: str, values: Any) -> dict[str, np.ndarray]:
+def by_cost(name: str, values: Any) -> dict[str, np.ndarray]:
     """Return a number of each cost, [..., K], by name; nothing if there are none."""
     if values is None:
         return {}

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from trpo_jax.environments import make_environment
+from trpo_jax.environments.contract import num_costs
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 from trpo_jax.runs.chunks import run_chunks
-from trpo_jax.sweeps.cell_groups import Group, cut
+from trpo_jax.sweeps.cell_groups import Group, cut, mean_or_nan
 from trpo_jax.sweeps.cell_programs import (
     devices_of,
     fit_cells,
-    mean_returns,
     memory_budget,
 )
 from trpo_jax.training.cells import make_cells
@@ -42,8 +43,10 @@ def ask_and_tell(
 
     The study is asked for a batch of trials, they are trained as one program, and it is
     told the mean return of each over its seeds and evaluation episodes; a trial without
-    a finite return has failed. What is found, and how a search goes on another day, is
-    in the study: `optuna.create_study(direction="maximize", storage=...)`.
+    a finite return has failed. In an environment with costs, the trial's user attribute
+    "costs" has the mean of each, for the `constraints_func` of a sampler. What is
+    found, and how a search goes on another day, is in the study:
+    `optuna.create_study(direction="maximize", storage=...)`.
 
     Args:
         config: The config whose fields are searched, with `num_seeds` runs of a trial.
@@ -84,6 +87,7 @@ def ask_and_tell(
     batch_size = whole("batch_size", batch_size)
     program = program_of(config)
     devices = devices_of(config)
+    count = num_costs(make_environment(config.env))
     programs = fit_cells(
         program,
         batch_size * config.num_seeds,
@@ -101,6 +105,7 @@ def ask_and_tell(
         ]
         cells = make_cells(settings)
         returns = np.zeros(len(cells.keys))
+        costs = np.zeros((len(returns), count))
         every = np.arange(len(returns))
         group = Group(0, 0, 0, every, programs.num_cells, 0, program.num_updates)
         for one in cut(group):
@@ -109,11 +114,17 @@ def ask_and_tell(
             # Only the last chunk brings the state.
             *_, last = run_chunks(programs.training, state, first=0, last=one.last)
             assert last.state is not None
-            means = mean_returns(*programs.evaluate(last.state, placed.evaluation_keys))
-            returns[one.cells] = means[: len(one.cells)]
-        for trial, value in zip(
-            trials, returns.reshape(batch_size, -1).mean(axis=1), strict=True
-        ):
+            sums, ended, cost_sums = programs.evaluate(
+                last.state, placed.evaluation_keys
+            )
+            returns[one.cells] = mean_or_nan(sums, ended)[: len(one.cells)]
+            costs[one.cells] = mean_or_nan(cost_sums, ended)[: len(one.cells)]
+        by_trial = (batch_size, config.num_seeds)
+        values = returns.reshape(by_trial).mean(axis=1)
+        of_trials = costs.reshape(*by_trial, count).mean(axis=1).tolist()
+        for trial, value, cost in zip(trials, values, of_trials, strict=True):
+            if count:
+                trial.set_user_attr("costs", cost)
             if math.isfinite(value):
                 study.tell(trial, float(value))
             else:

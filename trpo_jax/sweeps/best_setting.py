@@ -6,14 +6,13 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
-import numpy as np
-
 from trpo_jax.runs import checkpoints
+from trpo_jax.runs.chunks import by_cost
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
 from trpo_jax.runs.records import summarize_seeds
 from trpo_jax.runs.settings import RunSettings
-from trpo_jax.sweeps.cell_groups import Arrays
+from trpo_jax.sweeps.cell_groups import Arrays, mean_or_nan
 from trpo_jax.sweeps.folder import write_text
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
@@ -45,11 +44,14 @@ def write_best(
     partial.mkdir()
     folder = RunFolder(partial)
     folder.create(config, RunSettings(evaluation_episodes=num_episodes))
-    counts, sums = metrics["episode_count"], metrics["episode_return_sum"]
-    returns = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    counts = metrics["episode_count"]
+    returns = mean_or_nan(metrics["episode_return_sum"], counts)
     shown = {"episode_return": returns, **metrics}
     for name in ("episode_return_sum", "episode_length_sum"):
         del shown[name]
+    if "episode_cost_sum" in shown:
+        costs = mean_or_nan(shown.pop("episode_cost_sum"), counts)
+        shown |= by_cost("episode_cost", costs)
     seed = slice(None) if config.num_seeds > 1 else 0
     lines = ""
     for update in range(config.num_updates):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from trpo_jax.sweeps.rungs import best_first
+from trpo_jax.sweeps.rungs import best_first, excess_over_limits
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,43 +71,68 @@ class Table:
 
     Attributes:
         returns: Mean return in the latest evaluation, float[S, K]; NaN without one.
+        costs: Mean costs in it, float[S, K, C]; NaN likewise.
         unended: Episodes that did not end in it, int[S, K].
         updates: Updates made, int[S, K].
         rungs: The latest rung that each cell has finished, int[S, K]; −1 for none.
-        metrics: Metrics of each update by name, [S, K, U].
+        metrics: Metrics of each update by name, [S, K, U], those of costs [S, K, U, C].
+        limits: Limits of each setting on its costs; None where it has none.
     """
 
     returns: Float[np.ndarray, "S K"]
+    costs: Float[np.ndarray, "S K C"]
     unended: Int[np.ndarray, "S K"]
     updates: Int[np.ndarray, "S K"]
     rungs: Int[np.ndarray, "S K"]
     metrics: Arrays
+    limits: Sequence[tuple[float, ...] | None]
 
     @classmethod
-    def empty(cls, num_settings: int, num_seeds: int, num_updates: int) -> "Table":
+    def empty(
+        cls,
+        limits: Sequence[tuple[float, ...] | None],
+        num_seeds: int,
+        num_updates: int,
+        num_costs: int,
+    ) -> "Table":
         """Return the table before anything is trained."""
-        each = (num_settings, num_seeds, num_updates)
+        each = (len(limits), num_seeds, num_updates)
+        metrics = {name: np.full(each, absent) for name, absent in METRICS.items()}
+        if num_costs:
+            sums = metrics["episode_cost_sum"][..., None]
+            metrics["episode_cost_sum"] = np.repeat(sums, num_costs, axis=-1)
+        else:
+            del metrics["episode_cost_sum"]
         return cls(
             np.full(each[:2], np.nan),
+            np.full((*each[:2], num_costs), np.nan),
             np.zeros(each[:2], int),
             np.zeros(each[:2], int),
             np.full(each[:2], -1),
-            {name: np.full(each, absent) for name, absent in METRICS.items()},
+            metrics,
+            limits,
         )
 
     def put(self, group: Group, results: Arrays) -> None:
         """Enter results of a group: `returns`, `unended`, and metrics [n, cells]."""
         settings, seeds = np.divmod(group.cells, self.returns.shape[1])
         for name, values in self.metrics.items():
-            values[settings, seeds, group.first : group.last] = results[name].T
+            by_cell = np.swapaxes(results[name], 0, 1)
+            values[settings, seeds, group.first : group.last] = by_cell
         self.returns[settings, seeds] = results["returns"]
+        self.costs[settings, seeds] = results["costs"]
         self.unended[settings, seeds] = results["unended"]
         self.updates[settings, seeds] = group.last
         self.rungs[settings, seeds] = group.rung
 
     def order(self) -> Int[np.ndarray, " settings"]:
         """Return the indices of the settings, the best one first."""
-        return best_first(self.returns, self.rungs.min(axis=1))
+        return best_first(self.returns, self.rungs.min(axis=1), self.excess)
+
+    @property
+    def excess(self) -> Float[np.ndarray, " S"]:
+        """How far each setting is above its limits, see `excess_over_limits`."""
+        return excess_over_limits(self.costs, self.limits)
 
     def states_needed(self, rung: int) -> Bool[np.ndarray, " settings"]:
         """Return whose states at the end of the last rung may still be asked for.
@@ -121,11 +147,26 @@ class Table:
         return needed
 
 
+def mean_or_nan(
+    sums: Float[Array | np.ndarray, "..."], counts: Int[Array | np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Return sums / counts in double precision, NaN where there is nothing to count.
+
+    Args:
+        sums: Sums, of the shape of the counts or with a last axis more.
+        counts: What they are sums over.
+    """
+    counts = np.asarray(counts)
+    counts = counts.reshape(counts.shape + (1,) * (sums.ndim - counts.ndim))
+    return np.where(counts > 0, np.asarray(sums) / np.maximum(counts, 1), np.nan)
+
+
 # Metrics that a sweep keeps, of which all would be three times as much, and what stands
 # for an update that was not made.
 METRICS: dict[str, np.generic] = {
     "episode_return_sum": np.float32(np.nan),
     "episode_length_sum": np.float32(np.nan),
+    "episode_cost_sum": np.float32(np.nan),  # of environments with costs
     "episode_count": np.int32(0),
     "status": np.int32(-1),
     **dict.fromkeys(

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from trpo_jax.errors import UsageError
-from trpo_jax.policies.evaluation import evaluate
+from trpo_jax.policies.evaluation import evaluate_with_costs
 from trpo_jax.runs.chunks import Programs, repeat_step
 from trpo_jax.sweeps.cell_groups import group_size
 from trpo_jax.training.cells import Cells, init_cells, step_cells
@@ -41,7 +41,7 @@ class CellPrograms(NamedTuple):
     Attributes:
         training: Those that `run_chunks` takes.
         evaluate: (state, keys) ↦ (sum of the returns of the episodes that ended, how
-            many did), each [cells].
+            many did, sums of their costs), [cells], [cells] and [cells, K].
         num_cells: Number of cells, a multiple of the number of devices.
         state_type: Shapes and dtypes of the state.
         bytes_per_device: Memory that a device needs at once, from the compiled
@@ -50,7 +50,7 @@ class CellPrograms(NamedTuple):
     """
 
     training: Programs
-    evaluate: Callable[[TrainState, Array], tuple[Array, Array]]
+    evaluate: Callable[[TrainState, Array], tuple[Array, Array, Array]]
     num_cells: int
     state_type: PyTree
     bytes_per_device: int
@@ -218,14 +218,6 @@ def _gib(count: float | int) -> str:
     return f"{count / 2**30:.3g}"
 
 
-def mean_returns(
-    sums: Float[Array, " cells"], ended: Int[Array, " cells"]
-) -> Float[np.ndarray, " cells"]:
-    """Return the mean of what `CellPrograms.evaluate` returns; NaN if none ended."""
-    count = np.asarray(ended)
-    return np.where(count > 0, np.asarray(sums) / np.maximum(count, 1), np.nan)
-
-
 class _Memory(NamedTuple):
     total: int
     records: int
@@ -309,13 +301,19 @@ def _evaluate(
     made_for: tuple[TRPOConfig, Mesh, int],
     state: TrainState,
     keys: Key[Array, " cells"],
-) -> tuple[Float[Array, " cells"], Int[Array, " cells"]]:
+) -> tuple[Float[Array, " cells"], Int[Array, " cells"], Float[Array, "cells K"]]:
     program, mesh, num_episodes = made_for
 
-    def play(state: TrainState, key: Key[Array, ""]) -> tuple[Array, Array]:
-        returns = evaluate(program, state, key, num_episodes)
+    def play(state: TrainState, key: Key[Array, ""]) -> tuple[Array, Array, Array]:
+        returns, costs = evaluate_with_costs(program, state, key, num_episodes)
+        if costs is None:
+            costs = jnp.zeros((num_episodes, 0))
         # Not a mean: `jax_debug_nans` would stop at one of no episode.
         ended = jnp.isfinite(returns)
-        return jnp.sum(returns, where=ended), jnp.sum(ended)
+        return (
+            jnp.sum(returns, where=ended),
+            jnp.sum(ended),
+            jnp.sum(costs, axis=0, where=ended[:, None]),
+        )
 
     return _over_devices(jax.vmap(play), mesh, _CELLS, _CELLS)(state, keys)

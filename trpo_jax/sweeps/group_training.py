@@ -14,8 +14,8 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.stopping import Interrupted
-from trpo_jax.sweeps.cell_groups import METRICS, Arrays, Group
-from trpo_jax.sweeps.cell_programs import CellPrograms, compile_cells, mean_returns
+from trpo_jax.sweeps.cell_groups import METRICS, Arrays, Group, mean_or_nan
+from trpo_jax.sweeps.cell_programs import CellPrograms, compile_cells
 from trpo_jax.sweeps.folder import SweepFolder, read_arrays, write_arrays
 from trpo_jax.training.cells import Cells
 from trpo_jax.training.config import TRPOConfig
@@ -87,9 +87,10 @@ class GroupTraining:
         if updates < group.last:
             self._interrupt()
         keys = programs.place(self.cells.evaluation_keys[group.padded])
-        sums, ended = programs.evaluate(state, keys)
+        sums, ended, costs = programs.evaluate(state, keys)
         results = _joined(parts)
-        results["returns"] = mean_returns(sums, ended)[:count]
+        results["returns"] = mean_or_nan(sums, ended)[:count]
+        results["costs"] = mean_or_nan(costs, ended)[:count]
         results["unended"] = self.num_episodes - np.asarray(ended)[:count]
         states = {name: leaf[:count] for name, leaf in _on_host(state).items()}
         write_arrays(self.files.states_of(group), states)
@@ -203,12 +204,13 @@ def _kept(metrics: Metrics) -> Arrays:
     """Return the metrics that a sweep keeps, by name."""
     flat = metrics._asdict()
     flat |= flat.pop("update")._asdict()
-    return {name: np.asarray(flat[name]) for name in METRICS}
+    kept = [name for name in METRICS if flat[name] is not None]
+    return {name: np.asarray(flat[name]) for name in kept}
 
 
 def _joined(parts: list[Arrays]) -> Arrays:
     """Return the metrics of consecutive updates as one array for each name."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

@@ -57,6 +57,7 @@ def survivors(
     returns: Float[np.ndarray, "settings seeds"],
     active: Bool[np.ndarray, " settings"],
     eta: float | int,
+    excess: Float[np.ndarray, " settings"] | None = None,
 ) -> Bool[np.ndarray, " settings"]:
     """Return which of the active settings are the best 1/η, rounded up.
 
@@ -64,21 +65,55 @@ def survivors(
         returns: Mean returns of each cell in evaluation.
         active: The settings that were trained up to here.
         eta: η.
+        excess: As `best_first`.
     """
-    order = [one for one in best_first(returns, active.astype(int)) if active[one]]
+    ranked = best_first(returns, active.astype(int), excess)
+    order = [one for one in ranked if active[one]]
     kept = np.zeros_like(active)
     kept[order[: math.ceil(len(order) / eta)]] = True
     return kept
 
 
 def best_first(
-    returns: Float[np.ndarray, "settings seeds"], rungs: Int[np.ndarray, " settings"]
+    returns: Float[np.ndarray, "settings seeds"],
+    rungs: Int[np.ndarray, " settings"],
+    excess: Float[np.ndarray, " settings"] | None = None,
 ) -> Int[np.ndarray, " settings"]:
     """Return the indices of the settings, the best one first.
 
-    By the rung that they reached, then by the mean over seeds. A setting with a seed
-    that has no finite return comes last in its rung: without that seed the mean would
-    be biased.
+    By the rung that they reached, then those that keep their limits by the mean over
+    seeds, then the others by their excess. A setting with a seed that has no finite
+    return comes last in its rung: without that seed the mean would be biased.
+
+    Args:
+        returns: Mean returns of each cell in evaluation.
+        rungs: The rungs.
+        excess: `excess_over_limits`, 0 for a setting that keeps them; None without any.
     """
     means = np.asarray(returns, float).mean(axis=1)
-    return np.lexsort((-np.where(np.isfinite(means), means, -np.inf), -rungs))
+    known = np.isfinite(means)
+    above = np.zeros(len(means)) if excess is None else excess
+    above = np.where(known & np.isfinite(above), above, np.inf)
+    return np.lexsort((-np.where(known, means, -np.inf), above, -rungs))
+
+
+def excess_over_limits(
+    costs: Float[np.ndarray, "settings seeds K"],
+    limits: Sequence[Sequence[float] | None],
+) -> Float[np.ndarray, " settings"]:
+    """Return how far each setting is above its limits, 0 if it keeps them.
+
+    Σ_k max(J_k / d_k − 1, 0), with J_k its mean over seeds; max(J_k, 0) for d_k = 0
+
+    Args:
+        costs: Mean costs of each cell in evaluation.
+        limits: d of each setting; None for one without.
+    """
+    means = np.asarray(costs, float).mean(axis=1)
+    excess = np.zeros(len(means))
+    for one, limit in enumerate(limits):
+        if limit is not None:
+            bound = np.asarray(limit, float)
+            unit = np.where(bound > 0, bound, 1)
+            excess[one] = np.maximum((means[one] - bound) / unit, 0).sum()
+    return excess

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from trpo_jax.environments import make_environment
+from trpo_jax.environments.contract import num_costs
 from trpo_jax.errors import UsageError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.console import Watcher
@@ -204,7 +206,12 @@ class _Sweep:
         self.programs = list(dict.fromkeys(programs))
         self.program_of = np.array([self.programs.index(one) for one in programs])
         most = max(program.num_updates for program in self.programs)
-        self.table = Table.empty(len(settings), self.num_seeds, most)
+        self.table = Table.empty(
+            limits=[setting.cost_limits for setting in settings],
+            num_seeds=self.num_seeds,
+            num_updates=most,
+            num_costs=num_costs(make_environment(search.config.env)),
+        )
         self.training = GroupTraining(
             programs=self.programs,
             cells=make_cells(settings),
@@ -266,7 +273,8 @@ class _Sweep:
         active = np.ones(len(self.settings), bool)
         for rung in range(self.search.num_rungs):
             if rung:
-                active = survivors(self.table.returns, active, self.search.eta)
+                table = self.table
+                active = survivors(table.returns, active, self.search.eta, table.excess)
             yield rung, active
 
     def _cells_of(
@@ -373,6 +381,7 @@ class _Sweep:
             settings=tuple(self.settings),
             swept=tuple(self.search.fields),
             returns=self.table.returns,
+            costs=self.table.costs if self.table.costs.size else None,
             unended=self.table.unended,
             updates=self.table.updates.min(axis=1),
             rungs=self.table.rungs.min(axis=1),
