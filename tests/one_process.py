@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import jax
 from compiling import compile_quickly
 
 import trpo_jax
@@ -30,6 +31,9 @@ SETTINGS = trpo_jax.RunSettings(
     evaluation_updates=20,
     interim_episodes=4,
 )
+SWEPT = dataclasses.replace(CONFIG, total_timesteps=32 * 6)
+FIELDS = {"max_kl": [0.01, 0.1]}
+OPTIONS = {"num_seeds": 2, "halving": (0.5,), "num_episodes": 4, "memory_gib": 1}
 LONG = dataclasses.replace(CONFIG, total_timesteps=32 * 400)
 
 
@@ -49,25 +53,66 @@ def stop_soon(folder):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def sweep(process, folder):
+    """Refuse a sweep that differs, stop one by a signal to a process, and go on."""
+    try:
+        trpo_jax.sweep(SWEPT, folder, max_kl=[0.01, 0.1 + process], **OPTIONS)
+    except ValueError as error:
+        print("refused:", error)
+    if process == 1:
+        groups = pathlib.Path(folder) / "groups"
+        threading.Thread(target=stop_after_group, args=(groups,), daemon=True).start()
+    try:
+        trpo_jax.sweep(SWEPT, folder, **FIELDS, **OPTIONS)
+    except trpo_jax.Interrupted as error:
+        print("interrupted:", error.signal, error)
+    finish_sweep(folder)
+
+
+def stop_after_group(groups):
+    """Send SIGTERM to this process once a group is finished."""
+    while not (groups.exists() and list(groups.glob("*.npz"))):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def finish_sweep(folder):
+    result = trpo_jax.sweeps.resume_sweep(folder)
+    kernels = [leaf.tolist() for leaf in jax.tree.leaves(result.best_state.params)]
+    found = (result.returns.tolist(), result.metrics["kl"].tolist(), kernels)
+    print("swept:", json.dumps(found))
+
+
+def run(process, folder):
+    """Refuse runs that differ or leave out a process, stop one by a signal, go on."""
+    refusal(dataclasses.replace(CONFIG, num_envs=4 + 4 * process), folder)
+    refusal(dataclasses.replace(CONFIG, num_envs=3, devices=None), folder)
+    refusal(dataclasses.replace(CONFIG, devices=1), folder)
+    if process == 1:
+        threading.Thread(target=stop_soon, args=(folder,), daemon=True).start()
+    try:
+        trpo_jax.run(CONFIG, folder, SETTINGS)
+    except trpo_jax.Interrupted as error:
+        print("interrupted:", error.signal, error)
+    print("keeps programs:", jax.config.jax_enable_compilation_cache)
+    finish_run(trpo_jax.resume(folder))
+
+
+def finish_run(result):
+    print("result:", json.dumps(result.evaluation), int(result.state.updates))
+
+
 def main(coordinator, num_processes, process, folder, call):
     compile_quickly()
     trpo_jax.runs.connect_processes(coordinator, int(num_processes), int(process))
-    if call == "run":
-        result = trpo_jax.run(LONG, folder, SETTINGS)
-    elif call == "resume":
-        result = trpo_jax.resume(folder)
-    else:
-        refusal(dataclasses.replace(CONFIG, num_envs=4 + 4 * int(process)), folder)
-        refusal(dataclasses.replace(CONFIG, num_envs=3, devices=None), folder)
-        refusal(dataclasses.replace(CONFIG, devices=1), folder)
-        if process == "1":
-            threading.Thread(target=stop_soon, args=(folder,), daemon=True).start()
-        try:
-            trpo_jax.run(CONFIG, folder, SETTINGS)
-        except trpo_jax.Interrupted as error:
-            print("interrupted:", error.signal, error)
-        result = trpo_jax.resume(folder)
-    print("result:", json.dumps(result.evaluation), int(result.state.updates))
+    calls = {
+        "all": lambda: run(int(process), folder),
+        "run": lambda: finish_run(trpo_jax.run(LONG, folder, SETTINGS)),
+        "resume": lambda: finish_run(trpo_jax.resume(folder)),
+        "sweep": lambda: sweep(int(process), folder),
+        "resume_sweep": lambda: finish_sweep(folder),
+    }
+    calls[call]()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -15,6 +16,7 @@ from tiny import events, lines
 
 import trpo_jax
 from trpo_jax.runs import checkpoints, processes
+from trpo_jax.sweeps.cell_programs import devices_of
 
 SCRIPT = pathlib.Path(one_process.__file__)
 
@@ -25,7 +27,7 @@ def cache(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(number, folder, call, cache):
+def started(number, folder, call, cache, **variables):
     """Start processes of a run, each with one device."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -35,6 +37,7 @@ def started(number, folder, call, cache):
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        **variables,
     }
     outputs = [folder.with_name(f"{folder.name}.{one}") for one in range(number)]
     running = []
@@ -57,9 +60,9 @@ def started(number, folder, call, cache):
             one.wait()
 
 
-def finish(number, folder, call, cache):
+def finish(number, folder, call, cache, **variables):
     """Run processes to their end; return the lines that each printed."""
-    with started(number, folder, call, cache) as (running, outputs):
+    with started(number, folder, call, cache, **variables) as (running, outputs):
         deadline = time.monotonic() + 150
         for one in running:
             one.wait(deadline - time.monotonic())
@@ -114,6 +117,8 @@ def test_two_processes_make_the_run_of_one(tmp_path, cache):
     (message,) = interrupted[0]
     assert message.startswith(f"interrupted: {signal.SIGTERM.value} interrupted.")
     assert f"saved up to update {stopped}; to go on: python -m trpo_jax" in message
+    # With those that process 0 had kept, another start would fail.
+    assert said(printed, "keeps programs:") == [["keeps programs: False"]] * 2
     results = said(printed, "result:")
     assert results[0] == results[1]
     rows = assert_no_gap(folder, 100)
@@ -187,7 +192,53 @@ def test_what_jax_says_while_connecting_becomes_advice(raised, expected, monkeyp
         trpo_jax.runs.connect_processes()
 
 
-def test_a_sweep_runs_in_one_process(monkeypatch):
+def test_a_sweep_that_would_leave_a_process_without_a_device_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="a sweep runs in one process"):
-        trpo_jax.sweep(one_process.CONFIG, max_kl=[0.01, 0.02])
+    with pytest.raises(ValueError, match="1 of 1 devices would be used, and by some"):
+        devices_of(one_process.SWEPT)
+
+
+def test_two_processes_make_the_sweep_of_one(tmp_path, cache):
+    """They refuse what differs, stop together, and go on."""
+    folder = tmp_path / "sweep"
+    printed = finish(2, folder, "sweep", cache)
+    refused = said(printed, "refused:")
+    assert refused[0] == refused[1]
+    assert "values of max_kl: [0.01, 0.1] and [0.01, 1.1]" in refused[0][0]
+    interrupted = said(printed, "interrupted:")
+    assert interrupted[0] == interrupted[1]
+    assert interrupted[0][0].startswith(f"interrupted: {signal.SIGTERM.value} ")
+    assert "has finished 1 group(s) of runs; to go on: python" in interrupted[0][0]
+    swept = said(printed, "swept:")
+    assert swept[0] == swept[1]
+    returns, kl, _ = json.loads(swept[0][0].removeprefix("swept: "))
+    stored = trpo_jax.sweeps.load_sweep(folder)
+    assert stored.returns.tolist() == returns
+    assert events(folder, "resumed")[0]["num_processes"] == 2
+    # To rounding, which grows from update to update.
+    alone = trpo_jax.sweep(
+        one_process.SWEPT, progress=False, **one_process.FIELDS, **one_process.OPTIONS
+    )
+    np.testing.assert_allclose(
+        np.array(kl)[..., :3], alone.metrics["kl"][..., :3], rtol=1e-2, atol=1e-6
+    )
+    assert trpo_jax.load_state(folder / "best")[0].max_kl in (0.01, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_sweep_of_two_processes_goes_on_in_one(tmp_path, cache):
+    """On as many devices, to the same bits."""
+    whole, folder = tmp_path / "whole", tmp_path / "sweep"
+    expected = said(finish(2, whole, "sweep", cache), "swept:")[0]
+    with started(2, folder, "sweep", cache) as (running, outputs):
+        while not list(folder.glob("groups/*.npz")):
+            time.sleep(0.02)
+        running[0].kill()
+        running[1].wait(2 * processes.HEARTBEAT_SECONDS)
+        assert "another process has ended" in outputs[1].read_text()
+    # Beside the flags of the others: with other code the bits would be others.
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_force_host_platform_device_count=2"
+    printed = finish(1, folder, "resume_sweep", cache, XLA_FLAGS=flags)
+    assert said(printed, "swept:")[0] == expected

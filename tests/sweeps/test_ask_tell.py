@@ -54,3 +54,9 @@ def test_what_cannot_be_searched_is_refused(fields, message):
 def test_a_study_that_minimises_is_refused():
     with pytest.raises(ValueError, match=r'create_study\(direction="maximize"\)'):
         ask_and_tell(SHORT, make_study("minimize"), **SIZES, **FIELDS)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="asked in one process, not in 2; start one"):
+        ask_and_tell(CONFIG, None, num_batches=1, batch_size=1)

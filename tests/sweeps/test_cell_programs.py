@@ -70,7 +70,7 @@ def test_the_budget_is_given_or_what_is_free():
 def test_the_budget_is_that_of_the_fullest_device(no_shape_checks):
     def device(in_use):
         stats = {"bytes_limit": 1000, "bytes_in_use": in_use}
-        return types.SimpleNamespace(memory_stats=lambda: stats)
+        return types.SimpleNamespace(process_index=0, memory_stats=lambda: stats)
 
     assert memory_budget([device(100), device(500)]) == 450
 

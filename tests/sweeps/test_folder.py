@@ -141,3 +141,10 @@ def test_commands_for_runs_point_to_the_best_setting(tmp_path):
     assert files.how_to_resume() == f"python -m trpo_jax resume {tmp_path}"
     with pytest.raises(ValueError, match=r"holds a sweep, not a run; name .*/best"):
         trpo_jax.load_state(tmp_path)
+
+
+def test_a_plan_that_is_not_what_was_written_is_named(tmp_path):
+    files = SweepFolder(tmp_path)
+    files.plan.write_text("{}")
+    with pytest.raises(ValueError, match=r"plan\.json is not what the sweep wrote"):
+        files.read_plan()

@@ -10,17 +10,19 @@ from tyro import conf
 
 from trpo_jax import pictures, policies, runs, sweeps
 from trpo_jax.command_line.options import (
+    Address,
     Folder,
     Options,
     Path,
     check_environment,
+    connect,
 )
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError
 from trpo_jax.policies import Actions, format_evaluation, summarize_returns
-from trpo_jax.runs import CheckpointChoice, connect_processes
+from trpo_jax.runs import CheckpointChoice
 from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.processes import is_writer
+from trpo_jax.runs.processes import is_writer, on_writer, together
 from trpo_jax.sweeps.folder import holds_sweep
 from trpo_jax.training import PRESETS, TRPOConfig, preset
 from trpo_jax.trust_region.checks import whole
@@ -30,7 +32,6 @@ _Folders = Annotated[
     tuple[pathlib.Path, ...],
     conf.arg(metavar="FOLDER...", help_behavior_hint="(required)"),
 ]
-_Address = Annotated[str | None, conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 _Preset = Annotated[str | None, conf.arg(metavar="[ID]", help_behavior_hint="")]
 
 
@@ -39,7 +40,7 @@ def train(
     folder: Path = None,
     config: Path = None,
     warm_start: Path = None,
-    coordinator: _Address = None,
+    coordinator: Address = None,
     num_processes: int | None = None,
     process: int | None = None,
     run: conf.OmitArgPrefixes[Options],
@@ -63,7 +64,7 @@ def train(
         run: The run.
         records: What is recorded, and how often.
     """
-    _connect(coordinator, num_processes, process)
+    connect(coordinator, num_processes, process)
     check_environment(run.env)
     runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
     if not is_writer():
@@ -83,7 +84,7 @@ def resume(
     *,
     total_timesteps: int | None = None,
     devices: int | None = None,
-    coordinator: _Address = None,
+    coordinator: Address = None,
     num_processes: int | None = None,
     process: int | None = None,
 ) -> None:
@@ -101,8 +102,10 @@ def resume(
         num_processes: As `train`.
         process: As `train`.
     """
-    _connect(coordinator, num_processes, process)
-    if not holds_sweep(folder):
+    connect(coordinator, num_processes, process)
+    with together("Start all processes again."):
+        is_sweep = on_writer(lambda: holds_sweep(folder))
+    if not is_sweep:
         runs.resume(folder, total_timesteps=total_timesteps, devices=devices)
     elif total_timesteps is devices is None:
         sweeps.resume_sweep(folder)
@@ -257,16 +260,6 @@ def benchmark(
     check_environment(run.env)
     plain = TRPOConfig(**vars(run))
     print(json.dumps(runs.measure_throughput(plain, seconds=seconds)))
-
-
-def _connect(
-    coordinator: str | None, num_processes: int | None, process: int | None
-) -> None:
-    """Connect the processes of a run, if there are several."""
-    if coordinator == "auto" and num_processes is process is None:
-        connect_processes()
-    elif (coordinator, num_processes, process) != (None, None, None):
-        connect_processes(coordinator, num_processes, process)
 
 
 def _random_key(seed: int) -> jax.Array:

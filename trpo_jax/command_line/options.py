@@ -14,6 +14,7 @@ from tyro import conf, constructors
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.observations import Part
+from trpo_jax.runs import connect_processes
 from trpo_jax.runs.config_file import (
     config_from_dict,
     config_to_dict,
@@ -24,6 +25,7 @@ from trpo_jax.training.config_checks import FIELDS_OF_FITS, UPDATES
 
 Folder = Annotated[pathlib.Path, conf.arg(metavar="FOLDER")]
 Path = Annotated[pathlib.Path | None, conf.arg(metavar="PATH", help_behavior_hint="")]
+Address = Annotated[str | None, conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Count = Annotated[int | None, conf.arg(metavar="INT", help_behavior_hint="")]
 _ID, _NAME = conf.arg(metavar="ID"), conf.arg(metavar="NAME")
 _Schedule = Literal["constant", "linear", "cosine"]
@@ -201,3 +203,13 @@ def check_environment(env: str) -> None:
             r" Register your own .*?\(environment, params\)\.", "", str(error)
         )
         raise UsageError(text) from error
+
+
+def connect(
+    coordinator: str | None, num_processes: int | None, process: int | None
+) -> None:
+    """Connect the processes of a run, if there are several."""
+    if coordinator == "auto" and num_processes is process is None:
+        connect_processes()
+    elif (coordinator, num_processes, process) != (None, None, None):
+        connect_processes(coordinator, num_processes, process)

@@ -9,13 +9,16 @@ from tyro import conf
 
 from trpo_jax import sweeps
 from trpo_jax.command_line.options import (
+    Address,
     Count,
     Path,
     base_config,
     check_environment,
+    connect,
     whole_number,
 )
 from trpo_jax.errors import UsageError
+from trpo_jax.runs.processes import is_writer
 from trpo_jax.training import (
     PROGRAM_FIELDS,
     TRACED_FIELDS,
@@ -61,6 +64,9 @@ def sweep(
     memory_gib: Annotated[
         float | None, conf.arg(metavar="GIB", help_behavior_hint="")
     ] = None,
+    coordinator: Address = None,
+    num_processes: Count = None,
+    process: Count = None,
     fields: conf.OmitArgPrefixes[_SweptFields] = _SweptFields(),  # noqa: B008
 ) -> None:
     """Train several settings, each with several seeds, side by side, and rank them.
@@ -86,8 +92,12 @@ def sweep(
         eta: The inverse of the share that goes on.
         num_episodes: Episodes that evaluate each policy.
         memory_gib: Memory that the programs may use; most of what is free by default.
+        coordinator: Train in several processes, as `train`.
+        num_processes: As `train`.
+        process: As `train`.
         fields: Values of the fields.
     """
+    connect(coordinator, num_processes, process)
     chosen = {
         name: getattr(fields, name)[0]
         for name in ("update", "critic_fit")
@@ -132,6 +142,8 @@ def sweep(
         memory_gib=memory_gib,
         **swept,
     )
+    if not is_writer():
+        return
     if result.folder is None:
         print("nothing was saved; to save a sweep, write --folder NAME")
         return

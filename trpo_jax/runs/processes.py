@@ -117,6 +117,10 @@ def connect_processes(
             f"{str(error).splitlines()[0]} Call connect_processes once, before "
             "anything else uses JAX."
         ) from error
+    if jax.default_backend() == "cpu":
+        # There JAX keeps compiled programs for process 0 alone. What it loads sends its
+        # messages in another order than what the others compile, and Gloo fails.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def is_writer() -> bool:
@@ -231,6 +235,11 @@ def on_writer(fn: Callable[[], T]) -> T:
     return value
 
 
+def exchange(value: T) -> list[T]:
+    """Return the values of all processes, in their order."""
+    return [value] if _messages is None else _messages.exchange(value)
+
+
 def agree(values: dict[str, Any], error: Exception | None) -> None:
     """Raise an error in all processes unless all have the same values and no error.
 
@@ -241,9 +250,7 @@ def agree(values: dict[str, Any], error: Exception | None) -> None:
     Raises:
         UsageError: If they differ; the message names the values.
     """
-    found = [(values, error)]
-    if _messages is not None:
-        found = _messages.exchange(found[0])
+    found = exchange((values, error))
     if error is not None:
         raise error
     for process, (theirs, failure) in enumerate(found):

@@ -52,7 +52,7 @@ from trpo_jax.runs.stopping import (
 from trpo_jax.runs.warm_start import as_learnt, find_start, read_learnt
 from trpo_jax.tracing import is_tracing
 from trpo_jax.training.config import TRPOConfig, check_config
-from trpo_jax.training.placement import put, state_shardings
+from trpo_jax.training.placement import check_processes, put, state_shardings
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
 from trpo_jax.version import __version__
@@ -536,6 +536,8 @@ def _check_here(
             "a run works on the host and cannot be traced by jit, vmap or grad; write "
             "trpo_jax.train, which can."
         )
+    if config.devices == 1:
+        check_processes(jax.devices()[:1], "write devices=None, for all")
     state_type(config)
     if settings.tensorboard:
         import_extra("tensorboardX", extra="tensorboard")

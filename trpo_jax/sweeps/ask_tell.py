@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from trpo_jax.environments import make_environment
@@ -59,10 +60,15 @@ def ask_and_tell(
             `uniform(low, high)`, or a list of values.
 
     Raises:
-        UsageError: If Optuna is not installed, the study does not maximise, or a field
-            is not traced or cannot be searched.
+        UsageError: If there are several processes, Optuna is not installed, the study
+            does not maximise, or a field is not traced or cannot be searched.
         UsageTypeError: If an argument is of the wrong type.
     """
+    if jax.process_count() > 1:
+        raise UsageError(
+            f"a study is asked in one process, not in {jax.process_count()}; start "
+            "one, which uses all devices of its host."
+        )
     optuna = import_extra("optuna", extra="optuna")
     check_config(config)
     if study.direction != optuna.study.StudyDirection.MAXIMIZE:

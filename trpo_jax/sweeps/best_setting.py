@@ -1,5 +1,6 @@
 """The best setting of a sweep as the folder of a run, which all commands take."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -10,6 +11,7 @@ from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import by_cost
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
+from trpo_jax.runs.processes import on_writer
 from trpo_jax.runs.records import summarize_seeds
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.sweeps.cell_groups import Arrays, mean_or_nan
@@ -83,5 +85,6 @@ def read_best(
     Raises:
         UsageError: If the checkpoint is damaged, or of another config.
     """
-    stored = RunFolder(path).read_state(config, warn_fn)
-    return stored and stored.as_state(functools.partial(state_type, config))
+    stored = on_writer(lambda: RunFolder(path).read_state(config, warn_fn))
+    alone = dataclasses.replace(config, devices=1)
+    return stored and stored.as_state(functools.partial(state_type, alone))

@@ -2,7 +2,8 @@
 
 Each device trains its share of the cells by a program of its own (`shard_map`). Left to
 XLA, a loop that runs until every cell is done, as conjugate gradient's, would ask the
-other devices in each iteration.
+other devices in each iteration. Where several processes have the devices, metrics and
+results of evaluations are gathered once they are there, so that each process has all.
 """
 
 import functools
@@ -21,11 +22,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from trpo_jax.errors import UsageError
 from trpo_jax.policies.evaluation import evaluate_with_costs
 from trpo_jax.runs.chunks import Programs, repeat_step
+from trpo_jax.runs.processes import exchange
 from trpo_jax.sweeps.cell_groups import group_size
 from trpo_jax.training.cells import Cells, init_cells, step_cells
 from trpo_jax.training.compilation import jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.metrics import Metrics
+from trpo_jax.training.placement import check_processes, put
 from trpo_jax.training.state import TrainState
 
 _CELLS = PartitionSpec("cells")
@@ -58,7 +61,19 @@ class CellPrograms(NamedTuple):
 
     def place(self, tree: PyTree) -> PyTree:
         """Return a pytree with leaves [cells, …], split over the devices."""
-        return jax.device_put(tree, self.sharding)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.sharding)
+        return put(tree, jax.tree.map(lambda _: self.sharding, tree))
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Return a pytree with leaves [cells, …] on the host of every process."""
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        # Leaf by leaf, so that a device holds one of them whole at a time.
+        gather = jax.jit(lambda leaf: leaf, out_shardings=_whole(self.sharding.mesh))
+        return jax.tree.map(
+            lambda leaf: np.asarray(gather(leaf).addressable_data(0)), tree
+        )
 
 
 def compile_cells(
@@ -89,7 +104,7 @@ def compile_cells(
     placed = functools.partial(_types, sharding=NamedSharding(mesh, _CELLS))
     cells = jax.eval_shape(lambda: _some_cells(program, num_cells))
     state = jax.eval_shape(init, cells)
-    count = _types(jnp.int32(0), NamedSharding(mesh, PartitionSpec()))
+    count = _types(jnp.int32(0), _whole(mesh))
     inputs: tuple[tuple[Any, tuple], ...] = (
         (init, (placed(cells),)),
         (run_updates, (placed(state), count)),
@@ -170,23 +185,20 @@ def devices_of(config: TRPOConfig, num_devices: int = 0) -> tuple[jax.Device, ..
             many; 0 for all.
 
     Raises:
-        UsageError: If there are fewer, or several processes, of which each has some.
+        UsageError: If there are fewer; or some of several processes would have none.
     """
-    if jax.process_count() > 1:
-        raise UsageError(
-            f"a sweep runs in one process, not in {jax.process_count()}; start one, "
-            "which uses all devices of its host, or call trpo_jax.run, which uses "
-            "several processes."
-        )
-    if isinstance(config.devices, Mesh):
-        return tuple(config.devices.devices.flat)
     devices, wanted = jax.devices(), config.devices
-    if wanted is not None and wanted > len(devices):
-        raise UsageError(
-            f"devices={wanted}, but JAX has {len(devices)}; write "
-            f"devices={len(devices)}, or None for all."
-        )
-    return tuple(devices[: wanted or num_devices or None])
+    if isinstance(wanted, Mesh):
+        devices = [*wanted.devices.flat]
+    else:
+        if wanted is not None and wanted > len(devices):
+            raise UsageError(
+                f"devices={wanted}, but JAX has {len(devices)}; write "
+                f"devices={len(devices)}, or None for all."
+            )
+        devices = devices[: wanted or num_devices or None]
+    check_processes(devices, "start the sweep anew on all devices")
+    return tuple(devices)
 
 
 def memory_budget(
@@ -201,11 +213,14 @@ def memory_budget(
     """
     if memory_gib is not None:
         return int(memory_gib * 2**30) // len(devices)
-    stats = [device.memory_stats() for device in devices]
+    own = [one for one in devices if one.process_index == jax.process_index()]
+    stats = [device.memory_stats() for device in own]
     if all(one and "bytes_limit" in one for one in stats):
         free = min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)
-        return int(_SHARE_OF_DEVICE * free)
-    return int(_SHARE_OF_HOST * _free_host_memory()) // len(devices)
+        budget = int(_SHARE_OF_DEVICE * free)
+    else:
+        budget = int(_SHARE_OF_HOST * _free_host_memory()) // len(own)
+    return min(exchange(budget))
 
 
 def bytes_of(tree: PyTree) -> int:
@@ -251,6 +266,17 @@ def _free_host_memory() -> int:
     return min(free, default=4 * 2**30)
 
 
+def _whole(mesh: Any) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _gathered(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Constrain results to be whole on each device if processes share the devices."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, _whole(mesh))
+
+
 def _types(tree: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -294,7 +320,9 @@ def _run_updates(
     program, mesh = made_for
     fn = functools.partial(repeat_step, functools.partial(step_cells, program))
     out_specs = (_CELLS, PartitionSpec(None, "cells"))
-    return _over_devices(fn, mesh, (_CELLS, PartitionSpec()), out_specs)(state, count)
+    over_devices = _over_devices(fn, mesh, (_CELLS, PartitionSpec()), out_specs)
+    state, records = over_devices(state, count)
+    return state, _gathered(records, mesh)
 
 
 def _evaluate(
@@ -316,4 +344,5 @@ def _evaluate(
             jnp.sum(costs, axis=0, where=ended[:, None]),
         )
 
-    return _over_devices(jax.vmap(play), mesh, _CELLS, _CELLS)(state, keys)
+    played = _over_devices(jax.vmap(play), mesh, _CELLS, _CELLS)(state, keys)
+    return _gathered(played, mesh)

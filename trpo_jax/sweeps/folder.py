@@ -69,7 +69,7 @@ class SweepFolder:
 
     def _check_same(self, description: dict[str, Any]) -> None:
         stored = self.read_description()
-        differences = differing(_flat(stored), _flat(description))
+        differences = differing(flatten(stored), flatten(description))
         if differences:
             raise UsageError(
                 f"{self.path} holds another sweep. What differs (there, here): "
@@ -101,9 +101,15 @@ class SweepFolder:
             `num_devices`, 0 if there are none yet, and `cells_at_once`: by the index of
             a program as text, how many cells it trains.
         """
-        if self.plan.exists():
-            return read_config_values(self.plan)
-        return {"num_devices": 0, "cells_at_once": {}}
+        if not self.plan.exists():
+            return {"num_devices": 0, "cells_at_once": {}}
+        plan = read_config_values(self.plan)
+        if plan.keys() != {"num_devices", "cells_at_once"}:
+            raise UsageError(
+                f"{self.plan} is not what the sweep wrote; put it back from a copy, or "
+                "sweep in another folder."
+            )
+        return plan
 
     def decide(self, program: int, num_cells: int, num_devices: int) -> None:
         """Write into `plan.json` how many cells a program trains at once."""
@@ -164,7 +170,7 @@ def python_objects(description: dict[str, Any]) -> list[str]:
     return from_python({**description["config"], **swept})
 
 
-def _flat(description: dict[str, Any]) -> dict[str, Any]:
+def flatten(description: dict[str, Any]) -> dict[str, Any]:
     """Return a description with the fields of config and grid under their own names."""
     flat = dict(description)
     config, fields = flat.pop("config"), flat.pop("fields")

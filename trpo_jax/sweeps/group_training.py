@@ -1,4 +1,7 @@
-"""Training of groups of cells, each of which is saved on the way and when it ends."""
+"""Training of groups of cells, each of which is saved on the way and when it ends.
+
+Of several processes, all train, and the writer alone reads and writes the folder.
+"""
 
 import dataclasses
 import pathlib
@@ -13,6 +16,7 @@ from jaxtyping import Int
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.runs.console import Watcher
+from trpo_jax.runs.processes import on_writer, passed_on_signals
 from trpo_jax.runs.stopping import Interrupted
 from trpo_jax.sweeps.cell_groups import METRICS, Arrays, Group, mean_or_nan
 from trpo_jax.sweeps.cell_programs import CellPrograms, compile_cells
@@ -74,7 +78,7 @@ class GroupTraining:
                 first=updates,
                 last=group.last,
                 wants_state_fn=_Timer(_SAVE_MINUTES, active=self.keeps),
-                stop_fn=lambda: bool(self.signals),
+                stop_fn=self._is_asked_to_stop,
             ):
                 metrics = jax.tree.map(lambda leaf: leaf[:, :count], chunk.metrics)
                 watcher.watch(chunk._replace(metrics=metrics))
@@ -83,22 +87,27 @@ class GroupTraining:
                 if chunk.state is not None:
                     state = chunk.state
                     if updates < group.last and self.keeps:
-                        self._save_progress(group, state, updates, parts)
+                        self._save_progress(group, programs, state, updates, parts)
         if updates < group.last:
             self._interrupt()
         keys = programs.place(self.cells.evaluation_keys[group.padded])
-        sums, ended, costs = programs.evaluate(state, keys)
+        sums, ended, costs = jax.device_get(programs.evaluate(state, keys))
         results = _joined(parts)
         results["returns"] = mean_or_nan(sums, ended)[:count]
         results["costs"] = mean_or_nan(costs, ended)[:count]
         results["unended"] = self.num_episodes - np.asarray(ended)[:count]
-        states = {name: leaf[:count] for name, leaf in _on_host(state).items()}
-        write_arrays(self.files.states_of(group), states)
-        # Last: a group with this file is finished.
-        write_arrays(self.files.results_of(group), results)
-        self.files.progress.unlink(missing_ok=True)
-        seconds = round(time.perf_counter() - begin, 3)
-        self.files.log_event("group", name=group.name, runs=count, seconds=seconds)
+        states = programs.fetch(checkpoints.leaves_by_path(state))
+        states = {name: leaf[:count] for name, leaf in states.items()}
+
+        def write() -> None:
+            write_arrays(self.files.states_of(group), states)
+            # Last: a group with this file is finished.
+            write_arrays(self.files.results_of(group), results)
+            self.files.progress.unlink(missing_ok=True)
+            seconds = round(time.perf_counter() - begin, 3)
+            self.files.log_event("group", name=group.name, runs=count, seconds=seconds)
+
+        on_writer(write)
         return results
 
     def _watcher_of(self, group: Group) -> Watcher:
@@ -114,7 +123,7 @@ class GroupTraining:
         return Watcher(config, progress=self.progress)
 
     def _programs_of(self, group: Group) -> CellPrograms:
-        if self.signals:
+        if on_writer(self._is_asked_to_stop):
             self._interrupt()
         at = group.program, group.size
         if at not in self.compiled:
@@ -141,12 +150,18 @@ class GroupTraining:
         return self._on_device(programs, before), group.first, []
 
     def _save_progress(
-        self, group: Group, state: TrainState, updates: int, parts: list[Arrays]
+        self,
+        group: Group,
+        programs: CellPrograms,
+        state: TrainState,
+        updates: int,
+        parts: list[Arrays],
     ) -> None:
         arrays = {"group": np.array(group.name), "updates": np.array(updates)}
-        arrays |= {f"state/{name}": leaf for name, leaf in _on_host(state).items()}
+        leaves = programs.fetch(checkpoints.leaves_by_path(state))
+        arrays |= {f"state/{name}": leaf for name, leaf in leaves.items()}
         arrays |= {f"metrics/{name}": leaf for name, leaf in _joined(parts).items()}
-        write_arrays(self.files.progress, arrays)
+        on_writer(lambda: write_arrays(self.files.progress, arrays))
 
     def _on_device(self, programs: CellPrograms, leaves: Arrays) -> TrainState:
         return programs.place(checkpoints.with_leaves(programs.state_type, leaves))
@@ -173,7 +188,7 @@ class GroupTraining:
         return leaves
 
     def _read(self, path: pathlib.Path) -> Arrays | None:
-        return read_arrays(path, self.warn)
+        return on_writer(lambda: read_arrays(path, self.warn))
 
     def warn(self, message: str) -> None:
         """Record and show a warning."""
@@ -181,8 +196,16 @@ class GroupTraining:
         self.watcher.notify(f"warning: {message}")
 
     def _interrupt(self) -> NoReturn:
-        self.files.log_event("interrupted")
-        raise Interrupted(f"interrupted. {self.files.how_to_go_on()}", self.signals[0])
+        def interrupted() -> Interrupted:
+            self.files.log_event("interrupted")
+            number = [*self.signals, *passed_on_signals()][0]
+            return Interrupted(f"interrupted. {self.files.how_to_go_on()}", number)
+
+        raise on_writer(interrupted)
+
+    def _is_asked_to_stop(self) -> bool:
+        """Return whether there was a signal in any process; asked in the writer."""
+        return bool(self.signals or passed_on_signals())
 
 
 class _Timer:
@@ -221,7 +244,3 @@ def _under(prefix: str, arrays: Arrays) -> Arrays:
         for name, value in arrays.items()
         if name.startswith(start)
     }
-
-
-def _on_host(state: TrainState) -> Arrays:
-    return jax.device_get(checkpoints.leaves_by_path(state))

@@ -6,7 +6,7 @@ import math
 import numbers
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,13 @@ from trpo_jax.errors import UsageError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.folder import system_info
+from trpo_jax.runs.processes import (
+    agree,
+    is_writer,
+    on_writer,
+    pass_on_signal,
+    together,
+)
 from trpo_jax.runs.stopping import RunError, interruptible
 from trpo_jax.sweeps.best_setting import read_best, write_best
 from trpo_jax.sweeps.cell_groups import Group, Table, cut
@@ -30,6 +37,7 @@ from trpo_jax.sweeps.cell_programs import (
 )
 from trpo_jax.sweeps.folder import (
     SweepFolder,
+    flatten,
     read_arrays,
     write_text,
 )
@@ -65,8 +73,9 @@ def sweep(
     Lists of values make a grid of all combinations; `uniform` and `log_uniform` a
     random search. Traced fields (`Hyperparameters`) share one compiled program; each
     combination of other fields compiles its own. As many cells, (setting, seed), are
-    trained at once as the memory allows, on all devices. A cell has the keys of
-    `train(setting)`, and equals it to rounding.
+    trained at once as the memory allows, on all devices, also of several processes
+    (`trpo_jax.runs.connect_processes`), which all make the same call. A cell has the
+    keys of `train(setting)`, and equals it to rounding.
 
     Args:
         config: The config whose fields are swept.
@@ -118,7 +127,6 @@ def sweep(
         eta=eta,
         num_episodes=whole("num_episodes", num_episodes),
     )
-    devices_of(config)  # refuses what cannot work, before there is a folder
     settings = search.settings()
     with contextlib.ExitStack() as stack:
         path = folder
@@ -126,23 +134,31 @@ def sweep(
             path = stack.enter_context(tempfile.TemporaryDirectory())
         files = SweepFolder(path)
         description = search.describe()
-        files.check(description)
-        stack.enter_context(files.lock(make=True))
-        devices = devices_of(config, files.read_plan()["num_devices"])
-        files.check_devices(len(devices))
-        if not files.description.exists():
-            files.write_description(description)
+        stack.enter_context(together(_how_to_go_on(files, keeps=folder is not None)))
+        _agree(config, description, folder=str(folder), memory_gib=memory_gib)
+
+        def lock() -> int:
+            files.check(description)
+            stack.enter_context(files.lock(make=True))
+            return files.read_plan()["num_devices"]
+
+        devices = devices_of(config, on_writer(lock))
+
+        def begin() -> None:
+            files.check_devices(len(devices))
+            if not files.description.exists():
+                files.write_description(description)
+
+        on_writer(begin)
         keeps = folder is not None
         running = _Sweep(
             search, settings, files, devices, keeps=keeps, progress=progress
         )
         try:
             return running.finish(memory_gib)
-        except OSError as error:
-            with contextlib.suppress(OSError):  # which may be the reason
-                files.log_event("stopped", reason=str(error))
-            kept = files.how_to_go_on() if keeps else "Nothing is kept."
-            raise RunError(f"{error}. {kept}") from error
+        except OSError as error:  # in the writer
+            reason = str(error)
+            raise on_writer(lambda: _stopped(files, reason, keeps=keeps)) from error
 
 
 def resume_sweep(folder: str | pathlib.Path, *, progress: bool = True) -> SweepResult:
@@ -161,7 +177,8 @@ def resume_sweep(folder: str | pathlib.Path, *, progress: bool = True) -> SweepR
         RunError: As `sweep`.
         Interrupted: As `sweep`.
     """
-    search = read_search(SweepFolder(folder))
+    with together("Start all processes again."):
+        search = on_writer(lambda: read_search(SweepFolder(folder)))
     rest = search._asdict()
     config, fields = rest.pop("config"), rest.pop("fields")
     return sweep(config, folder, progress=progress, **rest, **fields)
@@ -183,6 +200,33 @@ def load_sweep(folder: str | pathlib.Path) -> SweepResult:
     search = read_search(files)
     settings = search.settings()
     return _Sweep(search, settings, files, (), keeps=True, progress=False).load()
+
+
+def _agree(config: TRPOConfig, description: dict[str, Any], **arguments: Any) -> None:
+    """Raise UsageError, in every process, unless all would make the same sweep."""
+    error: UsageError | None = None
+    try:
+        devices_of(config)
+    except UsageError as raised:
+        error = raised
+    agree(flatten(description) | checkpoints.jax_settings() | arguments, error)
+
+
+def _how_to_go_on(files: SweepFolder, *, keeps: bool) -> str:
+    """Return what to do once a process of the sweep is lost."""
+    if not keeps:
+        return "The sweep has no folder and is lost; start it again."
+    return (
+        f"To go on with the sweep in {files.path}, on as many devices as before, start "
+        "all processes again with the same command."
+    )
+
+
+def _stopped(files: SweepFolder, reason: str, *, keeps: bool) -> RunError:
+    with contextlib.suppress(OSError):  # which may be the reason
+        files.log_event("stopped", reason=reason)
+    kept = files.how_to_go_on() if keeps else "Nothing is kept."
+    return RunError(f"{reason}. {kept}")
 
 
 class _Sweep:
@@ -219,15 +263,18 @@ class _Sweep:
             devices=devices,
             files=files,
             keeps=keeps,
-            progress=progress,
-            watcher=Watcher(search.config, progress=progress),  # for messages alone
+            progress=progress and is_writer(),
+            # For messages alone.
+            watcher=Watcher(search.config, progress=progress and is_writer()),
         )
 
     def finish(self, memory_gib: float | int | None) -> SweepResult:
         """Train what is not trained yet, and write the results."""
         training = self.training
         self._announce()
-        with interruptible(training.watcher.notify, active=training.keeps) as signals:
+        with interruptible(
+            training.watcher.notify, active=training.keeps, signal_fn=pass_on_signal
+        ) as signals:
             training.signals = signals
             for rung, active in self._rungs():
                 for index in np.unique(self.program_of[active]):
@@ -237,8 +284,7 @@ class _Sweep:
                     self.table.put(group, training.results(group))
                     if rung + 1 == self.search.num_rungs:
                         self._prune(rung)
-                for group in training.groups[rung - 1] if rung else []:
-                    self.files.states_of(group).unlink(missing_ok=True)
+                self._delete_states(training.groups[rung - 1] if rung else [])
             return self._write_results()
 
     def load(self) -> SweepResult:
@@ -265,8 +311,12 @@ class _Sweep:
             f"{count * self.num_seeds:,} runs{halving}; {len(self.programs)} "
             f"program(s) to compile{why}{smaller}"
         )
-        event = "resumed" if self.files.events.exists() else "started"
-        self.files.log_event(event, **system_info())
+
+        def log() -> None:
+            event = "resumed" if self.files.events.exists() else "started"
+            self.files.log_event(event, **system_info())
+
+        on_writer(log)
 
     def _rungs(self) -> Iterator[tuple[int, Bool[np.ndarray, " settings"]]]:
         """Yield each rung with its settings; the table must hold those before."""
@@ -295,7 +345,7 @@ class _Sweep:
 
         Measured once, and kept: other groups could end in other bits.
         """
-        if str(index) in self.files.read_plan()["cells_at_once"]:
+        if str(index) in self._read_plan()["cells_at_once"]:
             return
         devices = self.training.devices
         fitted = fit_cells(
@@ -306,7 +356,7 @@ class _Sweep:
             memory_budget(devices, memory_gib),
         )
         self.training.compiled[index, fitted.num_cells] = fitted
-        self.files.decide(index, fitted.num_cells, len(devices))
+        on_writer(lambda: self.files.decide(index, fitted.num_cells, len(devices)))
         self.training.watcher.notify(
             f"program {index + 1} of {len(self.programs)}: {fitted.num_cells:,} runs "
             f"at once, in {fitted.bytes_per_device / 2**30:.3g} GiB on each of "
@@ -315,7 +365,7 @@ class _Sweep:
 
     def _plan(self, rung: int, active: Bool[np.ndarray, " settings"]) -> None:
         """Cut the cells of a rung into groups, program by program."""
-        plan = self.files.read_plan()
+        plan = self._read_plan()
         groups: list[Group] = []
         for index, program in enumerate(self.programs):
             cells = self._cells_of(index, active)
@@ -328,12 +378,23 @@ class _Sweep:
             groups += cut(whole_rung)
         self.training.groups.append(groups)
 
+    def _read_plan(self) -> dict[str, Any]:
+        return on_writer(self.files.read_plan)
+
     def _prune(self, rung: int) -> None:
         """Delete the last states that nothing will ask for."""
         needed = self.table.states_needed(rung)
-        for group in self.training.groups[rung]:
-            if not needed[group.cells // self.num_seeds].any():
-                self.files.states_of(group).unlink(missing_ok=True)
+        self._delete_states(
+            group
+            for group in self.training.groups[rung]
+            if not needed[group.cells // self.num_seeds].any()
+        )
+
+    def _delete_states(self, groups: Iterable[Group]) -> None:
+        paths = [self.files.states_of(group) for group in groups]
+        if is_writer():
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def _best_state(self) -> TrainState:
         best = self.table.order()[0]
@@ -341,7 +402,8 @@ class _Sweep:
         leaves = self.training.states(self.search.num_rungs - 1, cells)
         if self.num_seeds == 1:
             leaves = {name: leaf[0] for name, leaf in leaves.items()}
-        return checkpoints.with_leaves(state_type(self.settings[best]), leaves)
+        alone = dataclasses.replace(self.settings[best], devices=1)
+        return checkpoints.with_leaves(state_type(alone), leaves)
 
     def _read_best(self) -> TrainState | None:
         best = self.settings[self.table.order()[0]]
@@ -353,14 +415,18 @@ class _Sweep:
         missing = state is None
         result = self._result(self._best_state() if missing else state)
         notify(result.table(rows=10))
-        if not self.training.keeps:
-            return result
+        if self.training.keeps:
+            on_writer(lambda: self._write(result, with_best=missing))
+        return result
+
+    def _write(self, result: SweepResult, *, with_best: bool) -> None:
+        """Write the result into the folder, and delete what is not needed any more."""
         write_text(self.files.ranking, result.csv())
         try:
             result.dataset.to_netcdf(self.files.dataset, engine="scipy")
         except UsageError as error:
-            notify(f"without {self.files.dataset.name}: {error}")
-        if missing:
+            self.training.watcher.notify(f"without {self.files.dataset.name}: {error}")
+        if with_best:
             assert result.best_state is not None
             best = self.table.order()[0]
             metrics = {name: values[best] for name, values in result.metrics.items()}
@@ -371,10 +437,8 @@ class _Sweep:
                 metrics,
                 self.search.num_episodes,
             )
-        for group in self.training.groups[-1]:
-            self.files.states_of(group).unlink(missing_ok=True)
+        self._delete_states(self.training.groups[-1])
         self.files.log_event("finished")
-        return result
 
     def _result(self, best_state: TrainState | None) -> SweepResult:
         return SweepResult(

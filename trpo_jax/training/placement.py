@@ -7,7 +7,7 @@ because rows are environment-major. Agents exchange nothing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
@@ -36,6 +36,8 @@ def make_mesh(config: TRPOConfig) -> Mesh | None:
     Raises:
         UsageError: If there are fewer devices, or some process would have none.
     """
+    if config.devices == 1:  # of each process its own, as in a cell of a sweep
+        return None
     if isinstance(config.devices, Mesh):
         names = config.devices.axis_names
         order = [names.index(axis) for axis in (AGENTS, ENVIRONMENTS) if axis in names]
@@ -49,23 +51,29 @@ def make_mesh(config: TRPOConfig) -> Mesh | None:
             )
     shape = mesh_shape(config, devices.size)
     devices = devices.ravel()[: math.prod(shape)]
-    if len({device.process_index for device in devices}) < jax.process_count():
-        advice = "write devices=None, for all"
-        if is_on_host(config.env):
-            advice = f"{config.env} is stepped in one process: start one alone"
-        elif config.devices is None:
-            advice = (
-                f"write num_envs (now {config.num_envs}) as a multiple of "
-                f"{jax.device_count()}"
-            )
-        raise UsageError(
-            f"the run would use {devices.size} of {jax.device_count()} devices, and "
-            f"some of the {jax.process_count()} processes none of theirs; {advice}, or "
-            "start fewer processes."
+    advice = "write devices=None, for all"
+    if is_on_host(config.env):
+        advice = f"{config.env} is stepped in one process: start one alone"
+    elif config.devices is None:
+        advice = (
+            f"write num_envs (now {config.num_envs}) as a multiple of "
+            f"{jax.device_count()}"
         )
+    check_processes(devices, advice)
     if devices.tolist() == jax.devices()[:1]:
         return None
     return Mesh(devices.reshape(shape), (AGENTS, ENVIRONMENTS), (AxisType.Auto,) * 2)
+
+
+def check_processes(devices: Iterable[jax.Device], advice: str) -> None:
+    """Raise UsageError, with advice, if a process would use none of its devices."""
+    used = list(devices)
+    if len({device.process_index for device in used}) < jax.process_count():
+        raise UsageError(
+            f"{len(used)} of {jax.device_count()} devices would be used, and by some "
+            f"of the {jax.process_count()} processes none of theirs; {advice}, or "
+            "start fewer processes."
+        )
 
 
 def place(config: TRPOConfig, state: T, *, num_seeds: int = 1) -> T:
