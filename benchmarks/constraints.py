@@ -1,7 +1,8 @@
 """Updates that keep a limit on a cost, beside TRPO without one.
 
     python -m benchmarks.constraints                          # toll grid, point robot
-    python -m benchmarks.constraints safe/hopper_velocity
+    python -m benchmarks.constraints safe/hopper_velocity safe/halfcheetah_velocity
+    python -m benchmarks.constraints crax/safe_goal_point     # with the extra crax
 
 All updates of an environment share its settings. Returns and costs are of the policies
 as they act in training. On the toll grid they are exact, from its transition arrays,
@@ -58,6 +59,13 @@ def _of_preset(env: str, num_seeds: int) -> Task:
 
 # A rollout is one whole episode of each environment: costs are those of one policy.
 _EPISODES = {"num_envs": 8, "rollout_length": 1000}
+_CRAX = {
+    **_EPISODES,
+    "total_timesteps": 2_000_000,
+    "initial_log_std": -0.5,
+    "max_kl": 0.02,
+    "normalize_observations": True,
+}
 
 TASKS = {
     "safe/toll_grid": _of_preset("safe/toll_grid", 16),
@@ -71,6 +79,9 @@ TASKS = {
         8,
         {**PRESETS["brax/halfcheetah"], **_EPISODES, "total_timesteps": 800_000},
     ),
+    # For an accelerator: two cores make 6,000 and 12,000 steps of them a second.
+    "crax/safe_goal_point": Task(25.0, 8, _CRAX),
+    "crax/safe_velocity_hopper": Task(25.0, 8, _CRAX),
 }
 
 
