@@ -21,7 +21,7 @@ from trpo_jax.policies.acting import (
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.placement import replicate, split_episodes
+from trpo_jax.training.placement import check_placed, replicate, split_episodes
 from trpo_jax.training.seeds import over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 from trpo_jax.trust_region.checks import whole
@@ -56,7 +56,8 @@ def evaluate(
     Raises:
         UsageTypeError: If `config`, `state`, `key` or a count is of another type.
         UsageError: If a count is not positive, `actions` is unknown, or the seeds,
-            observations or parameters of the state are not those of `config`.
+            observations or parameters of the state are not those of `config`, or it is
+            on other devices.
     """
     played = evaluate_with_costs(
         config, state, key, num_episodes, actions=actions, max_steps=max_steps
@@ -112,6 +113,7 @@ def evaluate_with_costs(
     max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     check_trained(config, state)
+    check_placed(config, state.key)
     pending = start_evaluation(config, state, key, num_episodes, actions, max_steps)
     if isinstance(pending.returns, jax.core.Tracer):
         return pending.mark_unended(jnp)
