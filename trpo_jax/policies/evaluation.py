@@ -215,7 +215,8 @@ def summarize_returns(
 
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
-        None where none did; `num_episodes` of each seed, and `num_unended` of all. With
+        None where none did; `num_episodes` of each seed, and `num_unended` of all, with
+        those whose return is NaN. With
         costs, `cost_mean` of each, and their `cost_by_seed`.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
@@ -255,7 +256,7 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     """Return the result of `summarize_returns` as one to three lines of text."""
     mean, std = evaluation["return_mean"], evaluation["return_std"]
     if mean is None:
-        return "evaluation: no episode ended"
+        return "evaluation: no episode ended with a return that is finite"
     text = (
         f"evaluation over {evaluation['num_episodes']} episodes: return {mean:.1f}, "
         f"standard deviation {std:.1f}"
@@ -267,7 +268,10 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
         means = ["–" if one is None else f"{one:.1f}" for one in by_seed]
         text += f"\nby seed: {', '.join(means)}"
     if evaluation["num_unended"]:
-        text += f"\n{evaluation['num_unended']} episodes had not ended and are left out"
+        text += (
+            f"\nleft out: {evaluation['num_unended']} without an end, or with a NaN in "
+            "their rewards"
+        )
     return text
 
 

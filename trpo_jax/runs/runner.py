@@ -397,8 +397,10 @@ class _Run:
                 records.write(rows, round(steps / chunk.seconds, 1))
                 self.watcher.watch(chunk)
                 updates = chunk.updates
-                below = nonfinite.consecutive < limit
+                below, none_yet = nonfinite.consecutive < limit, nonfinite.first is None
                 nonfinite.count(metrics)
+                if none_yet and nonfinite.first is not None:
+                    self._warn(nonfinite.describe_first())
                 if nonfinite.consecutive_in_all_seeds >= limit:
                     break
                 if (below & (nonfinite.consecutive >= limit)).any():
@@ -417,8 +419,8 @@ class _Run:
             raise on_writer(lambda: self._stopped(nonfinite.describe(updates)))
         if updates < last:
             self._stop_if_asked(signals, updates)
-        if nonfinite.consecutive.any():
-            self._warn(nonfinite.describe(updates))
+        if nonfinite.first is not None:
+            self._warn(nonfinite.describe_total())
         assert chunk.state is not None  # the last one brings it
         return chunk.state
 
