@@ -16,7 +16,7 @@ import trpo_jax
 from trpo_jax.training import costs
 from trpo_jax.training.components import make_components
 from trpo_jax.training.costs import CostState
-from trpo_jax.training.critics import judge, judge_costs
+from trpo_jax.training.critics import estimate_advantages, estimate_cost_advantages
 from trpo_jax.training.rollouts import RolloutState, Trajectory
 
 
@@ -114,21 +114,25 @@ CONFIG, STATE = tiny.make_state(Toll(), update="cpo", cost_limits=(0.5, 10.0))
 
 
 @fast_jit
-def judged(state, trajectory, rollout):
+def estimates(state, trajectory, rollout):
     components = make_components(CONFIG)
     scheduled = state.hyperparameters
-    of_costs = judge_costs(CONFIG, components, state, scheduled, trajectory, rollout)
+    config = dataclasses.replace(CONFIG, cost_discount=0.5)
+    of_costs = estimate_cost_advantages(
+        config, components, state, scheduled, trajectory, rollout
+    )
+    scheduled = scheduled._replace(discount=0.5)
     of_each = []
     for k in range(2):
         params = jax.tree.map(lambda leaf, k=k: leaf[k], state.costs.critic_params)
         of_cost = state._replace(critic_params=params)
         path = trajectory._replace(reward=trajectory.cost[..., k])
         arguments = (of_cost, scheduled, path, rollout.observation)
-        of_each.append(judge(CONFIG, components, *arguments)[0])
+        of_each.append(estimate_advantages(CONFIG, components, *arguments)[0])
     return of_costs, of_each
 
 
-def test_each_cost_is_judged_as_a_reward_is():
+def test_advantages_of_a_cost_are_those_of_a_reward_with_its_discount():
     rng = np.random.default_rng(0)
     shape = (4, 2)
 
@@ -150,7 +154,7 @@ def test_each_cost_is_judged_as_a_reward_is():
         draw(*shape, 2),
         draw(*shape, 2),
     )
-    (_, costs), each = judged(STATE, path, rollout)
+    (_, costs), each = estimates(STATE, path, rollout)
     for k, one in enumerate(each):
         np.testing.assert_allclose(costs.advantages[k], one.advantages, atol=1e-6)
         np.testing.assert_allclose(costs.returns[k], one.returns, atol=1e-6)

@@ -233,7 +233,8 @@ def presets(env: _Preset = None, /) -> None:
     """
     if env is None:
         for name in PRESETS:
-            config = preset(name)
+            # Without limits, whose check needs the environment's suite installed.
+            config = preset(name, update="trpo")
             print(
                 f"{name:<28}{config.total_timesteps:>12,} steps, {config.num_envs} × "
                 f"{config.rollout_length} per update"

@@ -173,12 +173,16 @@ def _read_value(name: str, word: str) -> Any:
             return tuple(word.split(","))
         if kind in (int, int | None):
             return whole_number(word)
-        if kind is float:
+        if kind in (float, float | None):
             return float(word)
         if kind is bool:
             return {"true": True, "false": False}[word.lower()]
     except (KeyError, ValueError):
-        examples = {float: "0.01", bool: "true or false", tuple[int, ...]: "64,64"}
+        examples: dict[Any, str] = {
+            float: "0.01",
+            bool: "true or false",
+            tuple[int, ...]: "64,64",
+        }
         raise UsageError(
             f"{_option(name)} {word}: write {examples.get(kind, '64')}."
         ) from None

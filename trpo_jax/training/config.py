@@ -11,6 +11,7 @@ from trpo_jax.errors import UsageTypeError
 from trpo_jax.networks import Network, NNXModule, RecurrentNetwork, as_network
 from trpo_jax.training.config_checks import (
     FLOATS,
+    OPTIONAL_FLOAT,
     PLAIN,
     check_adaptive,
     check_costs,
@@ -167,6 +168,10 @@ class TRPOConfig:
     cost_correction: float = 0.2
     """Rate of a running mean of what the predictions of update="cpo" and "pcpo" have
     missed, which is added to the excess if it is positive; 0 as in their papers."""
+    cost_discount: float | None = None
+    """γ of the critics and advantages of costs; None: that of the reward."""
+    cost_gae_lambda: float | None = None
+    """λ of the advantages of costs; None: that of the reward."""
     multiplier_learning_rate: float = 0.1
     """Step size of the multipliers of update="trpo_lagrangian" and "trpo_pid" (their
     integral gain), for excesses in units of the limit."""
@@ -272,7 +277,9 @@ class TRPOConfig:
         # Python's floats, so that equal configs share a program and a file.
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is float:
+            if field.type is float or (
+                field.type == OPTIONAL_FLOAT and value is not None
+            ):
                 object.__setattr__(self, field.name, float(value))
             elif field.type == FLOATS and value is not None:
                 object.__setattr__(self, field.name, tuple(map(float, value)))

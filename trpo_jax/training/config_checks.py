@@ -29,10 +29,13 @@ from trpo_jax.trust_region.checks import whole
 WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
 
+OPTIONAL_FLOAT = float | None
+"""Type of a float that another field stands in for where it is None."""
+
 FLOATS = tuple[float, ...] | None
 """Type of a field with several floats."""
 
-PLAIN = (*WHOLE, int | Mesh | None, float, FLOATS, bool, Part)
+PLAIN = (*WHOLE, int | Mesh | None, float, OPTIONAL_FLOAT, FLOATS, bool, Part)
 """Types of the fields that may be given as arrays or lists."""
 
 MAX_COUNT = 2**31 - 1
@@ -82,6 +85,11 @@ def check_types(config: Any) -> None:
             if not isinstance(value, numbers.Real):
                 raise UsageTypeError(
                     f"{name}={value!r} is not a number; write a float."
+                )
+        elif kind == OPTIONAL_FLOAT and value is not None:
+            if not isinstance(value, numbers.Real):
+                raise UsageTypeError(
+                    f"{name}={value!r} is not a number; write a float, or None."
                 )
         elif kind == tuple[int, ...]:
             if not isinstance(value, tuple):
@@ -411,6 +419,7 @@ UPDATES_OF_FIELDS = {
     ),
     "cost_limits": CONSTRAINED,
     "cost_correction": ("cpo", "pcpo"),
+    **dict.fromkeys(("cost_discount", "cost_gae_lambda"), CONSTRAINED),
     "multiplier_learning_rate": ("trpo_lagrangian", "trpo_pid"),
     "multiplier_proportional_gain": ("trpo_pid",),
     "multiplier_derivative_gain": ("trpo_pid",),
@@ -507,6 +516,14 @@ def check_fractions(config: Any) -> None:
             "cost_correction",
             0 <= config.cost_correction <= 1,
             "in [0, 1]; write 0.2, or 0 for none",
+        ),
+        *(
+            (
+                name,
+                getattr(config, name) is None or 0 <= getattr(config, name) <= 1,
+                f"in [0, 1]; write {advice}, or None for that of the reward",
+            )
+            for name, advice in (("cost_discount", 0.99), ("cost_gae_lambda", 0.95))
         ),
         (
             "initial_log_std",

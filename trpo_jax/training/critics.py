@@ -1,4 +1,4 @@
-"""Critics of a run: they judge a rollout, by its reward and its costs, and learn it."""
+"""Critics of a run: advantages of its reward and its costs, and the critics' fit."""
 
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ from trpo_jax.training.values import values_and_next
 from trpo_jax.trust_region import ConstraintInfo
 
 
-class Judged(NamedTuple):
-    """A rollout with the critic's judgement of it, [T, B, …].
+class AdvantageEstimates(NamedTuple):
+    """A rollout with values and advantages by the critic, [T, B, …].
 
     Attributes:
         trajectory: The rollout.
@@ -55,15 +55,15 @@ class Judged(NamedTuple):
     returns: Float[Array, "T B"]
 
 
-def judge(
+def estimate_advantages(
     config: TRPOConfig,
     components: Components,
     state: TrainState,
     scheduled: Hyperparameters,
     trajectory: Trajectory,
     observation: Observation,
-) -> tuple[Judged, PyTree]:
-    """Return the judged rollout, and the critic's memory at its end."""
+) -> tuple[AdvantageEstimates, PyTree]:
+    """Return the estimates of a rollout, and the critic's memory at its end."""
     micro_batch_size = resolve_sizes(config).micro_batch_size
     values, next_values, memory = values_and_next(
         make_value_fn(components, state, micro_batch_size=micro_batch_size),
@@ -82,11 +82,13 @@ def judge(
     )
     observations = observe(state, trajectory.observation)
     returns = advantages + values
-    return Judged(trajectory, observations, values, advantages, returns), memory
+    return AdvantageEstimates(
+        trajectory, observations, values, advantages, returns
+    ), memory
 
 
-class JudgedCosts(NamedTuple):
-    """A rollout with the judgement of its costs.
+class CostEstimates(NamedTuple):
+    """The advantages of each cost of a rollout.
 
     Attributes:
         episode: Estimate of the costs of an episode.
@@ -109,20 +111,26 @@ class JudgedCosts(NamedTuple):
         return RolloutCosts(rows, *self.episode, jnp.asarray(limits))
 
 
-def judge_costs(
+def estimate_cost_advantages(
     config: TRPOConfig,
     components: Components,
     state: TrainState,
     scheduled: Hyperparameters,
     trajectory: Trajectory,
     rollout: RolloutState,
-) -> tuple[TrainState, JudgedCosts | None]:
-    """Return the state with the episodes' costs, and the judgement of these costs."""
+) -> tuple[TrainState, CostEstimates | None]:
+    """Return the state with the episodes' costs, and the advantages of each cost."""
     if state.costs is None or trajectory.cost is None:
         return state, None
+    of_costs = {"discount": config.cost_discount, "gae_lambda": config.cost_gae_lambda}
+    scheduled = scheduled._replace(
+        **{name: value for name, value in of_costs.items() if value is not None}
+    )
 
-    def judge_one(state: TrainState, cost: Float[Array, "T B"]) -> tuple[PyTree, ...]:
-        judged, memory = judge(
+    def estimate_one(
+        state: TrainState, cost: Float[Array, "T B"]
+    ) -> tuple[PyTree, ...]:
+        estimates, memory = estimate_advantages(
             config,
             components,
             state,
@@ -131,13 +139,13 @@ def judge_costs(
             rollout.observation,
         )
         memory = reset_nonfinite_memory(components.critic, memory)
-        return memory, judged.advantages, judged.returns
+        return memory, estimates.advantages, estimates.returns
 
     costs, episode = estimate_episode_costs(
         state.costs, trajectory, rollout, correction_rate=config.cost_correction
     )
-    judged = over_costs(judge_one, state, trajectory.cost)
-    return state._replace(costs=costs), JudgedCosts(episode, *judged)
+    estimates = over_costs(estimate_one, state, trajectory.cost)
+    return state._replace(costs=costs), CostEstimates(episode, *estimates)
 
 
 def fit(
@@ -145,15 +153,15 @@ def fit(
     critic: BatchedNetwork,
     state: TrainState,
     scheduled: Hyperparameters,
-    judged: Judged,
+    estimates: AdvantageEstimates,
     key: Key[Array, ""],
 ) -> tuple[PyTree, PyTree, CriticInfo]:
     """Return the critic's new parameters, its optimiser's state, and the evidence."""
-    sizes, targets = resolve_sizes(config), judged.returns
+    sizes, targets = resolve_sizes(config), estimates.returns
     if state.return_statistics is not None:
         targets = normalize(state.return_statistics, targets)
     rows = critic.rows(
-        state.critic_memory, judged.observations, judged.trajectory.start
+        state.critic_memory, estimates.observations, estimates.trajectory.start
     )
     if config.critic_fit == "trust_region":
         batch = Regression(rows, critic.to_rows(targets))
@@ -197,8 +205,8 @@ def fit_costs(
     critic: BatchedNetwork,
     state: TrainState,
     scheduled: Hyperparameters,
-    judged: Judged,
-    costs: JudgedCosts | None,
+    estimates: AdvantageEstimates,
+    costs: CostEstimates | None,
     key: Key[Array, ""],
 ) -> TrainState:
     """Return the state with the critics of the costs fitted to their returns."""
@@ -212,7 +220,7 @@ def fit_costs(
             critic,
             state._replace(return_statistics=statistics),
             scheduled,
-            judged._replace(returns=returns),
+            estimates._replace(returns=returns),
             key,
         )
         return params, optimizer_state, statistics
@@ -232,7 +240,7 @@ def fit_costs(
 
 
 def expect_costs(
-    state: TrainState, costs: JudgedCosts | None, evidence: ConstraintInfo | None
+    state: TrainState, costs: CostEstimates | None, evidence: ConstraintInfo | None
 ) -> TrainState:
     """Return the state with what an update predicts for the cost of an episode."""
     if state.costs is None or costs is None or evidence is None:

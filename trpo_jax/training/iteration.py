@@ -17,13 +17,13 @@ from trpo_jax.training.batching import (
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.critics import (
-    Judged,
-    JudgedCosts,
+    AdvantageEstimates,
+    CostEstimates,
+    estimate_advantages,
+    estimate_cost_advantages,
     expect_costs,
     fit,
     fit_costs,
-    judge,
-    judge_costs,
 )
 from trpo_jax.training.defaults import resolve_sizes
 from trpo_jax.training.hyperparameters import Hyperparameters
@@ -83,30 +83,30 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
         # Rewards are scaled only where a config asks for it.
         state, trajectory = _scale_rewards(state, scheduled, trajectory)
 
-        # 2. Judge the actions by generalised advantages; also by those of the costs
-        # that have limits.
-        judged, critic_memory = judge(
+        # 2. Estimate the advantages of the actions, also those of the costs that have
+        # limits.
+        estimates, critic_memory = estimate_advantages(
             config, components, state, scheduled, trajectory, rollout_state.observation
         )
-        state, costs = judge_costs(
+        state, costs = estimate_cost_advantages(
             config, components, state, scheduled, trajectory, rollout_state
         )
 
         # 3. Update the policy.
         updated = _update_policy(
-            config, components.policy, state, scheduled, judged, costs, update_key
+            config, components.policy, state, scheduled, estimates, costs, update_key
         )
 
         # 4. Fit the critic to the returns. Their statistics are updated first, because
         # the fitted critic is read with the new ones.
         state = state._replace(
-            return_statistics=absorb(state.return_statistics, judged.returns)
+            return_statistics=absorb(state.return_statistics, estimates.returns)
         )
         critic_params, critic_optimizer_state, critic = fit(
-            config, components.critic, state, scheduled, judged, critic_key
+            config, components.critic, state, scheduled, estimates, critic_key
         )
         state = fit_costs(
-            config, components.critic, state, scheduled, judged, costs, critic_key
+            config, components.critic, state, scheduled, estimates, costs, critic_key
         )
         state = expect_costs(state, costs, updated.constraints)
 
@@ -119,7 +119,7 @@ def step(config: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
     )
 
     updates = optax.safe_increment(state.updates)
-    metrics = measure(config, scheduled, judged, updated, critic, updates)
+    metrics = measure(config, scheduled, estimates, updated, critic, updates)
     memory = reset_nonfinite_memory(components.policy, rollout_state.memory)
     state = state._replace(
         params=updated.params,
@@ -159,18 +159,18 @@ def _update_policy(
     policy: BatchedNetwork,
     state: TrainState,
     scheduled: Hyperparameters,
-    judged: Judged,
-    costs: "JudgedCosts | None",
+    estimates: AdvantageEstimates,
+    costs: CostEstimates | None,
     key: Key[Array, ""],
 ) -> Updated:
     """Return the policy's parameters, the update's own state, and its evidence."""
-    sizes, trajectory = resolve_sizes(config), judged.trajectory
-    rows = policy.rows(state.rollout.memory, judged.observations, trajectory.start)
+    sizes, trajectory = resolve_sizes(config), estimates.trajectory
+    rows = policy.rows(state.rollout.memory, estimates.observations, trajectory.start)
     batch = Batch(
         rows,
         policy.to_rows(trajectory.action),
         policy.to_rows(trajectory.log_prob),
-        policy.to_rows(standardize(judged.advantages)),
+        policy.to_rows(standardize(estimates.advantages)),
     )
     inputs = UpdateInputs(
         lambda params, rows: policy.apply(params, rows)[1],

@@ -12,7 +12,7 @@ from trpo_jax.training.bounds import improvement_bounds
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.config_checks import PENALIZED
 from trpo_jax.training.critic import CriticInfo, explained_variance
-from trpo_jax.training.critics import Judged
+from trpo_jax.training.critics import AdvantageEstimates
 from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.update_inputs import Updated
 from trpo_jax.trust_region import ConstraintInfo, UpdateInfo, ratio_or_nan
@@ -105,7 +105,7 @@ class Metrics(NamedTuple):
 def measure(
     config: TRPOConfig,
     scheduled: Hyperparameters,
-    judged: Judged,
+    estimates: AdvantageEstimates,
     updated: Updated,
     critic: CriticInfo,
     updates: Int[Array, ""],
@@ -115,15 +115,15 @@ def measure(
     Args:
         config: The run.
         scheduled: Hyperparameters in force.
-        judged: The rollout, as the critic judged it.
+        estimates: The rollout, with values and advantages by the critic.
         updated: Results of the policy update.
         critic: Evidence of the critic's fit.
         updates: Policy updates made, with this one.
     """
-    info, trajectory = updated.info, judged.trajectory
+    info, trajectory = updated.info, estimates.trajectory
     bounds = improvement_bounds(
         info,
-        judged.advantages,
+        estimates.advantages,
         discount=scheduled.discount,
         entropy_coefficient=scheduled.entropy_coefficient,
     )
@@ -139,7 +139,7 @@ def measure(
             trajectory.episode_length, where=done, dtype=jnp.float32
         ),
         episode_count=jnp.sum(done),
-        explained_variance=explained_variance(judged.values, judged.returns),
+        explained_variance=explained_variance(estimates.values, estimates.returns),
         critic_loss=critic.loss,
         critic_kl=critic.kl,
         critic_cg_relative_residual=critic.cg_relative_residual,

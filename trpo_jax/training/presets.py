@@ -96,6 +96,13 @@ _BRAX_UPRIGHT: dict[str, Any] = {
     "entropy_coefficient": 0.01,
 }
 
+_EPISODES: dict[str, Any] = {
+    "num_envs": 8,
+    "rollout_length": 1000,
+    "update": "cpo",
+    "cost_limits": (25.0,),
+}
+
 # With ids one-hot. Over 200k steps of xland's DoorKey-5x5, 4 seeds had 0.40 in the
 # first sixth of training, where ids as numbers had 0.15.
 _GRID: dict[str, Any] = {
@@ -271,10 +278,20 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "brax/inverted_pendulum": _BRAX,
     "brax/reacher": _BRAX,
     "brax/walker2d": _BRAX_UPRIGHT,
-    # limits on costs -----------------------------------------------------------------
+    # limits on costs: a rollout is a whole episode of each environment ---------------
+    # As long as an hour on two cores allows for six updates of both bodies.
+    "safe/halfcheetah_velocity": {
+        **_BRAX,
+        **_EPISODES,
+        "total_timesteps": 800_000,
+    },
+    "safe/hopper_velocity": {
+        **_BRAX_UPRIGHT,
+        **_EPISODES,
+        "total_timesteps": 1_440_000,
+    },
     "safe/point_hazards": {
         "total_timesteps": 800_000,
-        # A rollout is one whole episode of each environment.
         "num_envs": 160,
         "rollout_length": 100,
         "hidden_sizes": (32, 32),
