@@ -70,6 +70,11 @@ def sweep(process, folder):
     finish_sweep(folder)
 
 
+def new_sweep(folder):
+    trpo_jax.sweep(SWEPT, folder, **FIELDS, **OPTIONS)
+    finish_sweep(folder)
+
+
 def stop_after_group(groups):
     """Send SIGTERM to this process once a group is finished."""
     while not (groups.exists() and list(groups.glob("*.npz"))):
@@ -117,6 +122,7 @@ def main(coordinator, num_processes, process, folder, call):
         "run": lambda: run_apart(folder),
         "resume": lambda: finish_run(trpo_jax.resume(folder)),
         "sweep": lambda: sweep(int(process), folder),
+        "new_sweep": lambda: new_sweep(folder),
         "resume_sweep": lambda: finish_sweep(folder),
     }
     calls[call]()

@@ -160,7 +160,7 @@ def test_a_step_of_another_final_observation_is_refused():
             )
 
     with pytest.raises(
-        ValueError, match=r"final_observation is MaskedObservation.*the same"
+        ValueError, match=r"final_observation MaskedObservation.*the same"
     ):
         make_environment(Odd())
 
@@ -179,7 +179,7 @@ def test_an_observation_of_a_reset_must_be_that_of_a_step():
             place, observation = super().reset(key)
             return place, observation.astype(jnp.int32)
 
-    with pytest.raises(ValueError, match=r"float32\[2\].*after a reset is int32\[2\]"):
+    with pytest.raises(ValueError, match=r"float32\[2\].*of reset is int32\[2\]"):
         make_environment(Whole())
 
 
@@ -216,3 +216,13 @@ def test_it_trains():
     )
     returns = trpo_jax.train(config).metrics.episode_return
     assert np.isfinite(returns).all()
+
+
+def test_a_pair_in_the_wrong_order_is_named():
+    class Swapped(Corridor):
+        def reset(self, key):
+            place, observation = super().reset(key)
+            return observation, place
+
+    with pytest.raises(ValueError, match=r"write \(state, observation\)"):
+        make_environment(Swapped())

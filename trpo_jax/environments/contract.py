@@ -49,6 +49,15 @@ def _check(environment: Environment, float_bits: int) -> None:
             "observation)."
         )
     state, observation = started
+    if (
+        _shapes(values_of(observation))
+        != environment.observation_shape
+        == _shapes(state)
+    ):
+        raise UsageError(
+            f"{name}.reset returns the pair (observation, state); write (state, "
+            "observation)."
+        )
     _check_observation(f"{name}.reset", observation, environment)
     stepped = jax.eval_shape(environment.step, key, state, action)
     if (
@@ -62,15 +71,12 @@ def _check(environment: Environment, float_bits: int) -> None:
         )
     following, step = stepped
     _check_alike(f"{name}.step returns the state", following, "that of reset", state)
-    _check_observation(f"{name}.step", step.observation, environment)
-    final = f"{name}.step, in final_observation,"
-    _check_observation(final, step.final_observation, environment)
-    for which, other in {
-        "the final_observation": step.final_observation,
-        "the observation after a reset": observation,
+    for which, found in {
+        "observation": step.observation,
+        "final_observation": step.final_observation,
     }.items():
-        what = f"{name}.step returns the observation"
-        _check_alike(what, step.observation, which, other)
+        what, wanted = f"{name}.step returns the {which}", "the observation of reset"
+        _check_alike(what, found, wanted, observation)
     if step.cost is not None:
         check_cost(f"{name}.step", step.cost, ("real floating",))
     for field, (kind, advice) in {
@@ -190,6 +196,10 @@ def _check_bounds(name: str, space: Box) -> None:
     )
 
 
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+
 def _check_observation(who: str, observation: Any, environment: Environment) -> None:
     values = values_of(observation)
     if isinstance(observation, MaskedObservation):
@@ -197,7 +207,7 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
     if not jax.tree.leaves(values):
         raise UsageError(f"{who} observes {array_types(values)}; write an array.")
     shape = environment.observation_shape
-    found = jax.tree.map(lambda leaf: leaf.shape, values)
+    found = _shapes(values)
     if isinstance(found, tuple) and not isinstance(shape, tuple):
         raise UsageTypeError(
             f"{type(environment).__name__}.observation_shape is "
