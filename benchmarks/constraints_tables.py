@@ -61,8 +61,11 @@ def draw(rows: list[dict], path: pathlib.Path) -> bool:
         2, len(envs), figsize=(3.4 * len(envs), 5), squeeze=False, sharex="col"
     )
     for column, env in zip(axes.T, envs, strict=True):
-        # Without rows of other sizes, which have a longer name.
-        of_env = [row for row in rows if row["name"] == f"{env}, {row['update']}"]
+        of_env = [row for row in rows if row["env"] == env]
+        # Without rows of other sizes, which have a longer name, unless there are only
+        # such.
+        plain = [row for row in of_env if row["name"] == f"{env}, {row['update']}"]
+        of_env = plain or of_env
         for row in of_env:
             for axis, curve in zip(column, ("return_curve", "cost_curve"), strict=True):
                 values = np.asarray(row[curve], float)

@@ -16,6 +16,7 @@ import jax
 from compiling import compile_quickly
 
 import trpo_jax
+from trpo_jax.runs.folder import RunFolder
 
 CONFIG = trpo_jax.TRPOConfig(
     num_envs=4,
@@ -98,6 +99,12 @@ def run(process, folder):
     finish_run(trpo_jax.resume(folder))
 
 
+def run_apart(folder):
+    """Make a run whose folder process 0 alone sees."""
+    RunFolder.is_shared = lambda self: False
+    finish_run(trpo_jax.run(LONG, folder, SETTINGS))
+
+
 def finish_run(result):
     print("result:", json.dumps(result.evaluation), int(result.state.updates))
 
@@ -107,7 +114,7 @@ def main(coordinator, num_processes, process, folder, call):
     trpo_jax.runs.connect_processes(coordinator, int(num_processes), int(process))
     calls = {
         "all": lambda: run(int(process), folder),
-        "run": lambda: finish_run(trpo_jax.run(LONG, folder, SETTINGS)),
+        "run": lambda: run_apart(folder),
         "resume": lambda: finish_run(trpo_jax.resume(folder)),
         "sweep": lambda: sweep(int(process), folder),
         "resume_sweep": lambda: finish_sweep(folder),

@@ -256,10 +256,11 @@ def test_a_summary_counts_the_episodes_that_ended():
     assert format_evaluation(summary).split("\n") == [
         "evaluation over 3 episodes: return 2.0, standard deviation 1.0",
         "by seed: 2.0, –",
-        "4 episodes had not ended and are left out",
+        "left out: 4 without an end, or with a NaN in their rewards",
     ]
     summary = summarize_returns(config, jnp.full((2, 3), jnp.nan))
-    assert format_evaluation(summary) == "evaluation: no episode ended"
+    none = "evaluation: no episode ended with a return that is finite"
+    assert format_evaluation(summary) == none
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -117,6 +117,10 @@ def test_two_processes_make_the_run_of_one(tmp_path, cache):
     (message,) = interrupted[0]
     assert message.startswith(f"interrupted: {signal.SIGTERM.value} interrupted.")
     assert f"saved up to update {stopped}; to go on: python -m trpo_jax" in message
+    # Each process has written its own part of the arrays.
+    last = checkpoints.complete(folder / "checkpoints")[-1]
+    parts = {path.name for path in (last / "arrays").glob("ocdbt.process_*")}
+    assert parts == {"ocdbt.process_0", "ocdbt.process_1"}
     # With those that process 0 had kept, another start would fail.
     assert said(printed, "keeps programs:") == [["keeps programs: False"]] * 2
     results = said(printed, "result:")
@@ -195,7 +199,7 @@ def test_what_jax_says_while_connecting_becomes_advice(raised, expected, monkeyp
 def test_a_sweep_that_would_leave_a_process_without_a_device_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="1 of 1 devices would be used, and by some"):
-        devices_of(one_process.SWEPT)
+        devices_of(None)
 
 
 def test_two_processes_make_the_sweep_of_one(tmp_path, cache):

@@ -486,8 +486,10 @@ def test_an_environment_that_turns_to_nan_stops_the_run(
 def test_a_run_that_ends_in_nan_says_so(tmp_path):
     settings = dataclasses.replace(SETTINGS, max_nonfinite_updates=100)
     run(tmp_path / "run", POISONED, settings)
-    (warning,) = events(tmp_path / "run", "warning")
-    assert "from update 13 on" in warning["message"]
+    first, total = events(tmp_path / "run", "warning")
+    assert first["message"].startswith("update 13 is rejected because of NaN")
+    assert total["message"].startswith("28 updates were rejected because of NaN")
+    assert "the first of them 13; check the environment's" in total["message"]
 
 
 def test_a_signal_saves_and_leaves(finished, tmp_path):

@@ -11,10 +11,16 @@ from trpo_jax.runs.stopping import NonFiniteUpdates, interruptible
 
 def test_a_seed_that_is_lost_is_named():
     def metrics(*statuses):
-        return [{"status": np.array(status)} for status in statuses]
+        return [
+            {"status": np.array(status), "update": update}
+            for update, status in enumerate(statuses, start=7)
+        ]
 
     nonfinite = NonFiniteUpdates(3)
-    nonfinite.count(metrics([0, 2, 2], [2, 0, 2], [2, 0, 2]))
+    nonfinite.count(metrics([0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 0, 2]))
+    assert nonfinite.first == 8
+    assert "update 8 is rejected because" in nonfinite.describe_first()
+    assert "2, 1, 3 updates were rejected" in nonfinite.describe_total()
     assert nonfinite.consecutive.tolist() == [2, 0, 3]
     assert nonfinite.consecutive_in_all_seeds == 0
     assert "in seeds 0, 2, from update 8 on" in nonfinite.describe(10)

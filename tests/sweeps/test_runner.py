@@ -234,11 +234,11 @@ from trpo_jax.sweeps import cell_programs
 
 compile_quickly()
 config = trpo_jax.TRPOConfig(
-    num_envs=2, rollout_length=8, total_timesteps=48, hidden_sizes=(4,)
+    num_envs=3, rollout_length=8, total_timesteps=48, hidden_sizes=(4,)
 )
-# Three cells on two devices: one is padded.
+# Three cells on two devices: one is padded. Nothing else is a multiple of the devices.
 options = dict(num_seeds=1, num_episodes=4, max_kl=[0.01, 0.05, 0.1], progress=False)
-result = trpo_jax.sweep(config, sys.argv[1], **options)
+result = trpo_jax.sweep(config, sys.argv[1], devices=jax.device_count(), **options)
 if jax.device_count() > 1:
     program = trpo_jax.training.program_of(config)
     training = cell_programs.compile_cells(program, 4, 4, jax.devices())
@@ -273,7 +273,7 @@ def run_with_devices(count, folder, output):
 def test_cells_are_spread_over_devices_that_do_not_wait_for_each_other(tmp_path):
     two = run_with_devices(2, tmp_path / "two", tmp_path / "two.npz")
     config = trpo_jax.TRPOConfig(
-        num_envs=2, rollout_length=8, total_timesteps=48, hidden_sizes=(4,)
+        num_envs=3, rollout_length=8, total_timesteps=48, hidden_sizes=(4,)
     )
     for index, max_kl in enumerate((0.01, 0.05, 0.1)):
         setting = dataclasses.replace(config, max_kl=max_kl)

@@ -302,6 +302,23 @@ def test_by_default_as_many_devices_as_divide_the_environments():
         assert len(state.rollout.observation.devices()) == used
 
 
+def test_a_state_on_other_devices_is_refused_with_advice_that_works():
+    config = dataclasses.replace(CONFIGS["feed-forward"], devices=8)
+    four = dataclasses.replace(config, devices=4)
+    state = trpo_jax.init(config, jax.random.key(0))
+    key = jax.random.key(1)
+    message = r"on 8 devices, and config.devices=4 makes a run on 4; write devices=8"
+    for call in (
+        lambda state: fast_jit(trpo_jax.step)(four, state)[1].env_steps,
+        lambda state: trpo_jax.evaluate(four, state, key, 8),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(state)
+        assert np.isfinite(call(jax.device_get(state))).all()
+    with pytest.raises(ValueError, match=message):
+        trpo_jax.step(four, state)
+
+
 def test_more_devices_than_there_are():
     config = TRPOConfig(num_envs=16, devices=16)
     with pytest.raises(ValueError, match=r"devices=16, but JAX has 8; write devices=8"):

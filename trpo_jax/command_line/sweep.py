@@ -83,7 +83,7 @@ def sweep(
             without one, nothing is saved.
         config: A .json or .toml file with fields, such as a run's config.json.
         seed: Seed of all randomness.
-        devices: Devices that the runs are spread over; all by default.
+        devices: Devices that the runs are spread over, any number; all by default.
         num_seeds: Runs of each setting.
         num_settings: Settings of a random search.
         search_seed: Seed of its draws.
@@ -128,8 +128,8 @@ def sweep(
         )
     # Set with one value each, in one step: some are only valid together.
     fixed = {name: found[0] for name, found in values.items() if name not in swept}
-    common = {"seed": seed, "devices": devices}
-    fixed |= {name: value for name, value in common.items() if value is not None}
+    if seed is not None:
+        fixed["seed"] = seed
     result = sweeps.sweep(
         dataclasses.replace(base, **fixed),
         folder,
@@ -140,6 +140,7 @@ def sweep(
         eta=eta,
         num_episodes=num_episodes,
         memory_gib=memory_gib,
+        devices=devices,
         **swept,
     )
     if not is_writer():

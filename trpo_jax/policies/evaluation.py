@@ -21,7 +21,7 @@ from trpo_jax.policies.acting import (
 from trpo_jax.training.compilation import is_short, jit_with_options
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.keys import KeyLike, as_key
-from trpo_jax.training.placement import replicate, split_episodes
+from trpo_jax.training.placement import check_placed, replicate, split_episodes
 from trpo_jax.training.seeds import over_seeds, run_keys, state_type
 from trpo_jax.training.state import TrainState
 from trpo_jax.trust_region.checks import whole
@@ -56,7 +56,8 @@ def evaluate(
     Raises:
         UsageTypeError: If `config`, `state`, `key` or a count is of another type.
         UsageError: If a count is not positive, `actions` is unknown, or the seeds,
-            observations or parameters of the state are not those of `config`.
+            observations or parameters of the state are not those of `config`, or it is
+            on other devices.
     """
     played = evaluate_with_costs(
         config, state, key, num_episodes, actions=actions, max_steps=max_steps
@@ -112,6 +113,7 @@ def evaluate_with_costs(
     max_steps = whole("max_steps", max_steps)
     check_actions(actions)
     check_trained(config, state)
+    check_placed(config, state.key)
     pending = start_evaluation(config, state, key, num_episodes, actions, max_steps)
     if isinstance(pending.returns, jax.core.Tracer):
         return pending.mark_unended(jnp)
@@ -213,7 +215,8 @@ def summarize_returns(
 
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
-        None where none did; `num_episodes` of each seed, and `num_unended` of all. With
+        None where none did; `num_episodes` of each seed, and `num_unended` of all, with
+        those whose return is NaN. With
         costs, `cost_mean` of each, and their `cost_by_seed`.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
@@ -253,7 +256,7 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     """Return the result of `summarize_returns` as one to three lines of text."""
     mean, std = evaluation["return_mean"], evaluation["return_std"]
     if mean is None:
-        return "evaluation: no episode ended"
+        return "evaluation: no episode ended with a return that is finite"
     text = (
         f"evaluation over {evaluation['num_episodes']} episodes: return {mean:.1f}, "
         f"standard deviation {std:.1f}"
@@ -265,7 +268,10 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
         means = ["–" if one is None else f"{one:.1f}" for one in by_seed]
         text += f"\nby seed: {', '.join(means)}"
     if evaluation["num_unended"]:
-        text += f"\n{evaluation['num_unended']} episodes had not ended and are left out"
+        text += (
+            f"\nleft out: {evaluation['num_unended']} without an end, or with a NaN in "
+            "their rewards"
+        )
     return text
 
 

@@ -7,6 +7,9 @@
 
 Orbax restores a flipped bit, or another dtype, without an error. So every byte and
 every leaf is compared before anything is restored.
+
+Where several processes see the folder, each writes its own part of the arrays, and
+process 0 the rest.
 """
 
 import contextlib
@@ -85,13 +88,16 @@ def jax_settings() -> dict[str, Any]:
     return {name: getattr(jax.config, name) for name in _SETTINGS}
 
 
-def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Path:
+def save(
+    folder: pathlib.Path, state: PyTree, manifest: Manifest, *, shared: bool = False
+) -> pathlib.Path:
     """Write a checkpoint; it appears under its name once it is complete on disk.
 
     Args:
         folder: The folder of all checkpoints.
         state: A pytree of arrays.
         manifest: Its description, without `leaves`.
+        shared: Whether all processes call this, each with its part of the arrays.
 
     Returns:
         The checkpoint's folder.
@@ -103,20 +109,21 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
     partial = folder / f".{path.name}.partial"
+    written = {name: leaf for name, leaf in leaves.items() if leaf.size}
+    if shared and jax.process_index() != 0:
+        _write_arrays(partial / _ARRAYS, written, shared=True)
+        return path
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        host = {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
-        # Checked here because TensorStore, and asyncio after it, report a full disk in
-        # pages of tracebacks.
-        room = sum(leaf.nbytes for leaf in host.values()) + _ROOM_BESIDE_ARRAYS
-        if shutil.disk_usage(partial).free < room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        _write_arrays(partial / _ARRAYS, host)
+        check_room(partial, leaves)
+        if not shared:
+            written = jax.device_get(written)
+        _write_arrays(partial / _ARRAYS, written, shared=shared)
         (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
         (partial / _CHECKSUMS).write_text(_checksums(partial))
-        for written in (*partial.rglob("*"), partial):
-            sync(written)
+        for one in (*partial.rglob("*"), partial):
+            sync(one)
         partial.rename(path)
         sync(folder)
     except BaseException:
@@ -125,14 +132,27 @@ def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Pat
     return path
 
 
+def check_room(folder: pathlib.Path, leaves: dict[str, jax.Array]) -> None:
+    """Raise OSError unless the disk of a folder has room for a checkpoint.
+
+    TensorStore, and asyncio after it, report a full disk in pages of tracebacks; and
+    where several processes write, the others would wait for the one that fails.
+    """
+    room = sum(leaf.nbytes for leaf in leaves.values()) + _ROOM_BESIDE_ARRAYS
+    if shutil.disk_usage(folder).free < room:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 class Stored(NamedTuple):
     """A state as it is stored, which one process can send to another.
 
     Attributes:
+        path: The checkpoint's folder.
         arrays: The leaves by their paths, keys as their raw data.
         manifest: Its description.
     """
 
+    path: pathlib.Path
     arrays: dict[str, np.ndarray]
     manifest: Manifest
 
@@ -178,15 +198,14 @@ def read(
     with _settings_of(manifest):
         wanted = jax.eval_shape(leaves_by_path, like_fn())
     _check_same(path, manifest, wanted, config)
+    arrays = read_arrays(path)
     # Orbax does not write empty arrays.
-    empty = {name: leaf for name, leaf in wanted.items() if not leaf.size}
-    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in empty.items()}
-    arrays |= read_arrays(path)
-    if _types(arrays) != _types(wanted):
+    filled = {name: leaf for name, leaf in wanted.items() if leaf.size}
+    if _types(arrays) != _types(filled):
         raise DamagedCheckpointError(
             f"{path}: Orbax returned other leaves than were written."
         )
-    return Stored(arrays, manifest)
+    return Stored(path, arrays, manifest)
 
 
 @contextlib.contextmanager
@@ -281,8 +300,16 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     By their paths in the state, as "params.params.hidden_0.kernel"; without empty ones.
     """
+    from orbax.checkpoint import RestoreArgs
+
+    leaves = json.loads((path / _MANIFEST).read_text("utf-8"))["leaves"]
+    whole = {
+        name: RestoreArgs(restore_type=np.ndarray)
+        for name, text in leaves.items()
+        if "0" not in text[text.index("[") + 1 : -1].split(",")  # not empty
+    }
     with _checkpointer() as checkpointer:
-        restored = checkpointer.restore((path / _ARRAYS).absolute())
+        restored = checkpointer.restore((path / _ARRAYS).absolute(), restore_args=whole)
     return {name: np.asarray(leaf) for name, leaf in restored.items()}
 
 
@@ -358,6 +385,8 @@ def with_leaves(
     """
 
     def device(location: Any, leaf: Any) -> jax.Array:
+        if not leaf.size:  # of which files have nothing
+            return jnp.zeros(leaf.shape, leaf.dtype)
         array = leaves[name_of(location)]
         if _is_key(leaf):
             return jax.random.wrap_key_data(jnp.asarray(array), impl=prng_impl)
@@ -453,10 +482,12 @@ def sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_arrays(
+    path: pathlib.Path, arrays: dict[str, Any], *, shared: bool = False
+) -> None:
     """Write arrays by Orbax; OSError where TensorStore reports that it cannot."""
     try:
-        with _checkpointer() as checkpointer:
+        with _checkpointer(shared=shared) as checkpointer:
             checkpointer.save(path.absolute(), arrays)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -466,17 +497,19 @@ def _write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
         raise OSError(number, os.strerror(number)) from error
 
 
-def _checkpointer() -> Any:
-    """Return what writes and reads arrays by Orbax, in this process alone."""
+def _checkpointer(*, shared: bool = False) -> Any:
+    """Return what writes and reads arrays by Orbax, in this process or in all."""
     from orbax.checkpoint import Checkpointer, PyTreeCheckpointHandler
     from orbax.checkpoint.options import MultiprocessingOptions
 
-    # By default it waits for all processes of a run, of which one calls it.
+    # Named, also where they are all: Orbax then waits by messages, not by programs on
+    # the devices, which are busy with the run.
     process = jax.process_index()
-    alone = MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
+    processes = set(range(jax.process_count())) if shared else {process}
+    options = MultiprocessingOptions(
+        primary_host=min(processes),
+        active_processes=processes,
         barrier_sync_key_prefix="trpo_jax",
     )
-    handler = PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return Checkpointer(handler, multiprocessing_options=alone)
+    handler = PyTreeCheckpointHandler(multiprocessing_options=options)
+    return Checkpointer(handler, multiprocessing_options=options)

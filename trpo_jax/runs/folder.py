@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import secrets
 import shlex
 import threading
 import time
@@ -25,6 +26,7 @@ from trpo_jax.runs.config_file import (
     from_python,
     read_config_values,
 )
+from trpo_jax.runs.processes import exchange, on_writer
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.seeds import state_type
@@ -281,6 +283,22 @@ class RunFolder:
             return RunSettings(**values)
         except (UsageError, UsageTypeError) as error:
             raise UsageError(f"{self.settings}: {error}") from error
+
+    def is_shared(self) -> bool:
+        """Return whether all of several processes see this folder, once it exists."""
+        if jax.process_count() == 1:
+            return False
+        token = self.path / ".shared"
+
+        def write() -> str:
+            text = secrets.token_hex()
+            token.write_text(text)
+            return text
+
+        text = on_writer(write)
+        seen = exchange(token.exists() and token.read_text() == text)
+        on_writer(token.unlink)
+        return all(seen)
 
     @contextlib.contextmanager
     def lock(self, *, make: bool = False) -> Iterator[None]:

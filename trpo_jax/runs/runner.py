@@ -134,8 +134,10 @@ def run(
         if run_folder is None:
             settings.check_without_folder()
         start = on_writer(make_folder)
+        shared = run_folder is not None and run_folder.is_shared()
         watcher = Watcher(config, progress=progress and is_writer())
-        return _Run(config, settings, loggers, watcher, run_folder, start).finish()
+        running = _Run(config, settings, loggers, watcher, run_folder, shared, start)
+        return running.finish()
 
 
 def resume(
@@ -204,9 +206,11 @@ def resume(
             return longer.total_timesteps, start
 
         length, start = on_writer(lock)
+        shared = run_folder.is_shared()
         given = dataclasses.replace(given, total_timesteps=length)
         watcher = Watcher(given, progress=progress and is_writer())
-        return _Run(given, settings, loggers, watcher, run_folder, start).finish()
+        running = _Run(given, settings, loggers, watcher, run_folder, shared, start)
+        return running.finish()
 
 
 def _read_run(
@@ -251,6 +255,7 @@ class _Run:
     """A run in this process, whose folder, if it has one, the writer has locked.
 
     Attributes:
+        shared: Whether all processes see the folder.
         warm_start: The checkpoint of another run that it starts from, if any.
     """
 
@@ -259,6 +264,7 @@ class _Run:
     loggers: Sequence[Logger]
     watcher: Watcher
     folder: RunFolder | None
+    shared: bool
     warm_start: pathlib.Path | None
 
     def finish(self) -> RunResult:
@@ -336,6 +342,9 @@ class _Run:
         stored = on_writer(lambda: self._read_state(folder))
         if stored is None:
             return None
+        if self.shared:
+            arrays = checkpoints.read_arrays(stored.path)
+            stored = stored._replace(arrays=arrays)
         state = stored.as_state(functools.partial(state_type, config))
         shardings = state_shardings(config, state, num_seeds=config.num_seeds)
         return put(state, shardings), stored.manifest.updates
@@ -349,7 +358,8 @@ class _Run:
         folder.keep_length(self.config)
         steps = self.config.total_timesteps
         self._log_event(event, updates=updates, total_timesteps=steps, **system_info())
-        return stored
+        # Where each process can read the arrays, they are not sent to it.
+        return stored._replace(arrays={}) if stored and self.shared else stored
 
     def _train(
         self, programs: Programs, state: TrainState, first: int, signals: list[int]
@@ -358,10 +368,17 @@ class _Run:
         last, limit = self.config.num_updates, self.settings.max_nonfinite_updates
         updates, nonfinite = first, NonFiniteUpdates(self.config.num_seeds)
         files = self._files
-        checkpoint_folder = files.checkpoints if files else None
+        saves = self.folder if self.shared else files
+        if self.shared:
+            programs = programs._replace(gather=lambda state: state)
         loggers = [*self._own_loggers(first), *self.loggers] if is_writer() else []
         records = Records(files, loggers, self._warn, updates=first)
-        saver = Saver(checkpoint_folder, self.config, self.settings)
+        saver = Saver(
+            saves.checkpoints if saves else None,
+            self.config,
+            self.settings,
+            shared=self.shared,
+        )
         with contextlib.closing(records), contextlib.closing(saver):
             for chunk in run_chunks(
                 programs,
@@ -380,8 +397,10 @@ class _Run:
                 records.write(rows, round(steps / chunk.seconds, 1))
                 self.watcher.watch(chunk)
                 updates = chunk.updates
-                below = nonfinite.consecutive < limit
+                below, none_yet = nonfinite.consecutive < limit, nonfinite.first is None
                 nonfinite.count(metrics)
+                if none_yet and nonfinite.first is not None:
+                    self._warn(nonfinite.describe_first())
                 if nonfinite.consecutive_in_all_seeds >= limit:
                     break
                 if (below & (nonfinite.consecutive >= limit)).any():
@@ -400,8 +419,8 @@ class _Run:
             raise on_writer(lambda: self._stopped(nonfinite.describe(updates)))
         if updates < last:
             self._stop_if_asked(signals, updates)
-        if nonfinite.consecutive.any():
-            self._warn(nonfinite.describe(updates))
+        if nonfinite.first is not None:
+            self._warn(nonfinite.describe_total())
         assert chunk.state is not None  # the last one brings it
         return chunk.state
 

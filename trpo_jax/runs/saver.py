@@ -6,11 +6,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk, gather
 from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.runs.processes import is_writer, on_writer
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
@@ -20,13 +22,20 @@ class Saver:
     """Saves states in a thread, one after the other, and prunes old ones."""
 
     def __init__(
-        self, folder: pathlib.Path | None, config: TRPOConfig, settings: RunSettings
+        self,
+        folder: pathlib.Path | None,
+        config: TRPOConfig,
+        settings: RunSettings,
+        *,
+        shared: bool = False,
     ):
         """Save states of `config` in `folder`, as often as `settings` say.
 
-        Without a folder, as where another process has it, no state is ever due.
+        Without a folder, as where another process has it, no state is ever due. A
+        folder that all processes see may be `shared`: then each writes its own part.
         """
         self._folder = folder
+        self._shared = shared
         self._gather_fn = functools.partial(gather, config)
         self._config = config_to_dict(config)
         self._action_space = str(make_components(config).environment.action_space)
@@ -88,16 +97,20 @@ class Saver:
             OSError: If the one before could not be saved.
         """
         assert chunk.state is not None
-        state = self._gather_fn(chunk.state)
-        if self._folder is None:
+        state = chunk.state if self._shared else self._gather_fn(chunk.state)
+        folder = self._folder
+        if folder is None:
             return
         self.wait()
+        leaves = checkpoints.leaves_by_path(state)
+        if self._shared:
+            on_writer(lambda: checkpoints.check_room(folder.parent, leaves))
         score = self._score()
         self._returns, self._costs = [], []
         manifest = checkpoints.Manifest(
             chunk.updates, score, self._config, self._jax_settings, self._action_space
         )
-        self._saving = self._pool.submit(self._save, state, manifest)
+        self._saving = self._pool.submit(self._save, leaves, manifest)
 
     def wait(self) -> None:
         """Wait until the last state is saved; OSError if it could not be."""
@@ -109,9 +122,11 @@ class Saver:
         """Wait for the thread to end, whether or not it fails."""
         self._pool.shutdown()
 
-    def _save(self, state: Any, manifest: checkpoints.Manifest) -> None:
+    def _save(
+        self, leaves: dict[str, jax.Array], manifest: checkpoints.Manifest
+    ) -> None:
         assert self._folder is not None
-        checkpoints.save(self._folder, state, manifest)
-        checkpoints.prune(
-            self._folder, last=self._settings.keep_last, best=self._settings.keep_best
-        )
+        checkpoints.save(self._folder, leaves, manifest, shared=self._shared)
+        if is_writer():
+            last, best = self._settings.keep_last, self._settings.keep_best
+            checkpoints.prune(self._folder, last=last, best=best)

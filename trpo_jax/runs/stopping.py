@@ -74,21 +74,28 @@ def interruptible(
 
 
 class NonFiniteUpdates:
-    """Counts consecutive updates that were rejected because of NaN or infinity.
+    """Counts updates that were rejected because of NaN or infinity.
 
     Attributes:
         consecutive: Such updates up to now, without one between, int[num_seeds].
+        total: All such updates, int[num_seeds].
+        first: The first of them in any seed; None without any.
     """
 
     def __init__(self, num_seeds: int):
         """Start from zero."""
         self.consecutive = np.zeros(num_seeds, int)
+        self.total = np.zeros(num_seeds, int)
+        self.first: int | None = None
 
     def count(self, metrics: list[dict[str, np.ndarray]]) -> None:
         """Count the updates of a chunk."""
         for one in metrics:
             rejected = one["status"] == UpdateStatus.NON_FINITE
             self.consecutive = np.where(rejected, self.consecutive + 1, 0)
+            self.total = self.total + rejected
+            if self.first is None and np.any(rejected):
+                self.first = int(one["update"])
 
     @property
     def consecutive_in_all_seeds(self) -> int:
@@ -97,12 +104,36 @@ class NonFiniteUpdates:
 
     def describe(self, updates: int) -> str:
         """Return where they began, given the updates made, and where to look."""
-        seeds = np.flatnonzero(self.consecutive)
-        several = self.consecutive.size > 1
-        where = f" in seeds {', '.join(map(str, seeds))}" if several else ""
         return (
-            f"updates are rejected because of NaN or infinity{where}, from update "
-            f"{updates - self.consecutive.max() + 1:,} on; check the environment's "
-            "observations and rewards, and its action masks if it has any: each must "
-            "allow at least one action"
+            f"updates are rejected because of NaN or infinity{_seeds(self.consecutive)}"
+            f", from update {updates - self.consecutive.max() + 1:,} on; {_ADVICE}"
         )
+
+    def describe_first(self) -> str:
+        """Return which update was the first, and where to look."""
+        return (
+            f"update {self.first:,} is rejected because of NaN or infinity"
+            f"{_seeds(self.total)}; {_ADVICE}"
+        )
+
+    def describe_total(self) -> str:
+        """Return how many updates were rejected, and where to look."""
+        by_seed = ", ".join(f"{count:,}" for count in self.total)
+        seeds = " (by seed)" if self.total.size > 1 else ""
+        return (
+            f"{by_seed} updates were rejected because of NaN or infinity{seeds}, the "
+            f"first of them {self.first:,}; {_ADVICE}"
+        )
+
+
+_ADVICE = (
+    "check the environment's observations, rewards and costs, and its action masks if "
+    "it has any: each must allow at least one action"
+)
+
+
+def _seeds(counts: np.ndarray) -> str:
+    """Return in which of several seeds there is something to count."""
+    if counts.size == 1:
+        return ""
+    return f" in seeds {', '.join(map(str, np.flatnonzero(counts)))}"

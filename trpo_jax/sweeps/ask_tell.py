@@ -92,7 +92,7 @@ def ask_and_tell(
     num_batches = whole("num_batches", num_batches)
     batch_size = whole("batch_size", batch_size)
     program = program_of(config)
-    devices = devices_of(config)
+    devices = devices_of(config.devices)
     count = num_costs(make_environment(config.env))
     programs = fit_cells(
         program,

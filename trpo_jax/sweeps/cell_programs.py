@@ -30,6 +30,7 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.metrics import Metrics
 from trpo_jax.training.placement import check_processes, put
 from trpo_jax.training.state import TrainState
+from trpo_jax.trust_region.checks import whole
 
 _CELLS = PartitionSpec("cells")
 
@@ -176,22 +177,25 @@ def fit_cells(
         fitting = min(int((budget - fixed) / per_cell), num_cells - len(devices))
 
 
-def devices_of(config: TRPOConfig, num_devices: int = 0) -> tuple[jax.Device, ...]:
-    """Return the devices of a sweep: those that the config's field names, or all.
+def devices_of(
+    wanted: int | Mesh | None, num_devices: int = 0
+) -> tuple[jax.Device, ...]:
+    """Return the devices of a sweep.
 
     Args:
-        config: The config of the sweep.
-        num_devices: How many where the config does not say, as far as there are so
-            many; 0 for all.
+        wanted: How many, or which.
+        num_devices: How many where that is None, as far as there are so many; 0 for
+            all.
 
     Raises:
         UsageError: If there are fewer; or some of several processes would have none.
+        UsageTypeError: If `wanted` is of another type.
     """
-    devices, wanted = jax.devices(), config.devices
+    devices = jax.devices()
     if isinstance(wanted, Mesh):
         devices = [*wanted.devices.flat]
     else:
-        if wanted is not None and wanted > len(devices):
+        if wanted is not None and whole("devices", wanted) > len(devices):
             raise UsageError(
                 f"devices={wanted}, but JAX has {len(devices)}; write "
                 f"devices={len(devices)}, or None for all."

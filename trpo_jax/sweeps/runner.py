@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from trpo_jax.environments import make_environment
 from trpo_jax.environments.contract import num_costs
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.folder import system_info
@@ -65,6 +66,7 @@ def sweep(
     eta: float | int = 2,
     num_episodes: int = 128,
     memory_gib: float | int | None = None,
+    devices: int | Mesh | None = None,
     progress: bool = True,
     **fields: Any,
 ) -> SweepResult:
@@ -91,6 +93,9 @@ def sweep(
         num_episodes: Episodes that evaluate each cell's policy, with greedy actions.
         memory_gib: Memory that the programs may use on all devices together; most of
             what is free by default.
+        devices: Devices that the runs are spread over, a number or a mesh of any axes;
+            `config.devices` by default. Here they need not divide anything: a group of
+            runs is filled up.
         progress: Whether to show progress.
         **fields: By the name of a field, a list of values, `log_uniform(low, high)` or
             `uniform(low, high)`.
@@ -117,6 +122,7 @@ def sweep(
         isinstance(memory_gib, numbers.Real) and 0 < memory_gib < math.inf
     ):
         raise UsageError(f"memory_gib={memory_gib!r}; write GiB, as memory_gib=4.")
+    wanted = config.devices if devices is None else devices
     seeds = config.num_seeds if num_seeds is None else num_seeds
     search = Search(
         config=dataclasses.replace(config, num_seeds=seeds),
@@ -135,24 +141,24 @@ def sweep(
         files = SweepFolder(path)
         description = search.describe()
         stack.enter_context(together(_how_to_go_on(files, keeps=folder is not None)))
-        _agree(config, description, folder=str(folder), memory_gib=memory_gib)
+        _agree(wanted, description, folder=str(folder), memory_gib=memory_gib)
 
         def lock() -> int:
             files.check(description)
             stack.enter_context(files.lock(make=True))
             return files.read_plan()["num_devices"]
 
-        devices = devices_of(config, on_writer(lock))
+        chosen = devices_of(wanted, on_writer(lock))
 
         def begin() -> None:
-            files.check_devices(len(devices))
+            files.check_devices(len(chosen))
             if not files.description.exists():
                 files.write_description(description)
 
         on_writer(begin)
         keeps = folder is not None
         running = _Sweep(
-            search, settings, files, devices, keeps=keeps, progress=progress
+            search, settings, files, chosen, keeps=keeps, progress=progress
         )
         try:
             return running.finish(memory_gib)
@@ -202,13 +208,16 @@ def load_sweep(folder: str | pathlib.Path) -> SweepResult:
     return _Sweep(search, settings, files, (), keeps=True, progress=False).load()
 
 
-def _agree(config: TRPOConfig, description: dict[str, Any], **arguments: Any) -> None:
-    """Raise UsageError, in every process, unless all would make the same sweep."""
-    error: UsageError | None = None
+def _agree(
+    devices: int | Mesh | None, description: dict[str, Any], **arguments: Any
+) -> None:
+    """Raise, in every process, unless all would make the same sweep."""
+    error: UsageError | UsageTypeError | None = None
     try:
-        devices_of(config)
-    except UsageError as raised:
+        devices_of(devices)
+    except (UsageError, UsageTypeError) as raised:
         error = raised
+    arguments["devices"] = str(devices)
     agree(flatten(description) | checkpoints.jax_settings() | arguments, error)
 
 

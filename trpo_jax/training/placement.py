@@ -76,6 +76,22 @@ def check_processes(devices: Iterable[jax.Device], advice: str) -> None:
         )
 
 
+def check_placed(config: TRPOConfig, array: jax.Array) -> None:
+    """Raise UsageError if an array of a state is on other devices than its run's.
+
+    One device is not refused: JAX moves the arrays, or the run stays there.
+    """
+    mesh = _mesh_here(config)
+    # Also of an array that is traced, where its devices are unknown.
+    number = jax.typeof(array).sharding.mesh.size
+    if mesh is not None and 1 < number != mesh.size:
+        raise UsageError(
+            f"the state is on {number} devices, and config.devices={config.devices!r} "
+            f"makes a run on {mesh.size}; write devices={number}, or pass "
+            "jax.device_get(state), which goes on any."
+        )
+
+
 def place(config: TRPOConfig, state: T, *, num_seeds: int = 1) -> T:
     """Constrain a `TrainState` to the devices of its run, in a program.
 

@@ -21,7 +21,7 @@ from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.keys import KeyLike, as_key
 from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.origin import Origin
-from trpo_jax.training.placement import place
+from trpo_jax.training.placement import check_placed, place
 from trpo_jax.training.policy_update import init_update
 from trpo_jax.training.rollouts import ActFn, RolloutState, init_rollout
 from trpo_jax.training.statistics import (
@@ -295,6 +295,7 @@ def check_made_from(config: TRPOConfig, state: TrainState) -> None:
             + ". Write the config that it was made from"
             + (", or state.with_hyperparameters_of(config)." * only_floats or ".")
         )
+    check_placed(config, state.key)
     updates = state.updates
     if not isinstance(updates, jax.core.Tracer) and np.asarray(updates) >= MAX_COUNT:
         raise UsageError(
