@@ -30,12 +30,12 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
         "above by a tenth at the end",
     )
     lines = []
-    for row in last_rows(rows):
+    for row in _by_environment(rows):
         optimum = row.get("optimum")
         lines.append(
             (
                 row["env"],
-                row["update"],
+                _label(row),
                 f"{row['fields']['num_envs'] * row['fields']['rollout_length']:,}",
                 f"{row['steps']:,}",
                 row["num_seeds"],
@@ -50,6 +50,21 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
             )
         )
     return header, lines
+
+
+def _by_environment(rows: list[dict]) -> list[dict]:
+    """Return the last row of each name, those of an environment together."""
+    rows = last_rows(rows)
+    envs = list(dict.fromkeys(row["env"] for row in rows))
+    return sorted(rows, key=lambda row: envs.index(row["env"]))
+
+
+def _label(row: dict) -> str:
+    """Return the update, with its `cost_correction` where that was set."""
+    correction = row["fields"].get("cost_correction")
+    if correction is None:
+        return row["update"]
+    return f"{row['update']}, cost_correction={correction:g}"
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> bool:

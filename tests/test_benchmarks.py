@@ -139,6 +139,13 @@ def test_constraints_are_measured_beside_exact_optima(tmp_path):
     assert row["seeds_within"] == 0
     (line,) = report.TABLES["constraints"]([row]).splitlines()[2:]
     assert line.startswith("| safe/toll_grid | trpo | 32 | 96 | 2 |")
+    # Rows of an environment are together, and say what they set.
+    fields = row["fields"] | {"cost_correction": 0.0}
+    paper = row | {"name": "paper", "update": "cpo", "fields": fields}
+    other = row | {"name": "other", "env": "other"}
+    lines = report.TABLES["constraints"]([row, other, paper]).splitlines()[2:]
+    assert lines[1].startswith("| safe/toll_grid | cpo, cost_correction=0 |")
+    assert lines[2].startswith("| other | trpo |")
     # A picture has the rows of the task's own sizes.
     of_task = row | {"name": "safe/toll_grid, trpo"}
     assert draw_constraints([row, of_task], tmp_path / "picture.png")
