@@ -169,7 +169,7 @@ OF_UPDATES = {
     "cost_correction": (0.0, ("cpo", "pcpo")),
     "cost_discount": (1, CONSTRAINED),
     "cost_gae_lambda": (0.5, CONSTRAINED),
-    "multiplier_learning_rate": (0.1, ("trpo_lagrangian", "trpo_pid")),
+    "multiplier_learning_rate": (0.3, ("trpo_lagrangian", "trpo_pid")),
     "multiplier_proportional_gain": (0.3, ("trpo_pid",)),
     "multiplier_derivative_gain": (0.3, ("trpo_pid",)),
     **{

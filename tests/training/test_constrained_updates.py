@@ -63,14 +63,11 @@ def test_the_limit_is_kept_and_used(update):
     """The best return under the limit is the limit, 1; without one it would be 4."""
     result = trpo_jax.train(dataclasses.replace(CONFIG, update=update, num_seeds=2))
     metrics = result.metrics
-    # A multiplier that only integrates the excess swings: over longer.
-    late, low, high = (
-        (40, 0.75, 1.2) if update == "trpo_lagrangian" else (15, 0.85, 1.05)
-    )
-    cost = np.asarray(metrics.episode_cost)[:, -late:]
-    assert low < cost[..., 0].mean() < high
-    returns = np.asarray(metrics.episode_return)[:, -late:]
-    np.testing.assert_allclose(returns, cost[..., 0], rtol=1e-5)
+    cost = np.asarray(metrics.episode_cost)[:, -15:]
+    assert cost[..., 0].mean() < 1.05
+    if update != "trpo_lagrangian":  # which overshoots: it integrates the excess
+        assert cost[..., 0].mean() > 0.85
+    np.testing.assert_allclose(metrics.episode_return[:, -15:], cost[..., 0], rtol=1e-5)
     np.testing.assert_allclose(cost[..., 1], 2 * cost[..., 0], rtol=1e-5)
     evidence = metrics.constraints
     assert evidence.multipliers[..., 1].max() == 0  # of the limit that never binds

@@ -172,10 +172,10 @@ class TRPOConfig:
     """γ of the critics and advantages of costs; None: that of the reward."""
     cost_gae_lambda: float | None = None
     """λ of the advantages of costs; None: that of the reward."""
-    multiplier_learning_rate: float = 0.3
+    multiplier_learning_rate: float = 0.1
     """Step size of the multipliers of update="trpo_lagrangian" and "trpo_pid" (their
     integral gain), for excesses in units of the limit."""
-    multiplier_proportional_gain: float = 2.0
+    multiplier_proportional_gain: float = 0.5
     """Proportional gain of these multipliers in update="trpo_pid"."""
     multiplier_derivative_gain: float = 0.2
     """Their derivative gain, for costs that rise."""
