@@ -569,7 +569,7 @@ def test_without_a_folder_nan_stops_a_run_too():
 
 def test_without_a_folder_a_run_that_ends_in_nan_says_so(capsys):
     trpo_jax.run(POISONED, settings=trpo_jax.RunSettings(max_nonfinite_updates=100))
-    assert "warning: updates are rejected because of NaN" in capsys.readouterr().out
+    assert "warning: 28 updates were rejected because of NaN" in capsys.readouterr().out
 
 
 def test_without_a_folder_a_signal_does_what_it_always_does():

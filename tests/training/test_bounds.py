@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from trpo_jax.training import improvement_bounds, iteration
+from trpo_jax.training import improvement_bounds, iteration, metrics
 from trpo_jax.training.seeds import state_type
 from trpo_jax.trust_region import UpdateInfo
 
@@ -56,28 +56,28 @@ def test_a_rejected_update_improves_nothing():
 def test_metrics_have_the_bounds_of_their_update(monkeypatch):
     calls = {}
 
-    def watch(name):
-        part = getattr(iteration, name)
+    def watch(module, name):
+        part = getattr(module, name)
 
         def watched(*args, **options):
             calls[name] = args, options, part(*args, **options)
             return calls[name][-1]
 
-        monkeypatch.setattr(iteration, name, watched)
+        monkeypatch.setattr(module, name, watched)
 
-    watch("standardize")
-    watch("improvement_bounds")
+    watch(iteration, "standardize")
+    watch(metrics, "improvement_bounds")
     config, state = tiny.CONFIG, state_type(tiny.CONFIG)
 
     def trace(state):
-        _, metrics = iteration.step(config, state)
+        _, measured = iteration.step(config, state)
         (advantages,), _, _ = calls["standardize"]
         arguments, options, bounds = calls["improvement_bounds"]
-        assert arguments[0] is metrics.update
+        assert arguments[0] is measured.update
         assert arguments[1] is advantages
         for name, value in options.items():
             assert value is getattr(state.hyperparameters, name)
-        assert metrics.improvement_bound is bounds[0]
-        assert metrics.mean_kl_improvement_bound is bounds[1]
+        assert measured.improvement_bound is bounds[0]
+        assert measured.mean_kl_improvement_bound is bounds[1]
 
     jax.eval_shape(trace, state)
