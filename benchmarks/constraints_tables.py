@@ -11,6 +11,73 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks.relatives_tables import last_rows, number, returns
 
+# Return and cost of an episode in tasks of the same kind: omnisafe's table 2, of
+# Safety-Gymnasium, 10⁷ steps with a limit of 25.
+PUBLISHED = {
+    "safe/hopper_velocity": (
+        "HopperVelocity",
+        {
+            "trpo": (2047, 448),
+            "cpo": (1714, 13),
+            "trpo_lagrangian": (1392, 11),
+            "trpo_pid": (1179, 19),
+        },
+    ),
+    "safe/halfcheetah_velocity": (
+        "HalfCheetahVelocity",
+        {
+            "trpo": (6491, 734),
+            "cpo": (2786, 5),
+            "trpo_lagrangian": (2885, 9),
+            "trpo_pid": (2797, 11),
+        },
+    ),
+    "crax/safe_goal_point": (
+        "PointGoal1",
+        {
+            "trpo": (27, 46),
+            "cpo": (20.5, 29),
+            "trpo_lagrangian": (18.5, 23),
+            "trpo_pid": (19, 21),
+        },
+    ),
+}
+
+
+def beside_published(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
+    """Return header and lines: costs and kept returns, beside omnisafe's."""
+    header = (
+        "environment",
+        "update",
+        "steps",
+        "cost",
+        "return, of TRPO's",
+        "omnisafe's task, 10,000,000 steps",
+        "its cost",
+        "its return, of TRPO's",
+    )
+    plain = {row["env"]: row for row in rows if row["update"] == "trpo"}
+    lines = []
+    for row in _by_environment(rows):
+        task, published = PUBLISHED.get(row["env"], ("", {}))
+        if row["update"] not in published or row["env"] not in plain:
+            continue
+        share = row["return"]["mean"] / plain[row["env"]]["return"]["mean"]
+        theirs, cost = published[row["update"]]
+        lines.append(
+            (
+                row["env"],
+                row["update"],
+                f"{row['steps']:,}",
+                number(row["cost"]["mean"]),
+                f"{share:.0%}",
+                task,
+                number(cost),
+                f"{theirs / published['trpo'][0]:.0%}",
+            )
+        )
+    return header, lines
+
 
 def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     """Return header and lines of the table, by environment."""

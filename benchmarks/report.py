@@ -734,6 +734,14 @@ def latest(rows: list[dict]) -> list[dict]:
     return sorted(last.values(), key=place)
 
 
+def constraints(rows: list[dict]) -> str:
+    tables = (
+        constraints_tables.comparison(rows),
+        constraints_tables.beside_published(rows),
+    )
+    return "\n\n".join(table(header, lines) for header, lines in tables if lines)
+
+
 TABLES: dict[str, Callable[[list[dict]], str]] = {
     "kills": kills,
     "sweep": sweep,
@@ -746,7 +754,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "relatives": lambda rows: table(*comparison(rows)),
     "relatives-sensitivity": lambda rows: table(*sensitivity(rows)),
     "implementation": lambda rows: table(*implementation(rows)),
-    "constraints": lambda rows: table(*constraints_tables.comparison(rows)),
+    "constraints": constraints,
     "speeds": lambda rows: table(*constraints_tables.speeds(rows)),
     "bounds": bounds,
     "solves": solves,

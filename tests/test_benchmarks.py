@@ -30,6 +30,7 @@ from benchmarks import (
     statistics,
     sweeps,
 )
+from benchmarks.constraints_tables import beside_published
 from benchmarks.constraints_tables import draw as draw_constraints
 from benchmarks.pictures import draw_bounds
 from benchmarks.runs import command, configure, parse_overrides
@@ -146,6 +147,12 @@ def test_constraints_are_measured_beside_exact_optima(tmp_path):
     lines = report.TABLES["constraints"]([row, other, paper]).splitlines()[2:]
     assert lines[1].startswith("| safe/toll_grid | cpo, cost_correction=0 |")
     assert lines[2].startswith("| other | trpo |")
+    # Beside published figures, the return is a share of that of TRPO.
+    plain = row | {"name": "plain", "env": "safe/hopper_velocity"}
+    limited = plain | {"name": "limited", "update": "cpo"}
+    header, lines = beside_published([plain, limited, paper])
+    assert [line[4::3] for line in lines] == [("100%", "100%"), ("100%", "84%")]
+    assert len(header) == len(lines[0])
     # A picture has the rows of the task's own sizes.
     of_task = row | {"name": "safe/toll_grid, trpo"}
     assert draw_constraints([row, of_task], tmp_path / "picture.png")
