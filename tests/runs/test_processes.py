@@ -60,10 +60,10 @@ def started(number, folder, call, cache, **variables):
             one.wait()
 
 
-def finish(number, folder, call, cache, **variables):
+def finish(number, folder, call, cache, *, limit=150, **variables):
     """Run processes to their end; return the lines that each printed."""
     with started(number, folder, call, cache, **variables) as (running, outputs):
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + limit
         for one in running:
             one.wait(deadline - time.monotonic())
         printed = [output.read_text() for output in outputs]
@@ -161,7 +161,7 @@ def test_four_processes_two_of_which_go_on(tmp_path, cache, victim):
     assert seconds < processes.HEARTBEAT_SECONDS + 10
     for output in outputs:
         assert "of 4: another process has ended" in output
-    finish(2, folder, "resume", cache)
+    finish(2, folder, "resume", cache, limit=300)
     assert_no_gap(folder, 400)
 
 
