@@ -83,6 +83,15 @@ def test_every_leaf_comes_back_with_its_type(original):
     assert read.leaves["params.kernel"] == "float32[2,3]"
 
 
+def test_a_process_reads_the_part_on_its_devices(original):
+    """Here all of it; several processes are started in test_processes."""
+    path = original / "00000020"
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(lambda leaf: leaf.update(sharding=device), like())
+    assert checkpoints.check(path, like, CONFIG, resuming=True).path == path
+    assert_same(checkpoints.read_shared(path, placed), state(2.0))
+
+
 def test_sha256sum_can_check_it(original):
     lines = (original / "00000020" / "checksums.sha256").read_text().splitlines()
     names = {line.split("  ")[1] for line in lines}

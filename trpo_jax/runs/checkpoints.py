@@ -8,8 +8,8 @@
 Orbax restores a flipped bit, or another dtype, without an error. So every byte and
 every leaf is compared before anything is restored.
 
-Where several processes see the folder, each writes its own part of the arrays, and
-process 0 the rest.
+Where several processes see the folder, each writes and reads its own part of the
+arrays, and process 0 writes the rest.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from trpo_jax.errors import UsageError, differing
+from trpo_jax.training.placement import put
 from trpo_jax.version import __version__
 
 FORMAT = 2
@@ -109,7 +110,7 @@ def save(
     manifest = manifest._replace(leaves=_types(leaves))
     path = folder / f"{manifest.updates:08d}"
     partial = folder / f".{path.name}.partial"
-    written = {name: leaf for name, leaf in leaves.items() if leaf.size}
+    written = _filled(leaves)
     if shared and jax.process_index() != 0:
         _write_arrays(partial / _ARRAYS, written, shared=True)
         return path
@@ -147,12 +148,10 @@ class Stored(NamedTuple):
     """A state as it is stored, which one process can send to another.
 
     Attributes:
-        path: The checkpoint's folder.
         arrays: The leaves by their paths, keys as their raw data.
         manifest: Its description.
     """
 
-    path: pathlib.Path
     arrays: dict[str, np.ndarray]
     manifest: Manifest
 
@@ -179,6 +178,70 @@ def read(
 ) -> Stored:
     """Return what a checkpoint holds, if it is whole and of this run.
 
+    Arguments and errors are those of `check`.
+    """
+    manifest = check(path, like_fn, config, resuming=resuming).manifest
+    with _settings_of(manifest):
+        types = jax.eval_shape(leaves_by_path, like_fn())
+    arrays = read_arrays(path)
+    _check_types(path, arrays, types)
+    return Stored(arrays, manifest)
+
+
+class Checked(NamedTuple):
+    """A checkpoint that is whole and of this run, but not read.
+
+    Attributes:
+        path: Its folder.
+        manifest: Its description.
+    """
+
+    path: pathlib.Path
+    manifest: Manifest
+
+
+def read_shared(path: pathlib.Path, like: PyTree) -> PyTree:
+    """Return the state in a checkpoint, of which each process reads its own part.
+
+    Called in all processes of a run, which see the same folder.
+
+    Args:
+        path: The checkpoint's folder, which one of them has checked, resuming.
+        like: Shapes, dtypes and devices of the state, as `state_type` returns them.
+    """
+    from orbax.checkpoint import ArrayRestoreArgs
+
+    types = jax.eval_shape(leaves_by_path, like)
+    shardings = {
+        name_of(location): leaf.sharding
+        for location, leaf in jax.tree.leaves_with_path(like)
+    }
+    parts = {
+        name: ArrayRestoreArgs(
+            sharding=shardings[name], global_shape=leaf.shape, dtype=leaf.dtype
+        )
+        for name, leaf in _filled(types).items()
+    }
+    with _checkpointer(shared=True) as checkpointer:
+        arrays = checkpointer.restore((path / _ARRAYS).absolute(), restore_args=parts)
+    _check_types(path, arrays, types)
+    empty = {
+        name: put(np.zeros(leaf.shape, leaf.dtype), shardings[name])
+        for name, leaf in types.items()
+        if not leaf.size
+    }
+    return with_leaves(like, arrays | empty)
+
+
+def check(
+    path: pathlib.Path,
+    like_fn: Callable[[], PyTree],
+    config: dict[str, Any],
+    *,
+    resuming: bool = False,
+) -> Checked:
+    """Return a checkpoint, if it is whole and of this run, without its arrays.
+
     Args:
         path: The checkpoint's folder.
         like_fn: Returns the shapes and dtypes of the state, as `jax.eval_shape` does.
@@ -198,14 +261,21 @@ def read(
     with _settings_of(manifest):
         wanted = jax.eval_shape(leaves_by_path, like_fn())
     _check_same(path, manifest, wanted, config)
-    arrays = read_arrays(path)
-    # Orbax does not write empty arrays.
-    filled = {name: leaf for name, leaf in wanted.items() if leaf.size}
-    if _types(arrays) != _types(filled):
+    return Checked(path, manifest)
+
+
+def _check_types(
+    path: pathlib.Path, arrays: dict[str, Any], types: dict[str, Any]
+) -> None:
+    if _types(arrays) != _types(_filled(types)):
         raise DamagedCheckpointError(
             f"{path}: Orbax returned other leaves than were written."
         )
-    return Stored(path, arrays, manifest)
+
+
+def _filled(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Return the leaves that are not empty: Orbax does not write the others."""
+    return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
 @contextlib.contextmanager
@@ -385,9 +455,10 @@ def with_leaves(
     """
 
     def device(location: Any, leaf: Any) -> jax.Array:
-        if not leaf.size:  # of which files have nothing
+        name = name_of(location)
+        if not leaf.size and name not in leaves:  # files have nothing of it
             return jnp.zeros(leaf.shape, leaf.dtype)
-        array = leaves[name_of(location)]
+        array = leaves[name]
         if _is_key(leaf):
             return jax.random.wrap_key_data(jnp.asarray(array), impl=prng_impl)
         return jnp.asarray(array.view(leaf.dtype) if array.dtype.kind == "V" else array)

@@ -257,11 +257,30 @@ class RunFolder:
             best: Whether to prefer the best state.
             resuming: As `checkpoints.read`; damaged checkpoints are renamed.
         """
+        return self._read_last(
+            checkpoints.read, config, warn_fn, best=best, resuming=resuming
+        )
+
+    def check_state(
+        self, config: TRPOConfig, warn_fn: Callable[[str], None]
+    ) -> checkpoints.Checked | None:
+        """Return the checkpoint to resume from, as `read_state`, without its arrays."""
+        return self._read_last(checkpoints.check, config, warn_fn, resuming=True)
+
+    def _read_last(
+        self,
+        read_fn: Callable[..., Any],
+        config: TRPOConfig,
+        warn_fn: Callable[[str], None],
+        *,
+        best: bool = False,
+        resuming: bool = False,
+    ) -> Any:
         paths = checkpoints.by_score if best else checkpoints.complete
         return checkpoints.read_last(
             paths(self.checkpoints),
             functools.partial(
-                checkpoints.read,
+                read_fn,
                 like_fn=functools.partial(state_type, config),
                 config=config_to_dict(config),
                 resuming=resuming,

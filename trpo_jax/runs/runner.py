@@ -342,24 +342,32 @@ class _Run:
         stored = on_writer(lambda: self._read_state(folder))
         if stored is None:
             return None
-        if self.shared:
-            arrays = checkpoints.read_arrays(stored.path)
-            stored = stored._replace(arrays=arrays)
+        updates = stored.manifest.updates
+        if isinstance(stored, checkpoints.Checked):
+            return checkpoints.read_shared(stored.path, state_type(config)), updates
         state = stored.as_state(functools.partial(state_type, config))
         shardings = state_shardings(config, state, num_seeds=config.num_seeds)
-        return put(state, shardings), stored.manifest.updates
+        return put(state, shardings), updates
 
-    def _read_state(self, folder: RunFolder) -> checkpoints.Stored | None:
-        """Return the newest checkpoint, and record where the run starts."""
+    def _read_state(
+        self, folder: RunFolder
+    ) -> checkpoints.Stored | checkpoints.Checked | None:
+        """Return the newest checkpoint, and record where the run starts.
+
+        Where each process can read its own part, without the arrays.
+        """
         checkpoints.delete_partial(folder.checkpoints)
-        stored = folder.read_state(self.config, self._warn, resuming=True)
+        stored: checkpoints.Stored | checkpoints.Checked | None
+        if self.shared:
+            stored = folder.check_state(self.config, self._warn)
+        else:
+            stored = folder.read_state(self.config, self._warn, resuming=True)
         event = "resumed" if folder.events.exists() else "started"
         updates = stored.manifest.updates if stored else 0
         folder.keep_length(self.config)
         steps = self.config.total_timesteps
         self._log_event(event, updates=updates, total_timesteps=steps, **system_info())
-        # Where each process can read the arrays, they are not sent to it.
-        return stored._replace(arrays={}) if stored and self.shared else stored
+        return stored
 
     def _train(
         self, programs: Programs, state: TrainState, first: int, signals: list[int]
