@@ -3,7 +3,9 @@
 python one_process.py COORDINATOR NUM_PROCESSES PROCESS FOLDER CALL
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -14,6 +16,7 @@ import time
 
 import jax
 from compiling import compile_quickly
+from orbax.checkpoint import PyTreeCheckpointHandler
 
 import trpo_jax
 from trpo_jax.runs.folder import RunFolder
@@ -89,11 +92,30 @@ def finish_sweep(folder):
     print("swept:", json.dumps(found))
 
 
+@contextlib.contextmanager
+def full_disk(process, full):
+    """Let one of the processes fail to write its part of a checkpoint."""
+    save = PyTreeCheckpointHandler.save
+
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left", "disk")
+
+    PyTreeCheckpointHandler.save = fail if process == full else save
+    yield
+    PyTreeCheckpointHandler.save = save
+
+
 def run(process, folder):
-    """Refuse runs that differ or leave out a process, stop one by a signal, go on."""
+    """Refuse runs that differ or leave out a process; stop some, and go on."""
     refusal(dataclasses.replace(CONFIG, num_envs=4 + 4 * process), folder)
     refusal(dataclasses.replace(CONFIG, num_envs=3, devices=None), folder)
     refusal(dataclasses.replace(CONFIG, devices=1), folder)
+    for full in (0, 1):
+        with full_disk(process, full):
+            try:
+                trpo_jax.run(CONFIG, f"{folder}-{full}", SETTINGS)
+            except trpo_jax.RunError as error:
+                print("stopped:", error)
     if process == 1:
         threading.Thread(target=stop_soon, args=(folder,), daemon=True).start()
     try:

@@ -92,6 +92,22 @@ def test_a_process_reads_the_part_on_its_devices(original):
     assert_same(checkpoints.read_shared(path, placed), state(2.0))
 
 
+def test_processes_write_what_one_reads(tmp_path):
+    leaves = checkpoints.leaves_by_path(state(3.0))
+    checkpoints.save_shared(tmp_path, leaves, manifest(30))
+    restored, read = restore(tmp_path / "00000030")
+    assert_same(restored, state(3.0))
+    assert read == checkpoints.verify(tmp_path / "00000030")
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_part_that_is_not_seen_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(OSError, match="1 of the parts of 2 processes are there"):
+        checkpoints.save_shared(tmp_path, {"x": np.ones(1)}, manifest(30))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sha256sum_can_check_it(original):
     lines = (original / "00000020" / "checksums.sha256").read_text().splitlines()
     names = {line.split("  ")[1] for line in lines}
@@ -209,7 +225,7 @@ def test_a_full_disk_is_told_before_anything_is_written(free, folder, monkeypatc
 def test_what_orbax_says_of_a_disk_becomes_an_os_error(
     said, number, folder, monkeypatch
 ):
-    def fail(self, path, tree):
+    def fail(*args, **options):
         raise ValueError(said)
 
     monkeypatch.setattr(orbax.checkpoint.Checkpointer, "save", fail)

@@ -110,6 +110,11 @@ def test_two_processes_make_the_run_of_one(tmp_path, cache):
     assert "num_envs: 4 and 8" in refused[0][0]
     assert "num_envs (now 3) as a multiple of 2" in refused[0][1]
     assert "write devices=None, for all" in refused[0][2]
+    stopped = said(printed, "stopped:")
+    assert stopped[0] == stopped[1]
+    for line, full in zip(stopped[0], (0, 1), strict=True):
+        assert "No space left: 'disk'. The run in" in line
+        assert not list(pathlib.Path(f"{folder}-{full}").glob("checkpoints/.*"))
     interrupted = said(printed, "interrupted:")
     assert interrupted[0] == interrupted[1]
     stopped = events(folder, "interrupted")[0]["updates"]

@@ -83,7 +83,7 @@ def test_with_evaluations_a_score_is_the_return_of_the_latest(tmp_path):
 
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_save_that_fails_is_raised_when_it_is_waited_for(saver, monkeypatch):
-    def fail(*args, **options):
+    def fail(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save", fail)
@@ -97,7 +97,7 @@ def test_a_run_goes_on_while_a_checkpoint_is_saved(tmp_path, monkeypatch):
     """The first save lasts until there are rows of updates that came after it."""
     folder, save = tmp_path / "run", checkpoints.save
 
-    def slow(path, state, manifest, **options):
+    def slow(path, state, manifest):
         seconds = time.monotonic() + 30
         while manifest.updates == 5 and len(lines(folder / "metrics.jsonl")) <= 5:
             assert time.monotonic() < seconds

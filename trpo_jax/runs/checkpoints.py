@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from trpo_jax.errors import UsageError, differing
+from trpo_jax.runs.processes import in_all, is_writer
 from trpo_jax.training.placement import put
 from trpo_jax.version import __version__
 
@@ -89,16 +90,13 @@ def jax_settings() -> dict[str, Any]:
     return {name: getattr(jax.config, name) for name in _SETTINGS}
 
 
-def save(
-    folder: pathlib.Path, state: PyTree, manifest: Manifest, *, shared: bool = False
-) -> pathlib.Path:
+def save(folder: pathlib.Path, state: PyTree, manifest: Manifest) -> pathlib.Path:
     """Write a checkpoint; it appears under its name once it is complete on disk.
 
     Args:
         folder: The folder of all checkpoints.
         state: A pytree of arrays.
         manifest: Its description, without `leaves`.
-        shared: Whether all processes call this, each with its part of the arrays.
 
     Returns:
         The checkpoint's folder.
@@ -107,41 +105,109 @@ def save(
         OSError: If the disk is full, for example. Nothing incomplete is left behind.
     """
     leaves = leaves_by_path(state)
-    manifest = manifest._replace(leaves=_types(leaves))
-    path = folder / f"{manifest.updates:08d}"
-    partial = folder / f".{path.name}.partial"
-    written = _filled(leaves)
-    if shared and jax.process_index() != 0:
-        _write_arrays(partial / _ARRAYS, written, shared=True)
-        return path
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _partial(folder, manifest.updates)
     try:
-        partial.mkdir(parents=True)
-        check_room(partial, leaves)
-        if not shared:
-            written = jax.device_get(written)
-        _write_arrays(partial / _ARRAYS, written, shared=shared)
-        (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
-        (partial / _CHECKSUMS).write_text(_checksums(partial))
-        for one in (*partial.rglob("*"), partial):
-            sync(one)
-        partial.rename(path)
-        sync(folder)
+        _begin(partial, leaves)
+        with _disk_errors(), _checkpointer() as checkpointer:
+            host = jax.device_get(_filled(leaves))
+            checkpointer.save((partial / _ARRAYS).absolute(), host)
+        return _finish(partial, leaves, manifest)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return path
 
 
-def check_room(folder: pathlib.Path, leaves: dict[str, jax.Array]) -> None:
-    """Raise OSError unless the disk of a folder has room for a checkpoint.
+def save_shared(
+    folder: pathlib.Path,
+    leaves: dict[str, jax.Array],
+    manifest: Manifest,
+    ended_fn: Callable[[], bool] = lambda: False,
+) -> None:
+    """Write a checkpoint as `save`, each process its own part of the arrays.
 
-    TensorStore, and asyncio after it, report a full disk in pages of tracebacks; and
-    where several processes write, the others would wait for the one that fails.
+    Called in all processes of a run, which see the same folder.
+
+    Args:
+        folder: The folder of all checkpoints.
+        leaves: Arrays that are split over all processes, as `leaves_by_path` returns
+            them.
+        manifest: As for `save`.
+        ended_fn: Asked while other processes are waited for; true once they may never
+            come.
+
+    Raises:
+        OSError: In all processes, if one cannot write.
+        RunError: If another process fails otherwise, or the run has ended.
     """
+    from orbax.checkpoint.args import PyTreeSave
+
+    partial = _partial(folder, manifest.updates)
+    arrays = partial / _ARRAYS
+
+    def begin() -> None:
+        if is_writer():
+            _begin(partial, leaves)
+            # Process 0 makes it while it saves, and the others would wait for it for
+            # ten minutes.
+            (arrays / "array_metadatas").mkdir(parents=True)
+
+    def write() -> None:
+        with _disk_errors():
+            handler.save(_as_orbax_does(arrays), args=PyTreeSave(_filled(leaves)))
+        for written in arrays.glob(f"ocdbt.process_{jax.process_index()}/**/*"):
+            sync(written)
+
+    def finish() -> None:
+        if not is_writer():
+            return
+        # Orbax would leave out, without a word, what the file system does not show yet.
+        seen, parts = len([*arrays.glob("ocdbt.process_*")]), jax.process_count()
+        if seen != parts:
+            text = f"{seen} of the parts of {parts} processes are there"
+            raise OSError(errno.EIO, text, str(arrays))
+        with _disk_errors():
+            handler.finalize(_as_orbax_does(arrays))
+        _finish(partial, leaves, manifest)
+
+    try:
+        with _handler_of_all() as handler:
+            for step in (begin, write, finish):
+                in_all(f"{partial.name}/{step.__name__}", step, ended_fn)
+    except BaseException:
+        if is_writer():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _partial(folder: pathlib.Path, updates: int) -> pathlib.Path:
+    """Return the folder that becomes the checkpoint after so many updates."""
+    return folder / f".{updates:08d}.partial"
+
+
+def _begin(partial: pathlib.Path, leaves: dict[str, jax.Array]) -> None:
+    """Make the folder that becomes a checkpoint, if there is room for it."""
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    # Checked here because TensorStore, and asyncio after it, report a full disk in
+    # pages of tracebacks.
     room = sum(leaf.nbytes for leaf in leaves.values()) + _ROOM_BESIDE_ARRAYS
-    if shutil.disk_usage(folder).free < room:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    if shutil.disk_usage(partial).free < room:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial.parent))
+
+
+def _finish(
+    partial: pathlib.Path, leaves: dict[str, jax.Array], manifest: Manifest
+) -> pathlib.Path:
+    """Write what describes the arrays, and their checksums; rename the folder."""
+    manifest = manifest._replace(leaves=_types(leaves))
+    (partial / _MANIFEST).write_text(json.dumps(manifest._asdict(), indent=1))
+    (partial / _CHECKSUMS).write_text(_checksums(partial))
+    for written in (*partial.rglob("*"), partial):
+        sync(written)
+    path = partial.with_name(f"{manifest.updates:08d}")
+    partial.rename(path)
+    sync(path.parent)
+    return path
 
 
 class Stored(NamedTuple):
@@ -210,6 +276,7 @@ def read_shared(path: pathlib.Path, like: PyTree) -> PyTree:
         like: Shapes, dtypes and devices of the state, as `state_type` returns them.
     """
     from orbax.checkpoint import ArrayRestoreArgs
+    from orbax.checkpoint.args import PyTreeRestore
 
     types = jax.eval_shape(leaves_by_path, like)
     shardings = {
@@ -222,8 +289,10 @@ def read_shared(path: pathlib.Path, like: PyTree) -> PyTree:
         )
         for name, leaf in _filled(types).items()
     }
-    with _checkpointer(shared=True) as checkpointer:
-        arrays = checkpointer.restore((path / _ARRAYS).absolute(), restore_args=parts)
+    with _handler_of_all() as handler:
+        arrays = handler.restore(
+            _as_orbax_does(path / _ARRAYS), args=PyTreeRestore(restore_args=parts)
+        )
     _check_types(path, arrays, types)
     empty = {
         name: put(np.zeros(leaf.shape, leaf.dtype), shardings[name])
@@ -553,13 +622,11 @@ def sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _write_arrays(
-    path: pathlib.Path, arrays: dict[str, Any], *, shared: bool = False
-) -> None:
-    """Write arrays by Orbax; OSError where TensorStore reports that it cannot."""
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raise OSError where TensorStore reports that it cannot write."""
     try:
-        with _checkpointer(shared=shared) as checkpointer:
-            checkpointer.save(path.absolute(), arrays)
+        yield
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None and "RESOURCE_EXHAUSTED" not in str(error):
@@ -568,19 +635,38 @@ def _write_arrays(
         raise OSError(number, os.strerror(number)) from error
 
 
-def _checkpointer(*, shared: bool = False) -> Any:
-    """Return what writes and reads arrays by Orbax, in this process or in all."""
+def _checkpointer() -> Any:
+    """Return what writes and reads arrays by Orbax, in this process alone."""
     from orbax.checkpoint import Checkpointer, PyTreeCheckpointHandler
     from orbax.checkpoint.options import MultiprocessingOptions
 
-    # Named, also where they are all: Orbax then waits by messages, not by programs on
-    # the devices, which are busy with the run.
+    # By default it waits for all processes of a run, of which one calls it.
     process = jax.process_index()
-    processes = set(range(jax.process_count())) if shared else {process}
-    options = MultiprocessingOptions(
-        primary_host=min(processes),
-        active_processes=processes,
+    alone = MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
         barrier_sync_key_prefix="trpo_jax",
     )
-    handler = PyTreeCheckpointHandler(multiprocessing_options=options)
-    return Checkpointer(handler, multiprocessing_options=options)
+    handler = PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _handler_of_all() -> contextlib.AbstractContextManager[Any]:
+    """Return what writes and reads the parts of all processes by Orbax.
+
+    Without a checkpointer around it, whose processes would wait for five minutes for
+    one that cannot write.
+    """
+    from orbax.checkpoint import PyTreeCheckpointHandler
+    from orbax.checkpoint.options import MultiprocessingOptions
+
+    processes = set(range(jax.process_count()))
+    options = MultiprocessingOptions(primary_host=0, active_processes=processes)
+    return contextlib.closing(PyTreeCheckpointHandler(multiprocessing_options=options))
+
+
+def _as_orbax_does(path: pathlib.Path) -> Any:
+    """Return a path as Orbax makes it for its handlers, which need it so."""
+    from etils import epath
+
+    return epath.Path(path.absolute())

@@ -154,10 +154,21 @@ class _Messages:
     def exchange(self, value: Any) -> list[Any]:
         """Return the values of all processes."""
         self._from_all += 1
-        key = f"{self._prefix}/all/{self._from_all}"
+        return self.exchange_as(f"all/{self._from_all}", value)
+
+    def exchange_as(
+        self, name: str, value: Any, ended_fn: Callable[[], bool] = lambda: False
+    ) -> list[Any]:
+        """Return the values that all processes give under a name.
+
+        Raises:
+            RunError: If one is missing once `ended_fn` returns true.
+        """
+        key = f"{self._prefix}/{name}"
         mine = f"{key}/{jax.process_index()}"
         self._client.key_value_set_bytes(mine, pickle.dumps(value))
-        return [self._get(f"{key}/{one}") for one in range(jax.process_count())]
+        processes = range(jax.process_count())
+        return [self._get(f"{key}/{one}", ended_fn) for one in processes]
 
     def signal(self, number: int) -> None:
         """Tell the writer about a signal."""
@@ -169,7 +180,7 @@ class _Messages:
         found = self._client.key_value_dir_get(f"{self._prefix}/signals/")
         return [int(number) for _, number in found]
 
-    def _get(self, key: str) -> Any:
+    def _get(self, key: str, ended_fn: Callable[[], bool] = lambda: False) -> Any:
         while True:
             try:
                 found = self._client.blocking_key_value_get_bytes(
@@ -178,6 +189,8 @@ class _Messages:
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
+                if ended_fn():
+                    raise RunError("the run has ended meanwhile") from None
             else:
                 return pickle.loads(found)
 
@@ -208,7 +221,7 @@ def together(how_to_resume: str) -> Iterator[None]:
     except BaseException as error:
         received = getattr(error, "received", False)
         if is_writer():
-            _messages.send((None, _portable(error)))
+            _messages.send((None, _portable(error, "process 0")))
         if not (received or isinstance(error, _AGREED)):
             # The others cannot be waited for: they may be waiting for this process.
             atexit.register(_leave)
@@ -238,6 +251,38 @@ def on_writer(fn: Callable[[], T]) -> T:
 def exchange(value: T) -> list[T]:
     """Return the values of all processes, in their order."""
     return [value] if _messages is None else _messages.exchange(value)
+
+
+def in_all(
+    name: str, fn: Callable[[], T], ended_fn: Callable[[], bool] = lambda: False
+) -> T:
+    """Return what `fn` returns here; an error in one process is raised in all.
+
+    Also outside of the main thread: the processes find each other by the name, and not
+    by the order of calls.
+
+    Args:
+        name: A name that is used once in a run.
+        fn: Called in every process.
+        ended_fn: Asked while others are waited for; true once they may never answer.
+    """
+    if _messages is None:
+        return fn()
+    error: Exception | None = None
+    sent: BaseException | None = None
+    try:
+        value = fn()
+    except OSError as raised:
+        error = sent = raised
+    except Exception as raised:
+        error, sent = raised, _portable(raised, f"process {jax.process_index()}")
+    found = _messages.exchange_as(name, sent, ended_fn)
+    if error is not None:
+        raise error
+    for other in found:
+        if other is not None:
+            raise other
+    return value
 
 
 def agree(values: dict[str, Any], error: Exception | None) -> None:
@@ -276,13 +321,13 @@ def passed_on_signals() -> list[int]:
     return [] if _messages is None else _messages.signals()
 
 
-def _portable(error: BaseException) -> BaseException:
+def _portable(error: BaseException, process: str) -> BaseException:
     """Return the error if it can be sent, else one that says the same."""
     with contextlib.suppress(Exception):
         pickle.loads(pickle.dumps(error))
         if isinstance(error, _AGREED):
             return error
-    return RunError(f"process 0 failed: {type(error).__name__}: {error}")
+    return RunError(f"{process} failed: {type(error).__name__}: {error}")
 
 
 def _leave() -> NoReturn:

@@ -34,6 +34,7 @@ from trpo_jax.runs.folder import RunFolder, system_info, write_json
 from trpo_jax.runs.loggers import Logger, TensorBoardLogger, WandbLogger
 from trpo_jax.runs.processes import (
     agree,
+    in_all,
     is_writer,
     on_writer,
     pass_on_signal,
@@ -344,7 +345,9 @@ class _Run:
             return None
         updates = stored.manifest.updates
         if isinstance(stored, checkpoints.Checked):
-            return checkpoints.read_shared(stored.path, state_type(config)), updates
+            like = state_type(config)
+            read = functools.partial(checkpoints.read_shared, stored.path, like)
+            return in_all("restore", read), updates
         state = stored.as_state(functools.partial(state_type, config))
         shardings = state_shardings(config, state, num_seeds=config.num_seeds)
         return put(state, shardings), updates

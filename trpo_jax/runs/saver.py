@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk, gather
 from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.processes import is_writer, on_writer
+from trpo_jax.runs.processes import is_writer
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
@@ -36,6 +37,7 @@ class Saver:
         """
         self._folder = folder
         self._shared = shared
+        self._closed = threading.Event()
         self._gather_fn = functools.partial(gather, config)
         self._config = config_to_dict(config)
         self._action_space = str(make_components(config).environment.action_space)
@@ -98,13 +100,10 @@ class Saver:
         """
         assert chunk.state is not None
         state = chunk.state if self._shared else self._gather_fn(chunk.state)
-        folder = self._folder
-        if folder is None:
+        if self._folder is None:
             return
         self.wait()
         leaves = checkpoints.leaves_by_path(state)
-        if self._shared:
-            on_writer(lambda: checkpoints.check_room(folder.parent, leaves))
         score = self._score()
         self._returns, self._costs = [], []
         manifest = checkpoints.Manifest(
@@ -119,14 +118,22 @@ class Saver:
             saving.result()
 
     def close(self) -> None:
-        """Wait for the thread to end, whether or not it fails."""
+        """Wait for the thread to end, whether or not it fails.
+
+        It gives up a checkpoint that other processes have not done their part of.
+        """
+        self._closed.set()
         self._pool.shutdown()
 
     def _save(
         self, leaves: dict[str, jax.Array], manifest: checkpoints.Manifest
     ) -> None:
         assert self._folder is not None
-        checkpoints.save(self._folder, leaves, manifest, shared=self._shared)
+        if self._shared:
+            ended_fn = self._closed.is_set
+            checkpoints.save_shared(self._folder, leaves, manifest, ended_fn)
+        else:
+            checkpoints.save(self._folder, leaves, manifest)
         if is_writer():
             last, best = self._settings.keep_last, self._settings.keep_best
             checkpoints.prune(self._folder, last=last, best=best)
