@@ -224,5 +224,5 @@ def test_a_pair_in_the_wrong_order_is_named():
             place, observation = super().reset(key)
             return observation, place
 
-    with pytest.raises(ValueError, match=r"write \(state, observation\)"):
+    with pytest.raises(ValueError, match=r"write \(state, observation\) in this"):
         make_environment(Swapped())

@@ -49,14 +49,12 @@ def _check(environment: Environment, float_bits: int) -> None:
             "observation)."
         )
     state, observation = started
-    if (
-        _shapes(values_of(observation))
-        != environment.observation_shape
-        == _shapes(state)
-    ):
+    shape = environment.observation_shape
+    if _shapes(state) == shape != _shapes(values_of(observation)):
         raise UsageError(
-            f"{name}.reset returns the pair (observation, state); write (state, "
-            "observation)."
+            f"{name}.reset observes {array_types(observation)}, and observation_shape "
+            f"is {shape}, which is that of its state; write (state, observation) in "
+            "this order, or another observation_shape."
         )
     _check_observation(f"{name}.reset", observation, environment)
     stepped = jax.eval_shape(environment.step, key, state, action)

@@ -216,8 +216,8 @@ def summarize_returns(
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
         None where none did; `num_episodes` of each seed, and `num_unended` of all, with
-        those whose return is NaN. With
-        costs, `cost_mean` of each, and their `cost_by_seed`.
+        those whose return is NaN. With costs, `cost_mean` of each, and their
+        `cost_by_seed`.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
 

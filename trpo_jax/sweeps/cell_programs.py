@@ -71,7 +71,7 @@ class CellPrograms(NamedTuple):
         if jax.process_count() == 1:
             return jax.device_get(tree)
         # Leaf by leaf, so that a device holds one of them whole at a time.
-        gather = jax.jit(lambda leaf: leaf, out_shardings=_whole(self.sharding.mesh))
+        gather = jax.jit(_identity, out_shardings=_whole(self.sharding.mesh))
         return jax.tree.map(
             lambda leaf: np.asarray(gather(leaf).addressable_data(0)), tree
         )
@@ -268,6 +268,10 @@ def _free_host_memory() -> int:
         pass
     # Where the system does not say: a quarter of 16 GiB.
     return min(free, default=4 * 2**30)
+
+
+def _identity(leaf: Array) -> Array:  # one function, so that JAX compiles it once
+    return leaf
 
 
 def _whole(mesh: Any) -> NamedSharding:

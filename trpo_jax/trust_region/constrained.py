@@ -369,7 +369,7 @@ def _inner(left: PyTree, right: PyTree) -> Float[Array, "K1 K1"]:
 
 
 def _ratio(damped: Float[Array, ""], undamped: Float[Array, ""]) -> Float[Array, ""]:
-    """Return damped / undamped; 1 where either is no curvature."""
+    """Return damped / undamped if both curvatures are positive, else 1."""
     usable = (undamped > 0) & (damped > 0)
     return jnp.where(usable, damped / jnp.where(usable, undamped, 1), 1)
 
