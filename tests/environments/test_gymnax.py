@@ -10,17 +10,23 @@ import numpy as np
 import pytest
 from compiling import fast_jit
 from gymnax.environments import spaces
+from gymnax.environments.classic_control.cartpole import EnvParams
 from probes import CHAIN, TABULAR, TWO_CHOICES, Tabular
 
 from trpo_jax import TRPOConfig, train
 from trpo_jax.environments import (
     Box,
+    CostEnvironment,
     Discrete,
     Environment,
     MultiDiscrete,
     TimeStep,
+    VariedEnvironment,
     make_environment,
+    make_gymnax,
+    squash_actions,
 )
+from trpo_jax.environments.protocol import step_without_reset
 
 # The one that is left out downloads its data.
 IDS = [env for env in gymnax.registered_envs if env != "MNISTBandit-bsuite"]
@@ -564,3 +570,60 @@ assert plt.figure
 """
     environment = os.environ | {"MPLBACKEND": "agg"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def play(environment, step_fn, num_steps):
+    """Return the steps of one episode with random actions, leaves [T, …]."""
+    reset_key, *keys = jax.random.split(KEY, num_steps + 1)
+    state, _ = environment.reset(reset_key)
+    step_fn, steps = fast_jit(step_fn), []
+    for key in keys:
+        state, taken = step_fn(key, state, example_action(environment))
+        steps.append(taken)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
+
+
+def limited(env_id, limit):
+    env, params = gymnax.make(env_id)
+    return env, params.replace(max_steps_in_episode=limit)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        make_environment(limited("CartPole-v1", 3)),
+        make_environment("CartPole-v1"),
+        squash_actions(make_environment(limited("Pendulum-v1", 3))),
+        CostEnvironment(limited("CartPole-v1", 3), lambda s, a, t: t[0]),
+        VariedEnvironment(
+            lambda length: make_gymnax(
+                (limited("CartPole-v1", 3)[0], EnvParams(length=length))
+            ),
+            jnp.array([0.5, 0.4]),
+        ),
+    ],
+    ids=repr,
+)
+def test_a_step_without_reset_differs_only_after_the_end(environment):
+    num_steps = 11
+    plain = play(environment, environment.step, num_steps)
+    kept = play(environment, environment.step_without_reset, num_steps)
+    ended = plain.terminated | plain.truncated
+    assert ended.any()
+    last = ended.argmax()
+    until = jax.tree.map(lambda leaf: leaf[: last + 1], (plain, kept))
+    seen = [taken._replace(observation=None) for taken in until]
+    jax.tree.map(np.testing.assert_array_equal, *seen)
+    assert not (plain.observation == kept.observation)[last].all()
+    np.testing.assert_array_equal(kept.observation, kept.final_observation)
+
+
+def test_a_step_of_its_own_is_not_taken_apart():
+    class Doubled(type(gymnax.make("CartPole-v1")[0])):
+        def step(self, key, state, action, params=None):
+            *before, info = super().step(key, state, action, params)
+            before[2] = 2 * before[2]
+            return *before, info
+
+    environment = make_environment(Doubled())
+    assert step_without_reset(environment) == environment.step

@@ -17,7 +17,12 @@ from trpo_jax.environments.contract import (
 )
 from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.environments.making import make_environment
-from trpo_jax.environments.protocol import Drawable, Environment, TimeStep
+from trpo_jax.environments.protocol import (
+    Drawable,
+    Environment,
+    TimeStep,
+    step_without_reset,
+)
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.observations import Observation
 
@@ -107,7 +112,23 @@ class CostEnvironment:
         self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]
     ) -> tuple[CostState, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
-        env_state, step = self._environment.step(key, state.env_state, action)
+        return self._with_cost(self._environment.step, key, state, action)
+
+    def step_without_reset(
+        self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]
+    ) -> tuple[CostState, TimeStep]:
+        """Act once as `step` does, without a reset if it can be; consumes `key`."""
+        step_fn = step_without_reset(self._environment)
+        return self._with_cost(step_fn, key, state, action)
+
+    def _with_cost(
+        self,
+        step_fn: Callable[..., tuple[PyTree, TimeStep]],
+        key: Key[Array, ""],
+        state: CostState,
+        action: Num[Array, "..."],
+    ) -> tuple[CostState, TimeStep]:
+        env_state, step = step_fn(key, state.env_state, action)
         cost = self._cost_fn(state.observation, action, step.final_observation)
         step = step._replace(cost=jnp.asarray(cost, jnp.float32))
         return CostState(env_state, step.observation), step

@@ -63,6 +63,9 @@ class GymnaxEnvironment:
         self.num_costs = suites.count_costs(self._checked_info())
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
+        # One that replaces `step`, as wrappers do, may do more than step and reset.
+        if getattr(type(env), "step", None) is _base_class().step:
+            self.step_without_reset = self._step_without_reset
         self.observation_shape: PyTree = suites.shape_of(observation)
 
     def __repr__(self) -> str:
@@ -84,12 +87,35 @@ class GymnaxEnvironment:
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
-        observation, state, reward, terminated, truncated, info = self._raw_step(
-            key, state, self._act(action), self._params
+        action = self._act(action)
+        return self._taken(*self._raw_step(key, state, action, self._params))
+
+    @suites.single_precision
+    def _step_without_reset(
+        self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
+    ) -> tuple[PyTree, TimeStep]:
+        """Act once as `step` does, but stay where the episode ends; consumes `key`."""
+        key, _ = jax.random.split(key)  # as gymnax does; the other is for a reset
+        action = self._act(action)
+        observation, state, reward, terminated, info = self._env.step_env(
+            key, state, action, self._params
         )
-        state = suites.strong_as(state, self._state_type)
+        truncated = self._env.is_truncated(state, self._params)
+        info = {**info, "final_observation": observation}
+        return self._taken(observation, state, reward, terminated, truncated, info)
+
+    def _taken(
+        self,
+        observation: Any,
+        state: PyTree,
+        reward: Array,
+        terminated: Array,
+        truncated: Array,
+        info: dict[str, Any],
+    ) -> tuple[PyTree, TimeStep]:
+        """Return what gymnax's `step` returns in the types of the protocol."""
         terminated = jnp.asarray(terminated, bool)
-        return state, TimeStep(
+        return suites.strong_as(state, self._state_type), TimeStep(
             observation=self._observe(observation),
             reward=jnp.asarray(reward, jnp.float32),
             terminated=terminated,
@@ -242,6 +268,12 @@ def _varied(env: Any, params: Any) -> list[int]:
         for index, (leaf, one) in enumerate(pairs)
         if jnp.ndim(leaf) == jnp.ndim(one) + 1
     ]
+
+
+def _base_class() -> Any:
+    from gymnax.environments import environment
+
+    return environment.Environment
 
 
 def _action_space(space: Any, name: str) -> ActionSpace:

@@ -1,7 +1,8 @@
 """The protocol between a rollout and an environment of any suite."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
@@ -100,6 +101,16 @@ class Environment(Protocol):
         self, key: Key[Array, ""], state: PyTree, action: Num[Array, "..."]
     ) -> tuple[PyTree, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
+
+
+def step_without_reset(environment: Environment) -> Callable[..., Any]:
+    """Return the function that evaluations step by; they play each episode once.
+
+    It is the method of this name where an environment has one: `step`, but it stays
+    where an episode ends. Otherwise it is `step`. A reset takes two thirds of a step
+    of CartPole.
+    """
+    return getattr(environment, "step_without_reset", environment.step)
 
 
 @runtime_checkable

@@ -9,7 +9,13 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.gymnasium import is_on_host
-from trpo_jax.environments.protocol import Box, Drawable, Environment, TimeStep
+from trpo_jax.environments.protocol import (
+    Box,
+    Drawable,
+    Environment,
+    TimeStep,
+    step_without_reset,
+)
 from trpo_jax.errors import UsageError
 from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached
@@ -69,6 +75,13 @@ class SquashedActions:
     ) -> tuple[PyTree, TimeStep]:
         """Act once with tanh(u); consumes `key`."""
         return self._environment.step(key, state, self.squash(action))
+
+    def step_without_reset(
+        self, key: Key[Array, ""], state: PyTree, action: Float[Array, " D"]
+    ) -> tuple[PyTree, TimeStep]:
+        """Act once with tanh(u), without a reset if it can be; consumes `key`."""
+        step_fn = step_without_reset(self._environment)
+        return step_fn(key, state, self.squash(action))
 
     def squash(self, action: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Return the action inside the bounds for u."""

@@ -10,7 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments.contract import num_costs
-from trpo_jax.environments.protocol import ActionSpace, Environment, TimeStep
+from trpo_jax.environments.protocol import (
+    ActionSpace,
+    Environment,
+    TimeStep,
+    step_without_reset,
+)
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
 
@@ -83,8 +88,16 @@ class VariedEnvironment:
         self, key: Key[Array, ""], state: VariedState, action: Num[Array, "..."]
     ) -> tuple[VariedState, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
-        environment = self._make_fn(state.params)
-        env_state, step = environment.step(key, state.env_state, action)
+        step_fn = self._make_fn(state.params).step
+        env_state, step = step_fn(key, state.env_state, action)
+        return VariedState(env_state, state.params), step
+
+    def step_without_reset(
+        self, key: Key[Array, ""], state: VariedState, action: Num[Array, "..."]
+    ) -> tuple[VariedState, TimeStep]:
+        """Act once as `step` does, without a reset if it can be; consumes `key`."""
+        step_fn = step_without_reset(self._make_fn(state.params))
+        env_state, step = step_fn(key, state.env_state, action)
         return VariedState(env_state, state.params), step
 
     def draw(

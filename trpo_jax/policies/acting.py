@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
+from trpo_jax.environments.protocol import step_without_reset
 from trpo_jax.errors import UsageError, differences
 from trpo_jax.networks import Observation
 from trpo_jax.training.batching import BoundNetwork
@@ -79,8 +80,8 @@ class Episodes(NamedTuple):
 
     Attributes:
         steps: Steps taken so far, int32 scalar.
-        ended: Which episodes have ended, bool[B]; their environments have been reset
-            and go on with another, which does not count.
+        ended: Which episodes have ended, bool[B]; what their environments do after that
+            does not count.
         returns: Undiscounted returns of the first episodes, float[B].
         env_state: State of the environments, leaves [B, …].
         observation: What to act on next, [B, …].
@@ -130,7 +131,7 @@ def step_episodes(
     seen = (episodes.memory, episodes.observation, starts)
     memory, action = act(config, state, action_key, *seen, actions)
     env_keys = jax.random.split(env_key, num_episodes)
-    env_state, taken = jax.vmap(environment.step)(
+    env_state, taken = jax.vmap(step_without_reset(environment))(
         env_keys, episodes.env_state, as_taken(action)
     )
     costs = episodes.costs

@@ -276,9 +276,17 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
 
 
 def _program(config: TRPOConfig) -> jax.stages.Wrapped:
-    """Return `_evaluate`, jitted with the options of a short run: it is one."""
-    static = (2, 3, 4)  # num_episodes, actions, max_steps
-    return jit_with_options(_evaluate, config, env_steps=1, static_argnums=static)
+    """Return `_evaluate`, jitted with the options of the run.
+
+    A long run may evaluate often, and with the options of a short run an evaluation on
+    CartPole takes 1.75 times as long.
+    """
+    return jit_with_options(
+        _evaluate,
+        config,
+        env_steps=config.all_env_steps,
+        static_argnums=(2, 3, 4),  # num_episodes, actions, max_steps
+    )
 
 
 def _evaluate(
