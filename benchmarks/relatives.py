@@ -4,6 +4,10 @@
     python -m benchmarks.relatives compare        # 16 seeds, each update evaluated
     python -m benchmarks.relatives sensitivity    # δ and ε over two decades
 
+and for more tasks, shorter than their presets (brax with the extra):
+
+    python -m benchmarks.relatives tune --envs Breakout-MinAtar --total-timesteps 200000
+
 All updates of an environment share the sizes and normalisation of its preset, and all
 fields but those in `SEARCHES`. These are tuned for TRPO and PPO by random search, with
 the same number of settings, seeds and steps, and chosen by their return in the second
@@ -95,9 +99,11 @@ def task(env: str, **fields: Any) -> TRPOConfig:
     return TRPOConfig(env=env, **{**shared, **fields})
 
 
-def tune(env: str, update: str, *, num_settings: int, num_seeds: int) -> dict[str, Any]:
+def tune(
+    env: str, update: str, *, num_settings: int, num_seeds: int, **fields: Any
+) -> dict[str, Any]:
     """Return the row of a random search over the fields of one update."""
-    config = task(env, update=update)
+    config = task(env, update=update, **fields)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = trpo_jax.sweep(
@@ -147,10 +153,11 @@ def tuned(env: str, update: str) -> dict[str, Any]:
 
 
 def compare(
-    env: str, update: str, *, num_seeds: int, num_episodes: int
+    env: str, update: str, *, num_seeds: int, num_episodes: int, **fields: Any
 ) -> dict[str, Any]:
     """Train with an evaluation after each update, and describe all updates."""
-    config = task(env, update=update, num_seeds=num_seeds, **tuned(env, update))
+    fields |= tuned(env, update)
+    config = task(env, update=update, num_seeds=num_seeds, **fields)
     metrics, returns = train_and_evaluate(config, num_episodes)
     means = returns.mean(axis=-1)  # [seeds, updates]
     info = metrics.update
@@ -239,13 +246,18 @@ def times(env: str, updates: tuple[str, ...]) -> dict[str, Timing]:
 
 
 def sensitivity(
-    env: str, update: Literal["trpo", "ppo"], *, num_seeds: int, points: int
+    env: str,
+    update: Literal["trpo", "ppo"],
+    *,
+    num_seeds: int,
+    points: int,
+    **task_fields: Any,
 ) -> dict[str, Any]:
     """Return the returns over two decades of the update's own radius."""
     name, low, high = {"trpo": ("max_kl", -3, -1), "ppo": ("clip_ratio", -2, 0)}[update]
     values = [float(f"{v:.4g}") for v in np.logspace(low, high, points)]
     fields = {k: v for k, v in tuned(env, update).items() if k != name}
-    config = task(env, update=update, **fields)
+    config = task(env, update=update, **task_fields, **fields)
     with tempfile.TemporaryDirectory() as folder:
         result = trpo_jax.sweep(
             config,
@@ -274,6 +286,7 @@ def rows(
     num_seeds: int,
     num_settings: int,
     num_episodes: int,
+    **fields: Any,
 ) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
     """Yield each row with the file that it belongs to."""
     for env in envs:
@@ -281,19 +294,19 @@ def rows(
             seconds = times(env, updates)
         for update in updates:
             if what == "compare":
-                row = compare(
-                    env, update, num_seeds=num_seeds, num_episodes=num_episodes
-                )
+                counts = {"num_seeds": num_seeds, "num_episodes": num_episodes}
+                row = compare(env, update, **counts, **fields)
                 row["step_seconds"] = dataclasses.asdict(seconds[update])
                 yield RESULTS / "relatives.jsonl", row
             elif update not in SEARCHES:
                 continue
             elif what == "tune":
-                yield TUNED, tune(env, update, num_settings=num_settings, num_seeds=3)
+                counts = {"num_settings": num_settings, "num_seeds": min(num_seeds, 3)}
+                yield TUNED, tune(env, update, **counts, **fields)
             else:
                 yield (
                     RESULTS / "relatives-sensitivity.jsonl",
-                    sensitivity(env, update, num_seeds=num_seeds, points=9),
+                    sensitivity(env, update, num_seeds=num_seeds, points=9, **fields),
                 )
 
 
@@ -304,6 +317,7 @@ def main(
     num_seeds: int = 16,
     num_settings: int = 32,
     num_episodes: int = 8,
+    total_timesteps: int | None = None,
 ) -> None:
     """Measure, and add a row to a file for each environment and update.
 
@@ -311,11 +325,14 @@ def main(
         what: Part of the comparison.
         envs: Environments.
         updates: Policy updates, see `TRPOConfig.update`.
-        num_seeds: Seeds of each, in `compare` and `sensitivity`.
+        num_seeds: Seeds of each; at most 3 in `tune`.
         num_settings: Settings of each random search, in `tune`.
         num_episodes: Episodes of each evaluation, in `compare`.
+        total_timesteps: Steps of training; those of the preset if None.
     """
-    for path, row in rows(what, envs, updates, num_seeds, num_settings, num_episodes):
+    counts = num_seeds, num_settings, num_episodes
+    fields = {} if total_timesteps is None else {"total_timesteps": total_timesteps}
+    for path, row in rows(what, envs, updates, *counts, **fields):
         append_row(path, row)
         brief = {k: v for k, v in row.items() if k not in ("curve", "by_setting")}
         print(brief, flush=True)
