@@ -15,11 +15,15 @@ import threading
 import time
 
 import jax
+import numpy as np
 from compiling import compile_quickly
+from jax._src import distributed
 from orbax.checkpoint import PyTreeCheckpointHandler
 
 import trpo_jax
+from trpo_jax.runs import processes
 from trpo_jax.runs.folder import RunFolder
+from trpo_jax.sweeps.folder import SweepFolder
 
 CONFIG = trpo_jax.TRPOConfig(
     num_envs=4,
@@ -58,11 +62,20 @@ def stop_soon(folder):
 
 
 def sweep(process, folder):
-    """Refuse a sweep that differs, stop one by a signal to a process, and go on."""
+    """Refuse sweeps that differ, stop two, by an error and by a signal, and go on."""
+    for values in ([0.01, 0.1 + process], [0.01, 0.1 - process]):
+        try:
+            trpo_jax.sweep(SWEPT, folder, max_kl=values, **OPTIONS)
+        except ValueError as error:
+            print("refused:", error)
+    decide = SweepFolder.decide
+    if process == 0:
+        SweepFolder.decide = no_space
     try:
-        trpo_jax.sweep(SWEPT, folder, max_kl=[0.01, 0.1 + process], **OPTIONS)
-    except ValueError as error:
-        print("refused:", error)
+        trpo_jax.sweep(SWEPT, folder, **FIELDS, **OPTIONS)
+    except trpo_jax.RunError as error:
+        print("stopped:", error)
+    SweepFolder.decide = decide
     if process == 1:
         groups = pathlib.Path(folder) / "groups"
         threading.Thread(target=stop_after_group, args=(groups,), daemon=True).start()
@@ -92,15 +105,15 @@ def finish_sweep(folder):
     print("swept:", json.dumps(found))
 
 
+def no_space(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left", "disk")
+
+
 @contextlib.contextmanager
 def full_disk(process, full):
     """Let one of the processes fail to write its part of a checkpoint."""
     save = PyTreeCheckpointHandler.save
-
-    def fail(*args, **options):
-        raise OSError(errno.ENOSPC, "No space left", "disk")
-
-    PyTreeCheckpointHandler.save = fail if process == full else save
+    PyTreeCheckpointHandler.save = no_space if process == full else save
     yield
     PyTreeCheckpointHandler.save = save
 
@@ -132,6 +145,21 @@ def run_apart(folder):
     finish_run(trpo_jax.run(LONG, folder, SETTINGS))
 
 
+def fail(process):
+    """End one of the scripts by an error, while the other waits for it."""
+    with processes.together("Start again."):
+        values = processes.exchange(np.full(2**19, process))  # 4 MiB
+        print("sums:", [int(value.sum()) for value in values])
+        processes.exchange(None)
+        processes.exchange(None)  # now both have deleted the first message
+        client = distributed.global_state.client
+        print("kept:", client.key_value_dir_get_bytes("trpo_jax/1/all/1/"))
+    if process == 1:
+        raise ValueError("its own")
+    with processes.together("Start again."):
+        processes.exchange(None)
+
+
 def finish_run(result):
     print("result:", json.dumps(result.evaluation), int(result.state.updates))
 
@@ -143,6 +171,7 @@ def main(coordinator, num_processes, process, folder, call):
         "all": lambda: run(int(process), folder),
         "run": lambda: run_apart(folder),
         "resume": lambda: finish_run(trpo_jax.resume(folder)),
+        "fail": lambda: fail(int(process)),
         "sweep": lambda: sweep(int(process), folder),
         "new_sweep": lambda: new_sweep(folder),
         "resume_sweep": lambda: finish_sweep(folder),

@@ -113,7 +113,7 @@ def test_two_processes_make_the_run_of_one(tmp_path, cache):
     stopped = said(printed, "stopped:")
     assert stopped[0] == stopped[1]
     for line, full in zip(stopped[0], (0, 1), strict=True):
-        assert "No space left: 'disk'. The run in" in line
+        assert f"process {full}: [Errno 28] No space left: 'disk'. The run in" in line
         assert not list(pathlib.Path(f"{folder}-{full}").glob("checkpoints/.*"))
     interrupted = said(printed, "interrupted:")
     assert interrupted[0] == interrupted[1]
@@ -170,6 +170,21 @@ def test_four_processes_two_of_which_go_on(tmp_path, cache, victim):
     assert_no_gap(folder, 400)
 
 
+def test_an_error_outside_of_a_run_ends_the_others(tmp_path, cache):
+    """At once, and not after the five minutes that JAX waits at the end of a script."""
+    with started(2, tmp_path / "none", "fail", cache) as (running, outputs):
+        for one in running:
+            one.wait(60)
+        printed = [output.read_text() for output in outputs]
+    assert [one.returncode for one in running] == [1, 1]
+    assert "process 0 of 2: another process has ended" in printed[0]
+    assert "ValueError: its own" in printed[1]
+    # A message of several parts, which is deleted once all have read it.
+    for text in printed:
+        assert f"sums: [0, {2**19}]" in text
+        assert "kept: []" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -212,8 +227,13 @@ def test_two_processes_make_one_sweep(tmp_path, cache):
     folder = tmp_path / "sweep"
     printed = finish(2, folder, "sweep", cache)
     refused = said(printed, "refused:")
-    assert refused[0] == refused[1]
     assert "values of max_kl: [0.01, 0.1] and [0.01, 1.1]" in refused[0][0]
+    assert refused[0][0] == refused[1][0]
+    assert "max_kl=-0.9" in refused[1][1]
+    assert refused[0][1] == refused[1][1].replace("refused:", "refused: process 1:")
+    stopped = said(printed, "stopped:")
+    assert stopped[0] == stopped[1]
+    assert "No space left: 'disk'. The sweep in" in stopped[0][0]
     interrupted = said(printed, "interrupted:")
     assert interrupted[0] == interrupted[1]
     assert interrupted[0][0].startswith(f"interrupted: {signal.SIGTERM.value} ")

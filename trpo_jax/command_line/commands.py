@@ -15,14 +15,14 @@ from trpo_jax.command_line.options import (
     Options,
     Path,
     check_environment,
-    connect,
+    connected,
 )
 from trpo_jax.environments import make_environment
 from trpo_jax.errors import UsageError
 from trpo_jax.policies import Actions, format_evaluation, summarize_returns
 from trpo_jax.runs import CheckpointChoice
 from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.processes import is_writer, on_writer, together
+from trpo_jax.runs.processes import is_writer, on_writer
 from trpo_jax.sweeps.folder import holds_sweep
 from trpo_jax.training import PRESETS, TRPOConfig, preset
 from trpo_jax.trust_region.checks import whole
@@ -64,9 +64,9 @@ def train(
         run: The run.
         records: What is recorded, and how often.
     """
-    connect(coordinator, num_processes, process)
-    check_environment(run.env)
-    runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
+    with connected(coordinator, num_processes, process):
+        check_environment(run.env)
+        runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
     if not is_writer():
         return
     if folder is None:
@@ -102,24 +102,22 @@ def resume(
         num_processes: As `train`.
         process: As `train`.
     """
-    connect(coordinator, num_processes, process)
-    with together("Start all processes again."):
-        is_sweep = on_writer(lambda: holds_sweep(folder))
-    if not is_sweep:
-        runs.resume(folder, total_timesteps=total_timesteps, devices=devices)
-    elif total_timesteps is devices is None:
+    with connected(coordinator, num_processes, process):
+        if not on_writer(lambda: holds_sweep(folder)):
+            runs.resume(folder, total_timesteps=total_timesteps, devices=devices)
+            return
+        if devices is not None:
+            raise UsageError(
+                f"{folder} holds a sweep, which is resumed on as many devices as "
+                "before; leave out --devices."
+            )
+        if total_timesteps is not None:
+            raise UsageError(
+                f"{folder} holds a sweep, whose runs cannot be made longer; write "
+                f"resume {folder / 'best'} --total-timesteps {total_timesteps} for its "
+                "best setting, or sweep in another folder."
+            )
         sweeps.resume_sweep(folder)
-    elif devices is not None:
-        raise UsageError(
-            f"{folder} holds a sweep, which is resumed on as many devices as before; "
-            "leave out --devices."
-        )
-    else:
-        raise UsageError(
-            f"{folder} holds a sweep, whose runs cannot be made longer; write resume "
-            f"{folder / 'best'} --total-timesteps {total_timesteps} for its best "
-            "setting, or sweep in another folder."
-        )
 
 
 def evaluate(

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,6 +20,7 @@ from trpo_jax.runs.config_file import (
     config_to_dict,
     read_config_values,
 )
+from trpo_jax.runs.processes import together
 from trpo_jax.training import PRESETS, TRPOConfig, preset
 from trpo_jax.training.config_checks import FIELDS_OF_FITS, UPDATES
 
@@ -205,11 +206,14 @@ def check_environment(env: str) -> None:
         raise UsageError(text) from error
 
 
-def connect(
+@contextlib.contextmanager
+def connected(
     coordinator: str | None, num_processes: int | None, process: int | None
-) -> None:
-    """Connect the processes of a run, if there are several."""
+) -> Iterator[None]:
+    """Connect the processes of a command, if there are several, which end together."""
     if coordinator == "auto" and num_processes is process is None:
         connect_processes()
     elif (coordinator, num_processes, process) != (None, None, None):
         connect_processes(coordinator, num_processes, process)
+    with together("Start all processes again with the same command."):
+        yield

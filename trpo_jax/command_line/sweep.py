@@ -1,6 +1,7 @@
 """The command that sweeps over values of fields."""
 
 import dataclasses
+import pathlib
 import shlex
 from types import NoneType
 from typing import Annotated, Any, get_args
@@ -14,7 +15,7 @@ from trpo_jax.command_line.options import (
     Path,
     base_config,
     check_environment,
-    connect,
+    connected,
     whole_number,
 )
 from trpo_jax.errors import UsageError
@@ -97,7 +98,34 @@ def sweep(
         process: As `train`.
         fields: Values of the fields.
     """
-    connect(coordinator, num_processes, process)
+    with connected(coordinator, num_processes, process):
+        base, swept = _read_fields(fields, env, config, seed)
+        result = sweeps.sweep(
+            base,
+            folder,
+            num_seeds=num_seeds,
+            num_settings=num_settings,
+            search_seed=search_seed,
+            halving=halving,
+            eta=eta,
+            num_episodes=num_episodes,
+            memory_gib=memory_gib,
+            devices=devices,
+            **swept,
+        )
+    if not is_writer():
+        return
+    if result.folder is None:
+        print("nothing was saved; to save a sweep, write --folder NAME")
+        return
+    print(f"recorded in {folder}, the best setting as a run in {folder}/best; to look:")
+    print(f"  python -m trpo_jax plot {shlex.quote(str(folder))}")
+
+
+def _read_fields(
+    fields: _SweptFields, env: str | None, config: pathlib.Path | None, seed: int | None
+) -> tuple[TRPOConfig, dict[str, Any]]:
+    """Return the config of a sweep, and the values of the fields that it goes over."""
     chosen = {
         name: getattr(fields, name)[0]
         for name in ("update", "critic_fit")
@@ -130,26 +158,7 @@ def sweep(
     fixed = {name: found[0] for name, found in values.items() if name not in swept}
     if seed is not None:
         fixed["seed"] = seed
-    result = sweeps.sweep(
-        dataclasses.replace(base, **fixed),
-        folder,
-        num_seeds=num_seeds,
-        num_settings=num_settings,
-        search_seed=search_seed,
-        halving=halving,
-        eta=eta,
-        num_episodes=num_episodes,
-        memory_gib=memory_gib,
-        devices=devices,
-        **swept,
-    )
-    if not is_writer():
-        return
-    if result.folder is None:
-        print("nothing was saved; to save a sweep, write --folder NAME")
-        return
-    print(f"recorded in {folder}, the best setting as a run in {folder}/best; to look:")
-    print(f"  python -m trpo_jax plot {shlex.quote(str(folder))}")
+    return dataclasses.replace(base, **fixed), swept
 
 
 def _option(name: str) -> str:

@@ -315,7 +315,11 @@ class RunFolder:
             return text
 
         text = on_writer(write)
-        seen = exchange(token.exists() and token.read_text() == text)
+        try:
+            is_there = token.read_text() == text
+        except OSError:  # not there, or not to be read
+            is_there = False
+        seen = exchange(is_there)
         on_writer(token.unlink)
         return all(seen)
 

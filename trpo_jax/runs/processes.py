@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import ctypes
 import os
-import pickle
 import re
 import signal
 import sys
@@ -18,12 +17,20 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jaxlib
 
 # Not public in JAX, whose public functions exchange values through the devices.
 from jax._src import distributed
 
-from trpo_jax.errors import UsageError, UsageTypeError, differing
-from trpo_jax.runs.stopping import Interrupted, RunError
+from trpo_jax.errors import UsageError, differing
+from trpo_jax.runs.messages import (
+    Messages,
+    is_known_to_all,
+    known_to_all,
+    portable,
+)
+from trpo_jax.runs.stopping import RunError
+from trpo_jax.version import __version__
 
 T = TypeVar("T")
 
@@ -33,18 +40,11 @@ HEARTBEAT_SECONDS = 30
 START_SECONDS = 300
 """Seconds that processes wait for one another at the start."""
 
-# Short, so that signals are handled while a process waits for the writer.
-_WAIT_MILLISECONDS = 1000
-
 # Errors of the runtime start with a status; those of bad input do not.
 _RUNTIME = re.compile(
     r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|"
     r"FAILED_PRECONDITION): "
 )
-
-
-# These say all there is to say, and reach every process.
-_AGREED = (UsageError, UsageTypeError, RunError, Interrupted)
 
 
 def connect_processes(
@@ -68,30 +68,13 @@ def connect_processes(
             nothing to find them from, JAX has been used already, or not all processes
             start within five minutes.
     """
-    given = (coordinator, num_processes, process)
-    if any(value is None for value in given) and given != (None, None, None):
-        raise UsageError(
-            f"coordinator={coordinator!r}, num_processes={num_processes}, "
-            f"process={process}; write all three, as coordinator='10.0.0.1:1234', "
-            "num_processes=2, process=0, or none under Slurm, Kubernetes or on Cloud "
-            "TPU."
-        )
-    if coordinator is not None:
-        host, _, port = coordinator.rpartition(":")
-        if not (host and port.isdecimal()):
-            raise UsageError(
-                f"coordinator={coordinator!r} is not a host and a port; write them as "
-                "'10.0.0.1:1234'."
-            )
-        if not 0 <= process < num_processes:  # type: ignore[operator]
-            raise UsageError(
-                f"process={process} of num_processes={num_processes}; number them "
-                "from 0."
-            )
+    _check_given(coordinator, num_processes, process)
     late = (
         f"not all processes started within {START_SECONDS} s; start every process, "
         "each with its own number, on hosts that reach the first one"
     )
+    # Its handler of SIGTERM would be in place of Python's.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         with _message_at_abort(f"error: {late}.\n"):
             jax.distributed.initialize(
@@ -121,6 +104,33 @@ def connect_processes(
         # There JAX keeps compiled programs for process 0 alone. What it loads sends its
         # messages in another order than what the others compile, and Gloo fails.
         jax.config.update("jax_enable_compilation_cache", False)
+    atexit.register(_leave_after_an_error)
+
+
+def _check_given(
+    coordinator: str | None, num_processes: int | None, process: int | None
+) -> None:
+    """Raise UsageError unless all arguments are given, and can be right, or none."""
+    given = (coordinator, num_processes, process)
+    if any(value is None for value in given) and given != (None, None, None):
+        raise UsageError(
+            f"coordinator={coordinator!r}, num_processes={num_processes}, "
+            f"process={process}; write all three, as coordinator='10.0.0.1:1234', "
+            "num_processes=2, process=0, or none under Slurm, Kubernetes or on Cloud "
+            "TPU."
+        )
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise UsageError(
+                f"coordinator={coordinator!r} is not a host and a port; write them as "
+                "'10.0.0.1:1234'."
+            )
+        if not 0 <= process < num_processes:  # type: ignore[operator]
+            raise UsageError(
+                f"process={process} of num_processes={num_processes}; number them "
+                "from 0."
+            )
 
 
 def is_writer() -> bool:
@@ -128,124 +138,68 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-class _Messages:
-    """Messages of one run among its processes."""
-
-    # Runs of these processes up to now: their messages must not be mixed up.
-    num_runs = 0
-
-    def __init__(self) -> None:
-        _Messages.num_runs += 1
-        self._client: Any = distributed.global_state.client
-        self._prefix = f"trpo_jax/{_Messages.num_runs}"
-        self._from_writer = self._from_all = 0
-
-    def send(self, outcome: tuple[Any, BaseException | None]) -> None:
-        """Answer what the other processes ask next: a value or an error."""
-        self._from_writer += 1
-        key = f"{self._prefix}/writer/{self._from_writer}"
-        self._client.key_value_set_bytes(key, pickle.dumps(outcome))
-
-    def receive(self) -> tuple[Any, BaseException | None]:
-        """Wait for what the writer sends next."""
-        self._from_writer += 1
-        return self._get(f"{self._prefix}/writer/{self._from_writer}")
-
-    def exchange(self, value: Any) -> list[Any]:
-        """Return the values of all processes."""
-        self._from_all += 1
-        return self.exchange_as(f"all/{self._from_all}", value)
-
-    def exchange_as(
-        self, name: str, value: Any, ended_fn: Callable[[], bool] = lambda: False
-    ) -> list[Any]:
-        """Return the values that all processes give under a name.
-
-        Raises:
-            RunError: If one is missing once `ended_fn` returns true.
-        """
-        key = f"{self._prefix}/{name}"
-        mine = f"{key}/{jax.process_index()}"
-        self._client.key_value_set_bytes(mine, pickle.dumps(value))
-        processes = range(jax.process_count())
-        return [self._get(f"{key}/{one}", ended_fn) for one in processes]
-
-    def signal(self, number: int) -> None:
-        """Tell the writer about a signal."""
-        key = f"{self._prefix}/signals/{jax.process_index()}"
-        self._client.key_value_set(key, str(number), allow_overwrite=True)
-
-    def signals(self) -> list[int]:
-        """Return the signals of other processes."""
-        found = self._client.key_value_dir_get(f"{self._prefix}/signals/")
-        return [int(number) for _, number in found]
-
-    def _get(self, key: str, ended_fn: Callable[[], bool] = lambda: False) -> Any:
-        while True:
-            try:
-                found = self._client.blocking_key_value_get_bytes(
-                    key, _WAIT_MILLISECONDS
-                )
-            except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise
-                if ended_fn():
-                    raise RunError("the run has ended meanwhile") from None
-            else:
-                return pickle.loads(found)
-
-
-_messages: _Messages | None = None
+_messages: Messages | None = None
 
 
 @contextlib.contextmanager
 def together(how_to_resume: str) -> Iterator[None]:
     """Make a run that all processes end together, if one of them fails.
 
-    An error of the writer is raised in all; that of another process, or its death, ends
-    them with a message.
+    An error of one process is raised in all; its death ends them with a message.
 
     Args:
-        how_to_resume: A sentence for that message.
+        how_to_resume: A sentence for that message. Inside another run, it is that of
+            the inner one.
     """
     global _messages
-    if jax.process_count() == 1 or _messages is not None:
+    if jax.process_count() == 1:
         yield
         return
-    _messages = _Messages()
     name = f"process {jax.process_index()} of {jax.process_count()}"
     lost = f"{name}: another process has ended, and this one cannot go on alone"
+    is_inner = _messages is not None
+    if _messages is None:
+        client = distributed.global_state.client
+        _messages = Messages(client, jax.process_index(), jax.process_count())
+    messages = _messages
     try:
         with _message_at_abort(f"error: {lost}. {how_to_resume}\n"):
             yield
     except BaseException as error:
-        received = getattr(error, "received", False)
-        if is_writer():
-            _messages.send((None, _portable(error, "process 0")))
-        if not (received or isinstance(error, _AGREED)):
-            # The others cannot be waited for: they may be waiting for this process.
+        is_loss = isinstance(error, Exception) and _RUNTIME.match(str(error))
+        if is_known_to_all(error):
+            messages.leave()
+        elif is_loss or not is_inner:
+            # The others may be waiting for this process, unless they hear of the error.
             atexit.register(_leave)
-        if isinstance(error, Exception) and _RUNTIME.match(str(error)):
+            if not is_loss and messages.fail(error):
+                atexit.unregister(_leave)
+            known_to_all(error)
+        if is_loss:
             first = str(error).splitlines()[0]
             raise RunError(f"{lost} ({first}). {how_to_resume}") from error
         raise
     finally:
-        _messages = None
+        if not is_inner:
+            _messages = None
 
 
 def on_writer(fn: Callable[[], T]) -> T:
-    """Return what `fn` returns in the writer; an error there is raised in all."""
+    """Return what `fn` returns in the writer; an error there ends all."""
     if _messages is None:
         return fn()
-    if is_writer():
-        value = fn()
-        _messages.send((value, None))
-        return value
-    value, error = _messages.receive()
-    if error is not None:
-        error.received = True  # type: ignore[attr-defined]
-        raise error
+    if not is_writer():
+        return _messages.receive()
+    value = fn()
+    _messages.send(value)
     return value
+
+
+def raise_of_writer(fn: Callable[[], BaseException | None]) -> None:
+    """Raise in all processes the error that `fn` returns in the writer, if any."""
+    error = on_writer(fn)
+    if error is not None:
+        raise known_to_all(error)
 
 
 def exchange(value: T) -> list[T]:
@@ -268,46 +222,40 @@ def in_all(
     """
     if _messages is None:
         return fn()
+    value: Any = None
     error: Exception | None = None
-    sent: BaseException | None = None
     try:
         value = fn()
-    except OSError as raised:
-        error = sent = raised
     except Exception as raised:
-        error, sent = raised, _portable(raised, f"process {jax.process_index()}")
-    found = _messages.exchange_as(name, sent, ended_fn)
-    if error is not None:
-        raise error
-    for other in found:
-        if other is not None:
-            raise other
+        error = raised
+    sent = error and portable(error, jax.process_index())
+    for found in _messages.exchange_as(name, sent, ended_fn):
+        if found is not None:
+            raise known_to_all(found) from error
     return value
 
 
-def agree(values: dict[str, Any], error: Exception | None) -> None:
-    """Raise an error in all processes unless all have the same values and no error.
+def agree(values: dict[str, Any]) -> None:
+    """Raise in all processes unless they have the same values, and the same versions.
 
     Args:
         values: What the run depends on, by name.
-        error: What this process found wrong with them.
 
     Raises:
-        UsageError: If they differ; the message names the values.
+        UsageError: If they differ; the message names what does.
     """
-    found = exchange((values, error))
-    if error is not None:
-        raise error
-    for process, (theirs, failure) in enumerate(found):
-        if failure is not None:
-            raise type(failure)(f"process {process}: {failure}")
-        different = differing(found[0][0], theirs)
+    versions = {"trpo_jax": __version__, "jax": jax.__version__}
+    versions["jaxlib"] = jaxlib.__version__
+    found = exchange(versions | values)
+    for process, theirs in enumerate(found):
+        different = differing(found[0], theirs)
         if different:
-            raise UsageError(
+            error = UsageError(
                 f"process 0 and process {process} would not make the same run. What "
                 f"differs (0, {process}): {'; '.join(different)}. Start all processes "
                 "with the same command, settings and versions."
             )
+            raise known_to_all(error)
 
 
 def pass_on_signal(number: int) -> None:
@@ -321,13 +269,14 @@ def passed_on_signals() -> list[int]:
     return [] if _messages is None else _messages.signals()
 
 
-def _portable(error: BaseException, process: str) -> BaseException:
-    """Return the error if it can be sent, else one that says the same."""
-    with contextlib.suppress(Exception):
-        pickle.loads(pickle.dumps(error))
-        if isinstance(error, _AGREED):
-            return error
-    return RunError(f"{process} failed: {type(error).__name__}: {error}")
+def _leave_after_an_error() -> None:
+    """Leave at once if an error ends the script of this process outside of a run.
+
+    The others would wait at the end of theirs, for five minutes.
+    """
+    error = getattr(sys, "last_value", None)
+    if error is not None and not is_known_to_all(error):
+        _leave()
 
 
 def _leave() -> NoReturn:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
 from jax.sharding import Mesh
 
 from trpo_jax.environments.gymnasium import is_on_host
@@ -39,6 +38,7 @@ from trpo_jax.runs.processes import (
     on_writer,
     pass_on_signal,
     passed_on_signals,
+    raise_of_writer,
     together,
 )
 from trpo_jax.runs.records import Records, summarize_seeds
@@ -56,7 +56,6 @@ from trpo_jax.training.config import TRPOConfig, check_config
 from trpo_jax.training.placement import check_processes, put, state_shardings
 from trpo_jax.training.seeds import run_keys, state_type
 from trpo_jax.training.state import TrainState
-from trpo_jax.version import __version__
 
 
 class RunResult(NamedTuple):
@@ -121,7 +120,8 @@ def run(
     check_config(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(together(_how_to_go_on(run_folder, config)))
-        _check(config, settings, loggers, folder=str(folder), warm_start=warm_start)
+        _check(config, settings, loggers)
+        _agree(config, settings, folder=str(folder), warm_start=warm_start)
 
         def make_folder() -> pathlib.Path | None:
             if run_folder is not None:
@@ -196,7 +196,9 @@ def resume(
         given = dataclasses.replace(given, total_timesteps=length)
         if devices is not None:
             given = dataclasses.replace(given, devices=devices)
-        _check(given, settings, loggers, folder=str(folder), length=total_timesteps)
+        _check(given, settings, loggers)
+        asked = {"total_timesteps asked for": total_timesteps}
+        _agree(given, settings, folder=str(folder), **asked)
 
         def lock() -> tuple[int, pathlib.Path | None]:
             stack.enter_context(run_folder.lock())
@@ -282,7 +284,7 @@ class _Run:
                     self._stop_if_asked(signals, last)
                 evaluation = self._evaluation(state)
                 on_writer(lambda: self._log_event("finished", updates=last))
-            except OSError as error:  # in the writer
+            except OSError as error:
                 raise self._stopped(str(error)) from error
             self.watcher.notify(format_evaluation(evaluation))
         path = self.folder.path if self.folder else None
@@ -319,7 +321,7 @@ class _Run:
         with compiling_evaluation(config, self.settings.evaluation_episodes):
             programs = compile_programs(config, interim_episodes=self._interim_episodes)
             # Waits for the slowest: gloo connects the devices of CPUs within 30 s.
-            agree({"updates made": first}, None)
+            agree({"updates made": first})
             state = restored[0] if restored else self._first_state(programs)
             return self._train(programs, state, first, signals)
 
@@ -427,7 +429,7 @@ class _Run:
                     saver.save(chunk)
             saver.wait()
         if nonfinite.consecutive_in_all_seeds >= limit:
-            raise on_writer(lambda: self._stopped(nonfinite.describe(updates)))
+            raise_of_writer(lambda: self._stopped(nonfinite.describe(updates)))
         if updates < last:
             self._stop_if_asked(signals, updates)
         if nonfinite.first is not None:
@@ -501,9 +503,7 @@ class _Run:
             self._log_event("interrupted", updates=updates)
             return Interrupted(self._with_saved("interrupted"), numbers[0])
 
-        error = on_writer(interrupted)
-        if error is not None:
-            raise error
+        raise_of_writer(interrupted)
 
     def _with_saved(self, reason: str) -> str:
         """Return the reason, what is saved, and how to go on."""
@@ -525,38 +525,17 @@ class _Run:
         self.watcher.notify(f"warning: {message}")
 
 
+def _agree(config: TRPOConfig, settings: RunSettings, **arguments: Any) -> None:
+    """Raise, in every process, unless all would make the same run."""
+    values = checkpoints.jax_settings() | arguments | config_to_dict(config)
+    values |= {"devices": str(config.devices), **dataclasses.asdict(settings)}
+    agree(values)
+
+
 def _check(
-    config: TRPOConfig,
-    settings: RunSettings,
-    loggers: Sequence[Logger],
-    **arguments: Any,
-) -> None:
-    """Raise, in every process, what would fail later in one, before there is a folder.
-
-    Args:
-        config: The run.
-        settings: Its settings.
-        loggers: Its loggers.
-        **arguments: Others that must be the same in all processes.
-    """
-    error: UsageError | UsageTypeError | None = None
-    try:
-        _check_here(config, settings, loggers)
-    except (UsageError, UsageTypeError) as raised:
-        error = raised
-    versions = {"trpo_jax": __version__, "jax": jax.__version__}
-    versions["jaxlib"] = jaxlib.__version__
-    values = versions | checkpoints.jax_settings() | arguments
-    values |= config_to_dict(config) | {"devices": str(config.devices)}
-    if isinstance(settings, RunSettings):
-        values |= dataclasses.asdict(settings)
-    agree(values, error)
-
-
-def _check_here(
     config: TRPOConfig, settings: RunSettings, loggers: Sequence[Logger]
 ) -> None:
-    """Raise with advice for what would fail later, in this process."""
+    """Raise with advice for what would fail later, before there is a folder."""
     if not isinstance(settings, RunSettings):
         raise UsageTypeError(
             f"settings is {describe_type(settings)}; write trpo_jax.RunSettings(...)."

@@ -7,7 +7,6 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import NoReturn
 
 import jax
 import numpy as np
@@ -16,7 +15,12 @@ from jaxtyping import Int
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import run_chunks
 from trpo_jax.runs.console import Watcher
-from trpo_jax.runs.processes import on_writer, passed_on_signals
+from trpo_jax.runs.processes import (
+    exchange,
+    on_writer,
+    passed_on_signals,
+    raise_of_writer,
+)
 from trpo_jax.runs.stopping import Interrupted
 from trpo_jax.sweeps.cell_groups import METRICS, Arrays, Group, mean_or_nan
 from trpo_jax.sweeps.cell_programs import CellPrograms, compile_cells
@@ -78,7 +82,7 @@ class GroupTraining:
                 first=updates,
                 last=group.last,
                 wants_state_fn=_Timer(_SAVE_MINUTES, active=self.keeps),
-                stop_fn=self._is_asked_to_stop,
+                stop_fn=lambda: bool(self.signals or passed_on_signals()),
             ):
                 metrics = jax.tree.map(lambda leaf: leaf[:, :count], chunk.metrics)
                 watcher.watch(chunk._replace(metrics=metrics))
@@ -89,7 +93,7 @@ class GroupTraining:
                     if updates < group.last and self.keeps:
                         self._save_progress(group, programs, state, updates, parts)
         if updates < group.last:
-            self._interrupt()
+            self._stop_if_asked()
         keys = programs.place(self.cells.evaluation_keys[group.padded])
         sums, ended, costs = jax.device_get(programs.evaluate(state, keys))
         results = _joined(parts)
@@ -123,8 +127,7 @@ class GroupTraining:
         return Watcher(config, progress=self.progress)
 
     def _programs_of(self, group: Group) -> CellPrograms:
-        if on_writer(self._is_asked_to_stop):
-            self._interrupt()
+        self._stop_if_asked()
         at = group.program, group.size
         if at not in self.compiled:
             self.compiled[at] = compile_cells(
@@ -133,6 +136,8 @@ class GroupTraining:
                 self.num_episodes,
                 self.devices,
             )
+        # Waits for the slowest: gloo connects the devices of CPUs within 30 s.
+        exchange(None)
         return self.compiled[at]
 
     def _start(
@@ -195,17 +200,17 @@ class GroupTraining:
         self.files.log_event("warning", message=message)
         self.watcher.notify(f"warning: {message}")
 
-    def _interrupt(self) -> NoReturn:
-        def interrupted() -> Interrupted:
+    def _stop_if_asked(self) -> None:
+        """Raise Interrupted if there was a signal, in any process."""
+
+        def interrupted() -> Interrupted | None:
+            numbers = [*self.signals, *passed_on_signals()]
+            if not numbers:
+                return None
             self.files.log_event("interrupted")
-            number = [*self.signals, *passed_on_signals()][0]
-            return Interrupted(f"interrupted. {self.files.how_to_go_on()}", number)
+            return Interrupted(f"interrupted. {self.files.how_to_go_on()}", numbers[0])
 
-        raise on_writer(interrupted)
-
-    def _is_asked_to_stop(self) -> bool:
-        """Return whether there was a signal in any process; asked in the writer."""
-        return bool(self.signals or passed_on_signals())
+        raise_of_writer(interrupted)
 
 
 class _Timer:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from trpo_jax.environments import make_environment
 from trpo_jax.environments.contract import num_costs
-from trpo_jax.errors import UsageError, UsageTypeError
+from trpo_jax.errors import UsageError
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.console import Watcher
 from trpo_jax.runs.folder import system_info
@@ -112,36 +112,32 @@ def sweep(
         Interrupted: A KeyboardInterrupt, if a signal came to a sweep with a folder.
     """
     check_config(config)
-    if is_tracing() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-        raise UsageError(
-            "a sweep works on the host with compiled programs: it can neither be "
-            "traced by jit, vmap or grad, nor run under JAX_DISABLE_JIT; write "
-            "trpo_jax.training.train_cells, which can."
-        )
-    if memory_gib is not None and not (
-        isinstance(memory_gib, numbers.Real) and 0 < memory_gib < math.inf
-    ):
-        raise UsageError(f"memory_gib={memory_gib!r}; write GiB, as memory_gib=4.")
-    wanted = config.devices if devices is None else devices
-    seeds = config.num_seeds if num_seeds is None else num_seeds
-    search = Search(
-        config=dataclasses.replace(config, num_seeds=seeds),
-        fields={name: as_list(values) for name, values in fields.items()},
-        num_settings=num_settings,
-        search_seed=search_seed,
-        halving=halving,
-        eta=eta,
-        num_episodes=whole("num_episodes", num_episodes),
-    )
-    settings = search.settings()
+    keeps = folder is not None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(together(_how_to_go_on(folder)))
+        _check(memory_gib)
+        wanted = config.devices if devices is None else devices
+        seeds = config.num_seeds if num_seeds is None else num_seeds
+        search = Search(
+            config=dataclasses.replace(config, num_seeds=seeds),
+            fields={name: as_list(values) for name, values in fields.items()},
+            num_settings=num_settings,
+            search_seed=search_seed,
+            halving=halving,
+            eta=eta,
+            num_episodes=whole("num_episodes", num_episodes),
+        )
+        settings, description = search.settings(), search.describe()
+        devices_of(wanted)
+        agree(
+            flatten(description)
+            | checkpoints.jax_settings()
+            | {"folder": str(folder), "memory_gib": memory_gib, "devices": str(wanted)}
+        )
         path = folder
         if path is None:
             path = stack.enter_context(tempfile.TemporaryDirectory())
         files = SweepFolder(path)
-        description = search.describe()
-        stack.enter_context(together(_how_to_go_on(files, keeps=folder is not None)))
-        _agree(wanted, description, folder=str(folder), memory_gib=memory_gib)
 
         def lock() -> int:
             files.check(description)
@@ -156,15 +152,13 @@ def sweep(
                 files.write_description(description)
 
         on_writer(begin)
-        keeps = folder is not None
         running = _Sweep(
             search, settings, files, chosen, keeps=keeps, progress=progress
         )
         try:
             return running.finish(memory_gib)
-        except OSError as error:  # in the writer
-            reason = str(error)
-            raise on_writer(lambda: _stopped(files, reason, keeps=keeps)) from error
+        except OSError as error:
+            raise _stopped(files, str(error), keeps=keeps) from error
 
 
 def resume_sweep(folder: str | pathlib.Path, *, progress: bool = True) -> SweepResult:
@@ -208,26 +202,27 @@ def load_sweep(folder: str | pathlib.Path) -> SweepResult:
     return _Sweep(search, settings, files, (), keeps=True, progress=False).load()
 
 
-def _agree(
-    devices: int | Mesh | None, description: dict[str, Any], **arguments: Any
-) -> None:
-    """Raise, in every process, unless all would make the same sweep."""
-    error: UsageError | UsageTypeError | None = None
-    try:
-        devices_of(devices)
-    except (UsageError, UsageTypeError) as raised:
-        error = raised
-    arguments["devices"] = str(devices)
-    agree(flatten(description) | checkpoints.jax_settings() | arguments, error)
+def _check(memory_gib: float | int | None) -> None:
+    """Raise UsageError where there can be no sweep."""
+    if is_tracing() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        raise UsageError(
+            "a sweep works on the host with compiled programs: it can neither be "
+            "traced by jit, vmap or grad, nor run under JAX_DISABLE_JIT; write "
+            "trpo_jax.training.train_cells, which can."
+        )
+    if memory_gib is not None and not (
+        isinstance(memory_gib, numbers.Real) and 0 < memory_gib < math.inf
+    ):
+        raise UsageError(f"memory_gib={memory_gib!r}; write GiB, as memory_gib=4.")
 
 
-def _how_to_go_on(files: SweepFolder, *, keeps: bool) -> str:
+def _how_to_go_on(folder: str | pathlib.Path | None) -> str:
     """Return what to do once a process of the sweep is lost."""
-    if not keeps:
+    if folder is None:
         return "The sweep has no folder and is lost; start it again."
     return (
-        f"To go on with the sweep in {files.path}, on as many devices as before, start "
-        "all processes again with the same command."
+        f"To go on with the sweep in {folder}, on as many devices as before, start all "
+        "processes again with the same command."
     )
 
 
