@@ -4,6 +4,7 @@ from trpo_jax.environments.brax import BraxEnvironment, make_brax
 from trpo_jax.environments.costs import CostEnvironment
 from trpo_jax.environments.craftax import CraftaxEnvironment, make_craftax
 from trpo_jax.environments.crax import make_crax
+from trpo_jax.environments.domains import randomize_domain
 from trpo_jax.environments.drawing import DRAWN_BY_GYMNAX
 from trpo_jax.environments.gymnasium import GymnasiumEnvironment, make_gymnasium
 from trpo_jax.environments.gymnax import GymnaxEnvironment, make_gymnax
@@ -61,6 +62,7 @@ __all__ = [
     "make_safe",
     "make_target_gym",
     "make_xland",
+    "randomize_domain",
     "squash_actions",
 ]
 

@@ -1,5 +1,6 @@
 """Adapter to brax, and to other environments with brax's `reset` and `step`."""
 
+import copy
 import sys
 import types
 from pathlib import Path
@@ -61,11 +62,13 @@ class BraxEnvironment:
         _mend_fluid()
         size = env.action_size
         self.action_space = Box(size, (-1.0,) * size, (1.0,) * size)
-        raw = jax.eval_shape(self._reset, jax.random.key(0))
+        raw = jax.eval_shape(self._reset, jax.random.key(0), {})
         self._state_type = raw
         self.observation_shape: PyTree = suites.shape_of(raw.obs)
         self.num_costs = suites.count_costs(getattr(raw, "info", None))
-        self._restart = restarting(self.reset)
+        # Leaves of the model that replace its own, by their number.
+        self._leaves: dict[int, Array] = {}
+        self._restart = restarting(self._start)
 
     def __repr__(self) -> str:
         return f"BraxEnvironment({self.name})"
@@ -78,8 +81,7 @@ class BraxEnvironment:
     @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
-        raw = self._reset(key)
-        return BraxState(raw, jnp.int32(0)), suites.observed(raw.obs)
+        return self._start(key, self._leaves)
 
     @suites.single_precision
     def step(
@@ -89,14 +91,17 @@ class BraxEnvironment:
         # A copy: environments write into the dictionaries of the state they are given.
         raw = jax.tree.map(jnp.asarray, state.env_state)
         action = suites.narrowed(action)  # drawn outside of `single_precision`
-        raw = self._env.step(raw, jnp.clip(action, -1, 1))
+        raw = self._env_of(self._leaves).step(raw, jnp.clip(action, -1, 1))
         raw = suites.strong_as(raw, self._state_type)
         length = state.length + 1
         terminated = raw.done > 0
         truncated = (length >= self._episode_length) & ~terminated
         final_observation = suites.observed(raw.obs)
         following, observation = self._restart(
-            terminated | truncated, key, (BraxState(raw, length), final_observation)
+            terminated | truncated,
+            key,
+            (BraxState(raw, length), final_observation),
+            self._leaves,
         )
         return following, TimeStep(
             observation=observation,
@@ -113,9 +118,42 @@ class BraxEnvironment:
         """Draw one episode of T steps, by the viewer of brax."""
         draw_bodies(self._env, states.env_state, path)
 
-    def _reset(self, key: Key[Array, ""]) -> Any:
+    @property
+    def model(self) -> PyTree:
+        """Model of the body: `sys` in brax, `mjx_model` in Playground; None if none."""
+        return getattr(self._env, self._model_name, None)
+
+    def with_leaves(self, leaves: dict[int, Array]) -> "BraxEnvironment":
+        """Return this environment with some leaves of its model, by their number."""
+        other = copy.copy(self)
+        other._leaves = leaves
+        return other
+
+    @property
+    def _model_name(self) -> str:
+        return "_mjx_model" if hasattr(self._env, "_mjx_model") else "sys"
+
+    def _env_of(self, leaves: dict[int, Array]) -> Any:
+        """Return the suite's environment with some leaves of its model."""
+        if not leaves:
+            return self._env
+        own, structure = jax.tree.flatten(self.model)
+        all_leaves = [leaves.get(index, leaf) for index, leaf in enumerate(own)]
+        env = copy.copy(self._env)
+        setattr(env, self._model_name, jax.tree.unflatten(structure, all_leaves))
+        return env
+
+    @suites.single_precision
+    def _start(
+        self, key: Key[Array, ""], leaves: dict[int, Array]
+    ) -> tuple[BraxState, Observation]:
+        raw = self._reset(key, leaves)
+        return BraxState(raw, jnp.int32(0)), suites.observed(raw.obs)
+
+    def _reset(self, key: Key[Array, ""], leaves: dict[int, Array]) -> Any:
         # Brax takes the uint32 array of jax.random.PRNGKey.
-        return jax.tree.map(suites.strong, self._env.reset(suites.raw_key(key)))
+        raw = self._env_of(leaves).reset(suites.raw_key(key))
+        return jax.tree.map(suites.strong, raw)
 
 
 @suites.made_once
