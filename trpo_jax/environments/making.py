@@ -1,13 +1,17 @@
 """Environments from ids, pairs and objects."""
 
+import difflib
+import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.brax import make_brax
 from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.craftax import make_craftax
 from trpo_jax.environments.crax import make_crax
-from trpo_jax.environments.gymnasium import make_gymnasium
+from trpo_jax.environments.gymnasium import is_on_host, make_gymnasium
 from trpo_jax.environments.gymnax import make_gymnax
 from trpo_jax.environments.jumanji import make_jumanji
 from trpo_jax.environments.navix import make_navix
@@ -15,7 +19,7 @@ from trpo_jax.environments.playground import make_playground
 from trpo_jax.environments.protocol import Environment
 from trpo_jax.environments.target_gym import make_target_gym
 from trpo_jax.environments.xland import make_xland
-from trpo_jax.errors import UsageTypeError, describe_type
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 
 SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
@@ -60,7 +64,9 @@ def make_environment(env: Any) -> Environment:
               of brax, "safe/hopper_velocity" or "safe/halfcheetah_velocity";
             - "target_gym/plane";
             - "xland/MiniGrid-Empty-5x5", or with rulesets
-              "xland/XLand-MiniGrid-R1-9x9/trivial-21k".
+              "xland/XLand-MiniGrid-R1-9x9/trivial-21k";
+            - "module:name" of your own: an environment, or a class or a function that
+              makes one without arguments.
 
     Returns:
         The environment; the same object for the same `env`.
@@ -72,6 +78,8 @@ def make_environment(env: Any) -> Environment:
     """
     if isinstance(env, str):
         suite, slash, name = env.partition("/")
+        if ":" in suite:
+            return make_environment(_import(env))
         return SUITES[suite](name) if slash and suite in SUITES else make_gymnax(env)
     is_pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
     for base in type(env[0] if is_pair else env).__mro__:
@@ -110,3 +118,38 @@ def make_environment(env: Any) -> Environment:
         "pair (environment, params), or an object with reset, step, action_space and "
         f"observation_shape{instance} (trpo_jax.environments.Environment)."
     )
+
+
+@suites.made_once
+def _import(env: str) -> Any:
+    """Return the object that "module:name" stands for, made if it is made by a call."""
+    module_name, _, name = env.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(
+            f"env={env!r}: there is no module {error.name}. Run python -m trpo_jax in "
+            "its folder, or install it."
+        ) from error
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "write a name that it has."
+        raise UsageError(f"env={env!r}: {module_name} has no {name!r}; {hint}")
+    found = getattr(module, name)
+    if isinstance(found, type) or inspect.isroutine(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError as error:
+            raise UsageError(
+                f"env={env!r} cannot be made without arguments ({error}); write the "
+                "name of a function that makes it without any."
+            ) from error
+        found = found()
+    if is_on_host(found):
+        raise UsageError(
+            f"env={env!r} is stepped on the host; write its id, as "
+            "'gymnasium/module:Name-v0', or pass it as an object."
+        )
+    return found
