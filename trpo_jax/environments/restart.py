@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Key, PyTree
+
+# A batch is reset in so many parts.
+_PARTS = 16
 
 
 def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -15,8 +17,8 @@ def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     restart(ended, key, going_on, *params) = start_fn(key, *params) where `ended`, else
     `going_on`. Under `vmap`, `lax.cond` would compute both branches at every step, and
     the reset of a physics engine or a puzzle may cost as much as the step. Here one
-    condition serves the whole batch, however often it is mapped: no reset is computed
-    unless an episode of the batch has ended.
+    loop serves the whole batch, however often it is mapped: a sixteenth of the batch is
+    reset at a time, as often as episodes have ended, and none if none has.
 
     Args:
         start_fn: (key, *params) ↦ a pytree of arrays; consumes its key. What a
@@ -28,8 +30,8 @@ def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         `start_fn` returns.
     """
 
-    # Without this rule vmap would turn the cond, whose predicate is then a batch, into
-    # a select between both branches.
+    # Without this rule vmap would run the loop, whose condition is then a batch, for
+    # all rows as often as for the one that takes longest.
     @jax.custom_batching.custom_vmap
     def restart_batch(
         ended: Bool[Array, " B"],
@@ -37,11 +39,26 @@ def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         going_on: PyTree,
         params: PyTree,
     ) -> PyTree:
-        def start() -> PyTree:
-            started = jax.vmap(start_fn)(keys, *params)
-            return jax.vmap(optax.tree.where)(ended, started, going_on)
+        size = len(ended)
 
-        return jax.lax.cond(ended.any(), start, lambda: going_on)
+        def start_some(carry: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+            waiting, following = carry
+            # Rows beyond the last stand for none: they are not written.
+            rows = jnp.flatnonzero(waiting, size=-(-size // _PARTS), fill_value=size)
+            chosen = jax.tree.map(
+                lambda leaf: leaf.at[rows].get(mode="clip"), (keys, *params)
+            )
+            started = jax.vmap(start_fn)(*chosen)
+            following = jax.tree.map(
+                lambda leaf, new: leaf.at[rows].set(new, mode="drop"),
+                following,
+                started,
+            )
+            return waiting.at[rows].set(False, mode="drop"), following
+
+        return jax.lax.while_loop(
+            lambda carry: carry[0].any(), start_some, (ended, going_on)
+        )[1]
 
     @restart_batch.def_vmap
     def restart_batches(
