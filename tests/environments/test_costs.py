@@ -146,6 +146,7 @@ def test_an_entry_of_gymnaxs_info_is_a_cost():
     [
         ("speed", r"cost_fn is .*write a function \(observation, action, next"),
         (None, r"cost_fn is None.*write a function"),
+        (lambda s, a: 1.0, r"does not take three arguments; write a function"),
         (
             lambda s, a, s_next: jnp.ones((2, 2)),
             r"cost float32\[2, ?2\]; write one",

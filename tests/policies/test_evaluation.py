@@ -256,11 +256,19 @@ def test_a_summary_counts_the_episodes_that_ended():
     assert format_evaluation(summary).split("\n") == [
         "evaluation over 3 episodes: return 2.0, standard deviation 1.0",
         "by seed: 2.0, –",
-        "left out: 4 without an end, or with a NaN in their rewards",
+        "left out: 4 without an end, or with a NaN in their rewards or costs",
     ]
     summary = summarize_returns(config, jnp.full((2, 3), jnp.nan))
     none = "evaluation: no episode ended with a return that is finite"
     assert format_evaluation(summary) == none
+
+
+def test_a_cost_that_is_nan_is_counted_and_not_a_mean_of_none():
+    config, _ = make(CHAIN)
+    costs = jnp.array([[1.0, jnp.nan], [3.0, jnp.nan]])
+    summary = summarize_returns(config, jnp.ones(2), costs)
+    assert (summary["cost_mean"], summary["num_unended"]) == ([2.0, None], 2)
+    assert "cost 2.00, –\nleft out: 2" in format_evaluation(summary)
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -211,13 +211,15 @@ def test_every_field_of_some_updates_is_listed_with_them():
 @pytest.mark.parametrize("name", OF_UPDATES)
 def test_a_field_that_the_update_would_ignore_is_refused(name):
     value, readers = OF_UPDATES[name]
-    named = [one for one in readers if one not in CONSTRAINED] or readers
-    advice = f"is for update={' or '.join(map(repr, named))}; write that as well, or"
     for update in UPDATES:
-        base = LIMITED if update in CONSTRAINED else SMALL
+        keeps = update in CONSTRAINED
+        base = LIMITED if keeps else SMALL
         if update in readers:
             TRPOConfig(**base, update=update, **{name: value})
             continue
+        named = [one for one in readers if (one in CONSTRAINED) == keeps]
+        advice = f"is for update={' or '.join(map(repr, named or readers))}; "
+        advice += "write that as well, or leave" if named or not keeps else "leave"
         with pytest.raises(ValueError, match=re.escape(advice)):
             TRPOConfig(**base, update=update, **{name: value})
         default = getattr(TRPOConfig(), name)
@@ -246,7 +248,23 @@ def test_a_field_that_the_update_would_ignore_is_refused(name):
         ({"cost_discount": "1"}, TypeError, "'1' is not a number; write a float, or N"),
         ({"cost_discount": 1.5}, ValueError, "1.5 is not in .* or None for that of"),
         ({"cost_gae_lambda": np.nan}, ValueError, "nan is not in .*; write 0.95, or"),
-        ({"env": "CartPole-v1"}, ValueError, "has no costs; write update='trpo', or"),
+        (
+            {"env": "CartPole-v1"},
+            ValueError,
+            "has no costs; write update='trpo' and cost_limits=None, or",
+        ),
+        ({"cost_limits": (1e39, 2.0)}, ValueError, "and 9+[0-9]* is not .* in float32"),
+        ({"cost_limits": (10**400, 2)}, ValueError, "is not .* in float32"),
+        (
+            {"max_kl_schedule": "adaptive"},
+            ValueError,
+            "update='cpo'; write max_kl_schedule='constant'.$",
+        ),
+        (
+            {"step_size_curvature": "damped"},
+            ValueError,
+            r"is for update='trpo_lagrangian' .*; write that as well, or leave",
+        ),
         ({"update": "trpo"}, ValueError, r"is for update='cpo' or 'pcpo' .*; write"),
         ({"update": "ppo"}, ValueError, r"is for update='cpo' or 'pcpo' .*; write"),
     ],
@@ -255,6 +273,14 @@ def test_a_field_that_the_update_would_ignore_is_refused(name):
 def test_limits_that_do_not_fit_are_refused(fields, error, message):
     with pytest.raises(error, match=message):
         TRPOConfig(**LIMITED | {"update": "cpo"} | fields)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_more_limits_than_the_quadratic_program_takes_are_refused():
+    env = CostEnvironment("CartPole-v1", lambda s, a, after: jnp.ones(9))
+    with pytest.raises(ValueError, match=r"at most 8 limits; .*trpo_pid"):
+        TRPOConfig(**SMALL | {"env": env}, update="cpo", cost_limits=(1.0,) * 9)
+    TRPOConfig(**SMALL | {"env": env}, update="trpo_pid", cost_limits=(1.0,) * 9)
 
 
 @pytest.mark.usefixtures("no_shape_checks")
@@ -389,6 +415,9 @@ def test_numbers_are_whole_whatever_type_they_have(no_shape_checks):
         ({"cg_tolerance": 2.0}, "write 1e-5", [1e-5]),
         ({"initial_log_std": float("inf")}, "write 0.0", [0.0]),
         ({"max_kl": -1.0}, "a finite number above 0", [0.01]),
+        ({"max_kl": 1e-46}, "above 0 (on the device it is 0.0)", [1e-30]),
+        ({"max_kl": 1e39}, "above 0 (on the device it is inf)", [1e3]),
+        ({"damping": 10**400}, "0 or more (on the device it is inf)", [0, 10**3]),
         ({"discount": 2.0}, "write one in [0, 1]", [0, 1, 0.99]),
         ({"damping": -1.0}, "0 or more", [0, 0.1]),
         ({"max_kl_schedule": "exp"}, "constant, linear, cosine", ["linear", "cosine"]),

@@ -105,12 +105,44 @@ def test_the_multiplier_can_be_swept():
     assert multipliers[0, 0, 0] > 0
 
 
-def test_costs_that_are_nan_refuse_updates_and_keep_the_parameters():
-    env = CostEnvironment("CartPole-v1", lambda s, a, after: jnp.float32(jnp.nan))
+def one_is_nan(observation, action, following):
+    return jnp.array([jnp.nan, 1.0])
+
+
+def huge(observation, action, following):
+    """Costs whose variance overflows."""
+    return 1e30 * following[:2]
+
+
+@pytest.mark.parametrize(
+    ("update", "cost_fn"),
+    [("cpo", one_is_nan), ("crpo", one_is_nan), ("trpo_pid", huge)],
+)
+def test_costs_that_are_no_numbers_refuse_updates_and_keep_the_parameters(
+    update, cost_fn
+):
     config = dataclasses.replace(
-        CONFIG, env=env, cost_limits=(1.0,), num_envs=2, total_timesteps=64
+        CONFIG,
+        env=CostEnvironment("CartPole-v1", cost_fn),
+        update=update,
+        cost_limits=(1.0, 1.0),
+        num_envs=2,
+        total_timesteps=64,
     )
     result = trpo_jax.train(config)
     assert np.all(result.metrics.update.status == UpdateStatus.NON_FINITE)
     start = trpo_jax.init(config, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, result.state.params, start.params)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_double_precision_changes_no_types(update):
+    with jax.enable_x64(True):
+        config = dataclasses.replace(CONFIG, update=update)
+        state = jax.eval_shape(trpo_jax.init, config, jax.random.key(0))
+        following, _ = jax.eval_shape(trpo_jax.step, config, state)
+    types = [
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), one)
+        for one in (state, following)
+    ]
+    assert types[0] == types[1]

@@ -1,5 +1,6 @@
 """Wrapper that gives an environment a cost, in place of any that it has."""
 
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ class CostEnvironment:
                 the one before any reset.
 
         Raises:
-            UsageTypeError: If `cost_fn` is not a function.
+            UsageTypeError: If `cost_fn` is not a function of three arguments.
             UsageError: If it does not return a number or a vector, or the environment
                 is stepped on the host.
         """
@@ -65,6 +66,14 @@ class CostEnvironment:
                 f"cost_fn is {describe_type(cost_fn)}; write a function (observation, "
                 "action, next_observation) ↦ cost."
             )
+        try:
+            inspect.signature(cost_fn).bind(*["an argument"] * 3)
+        except (TypeError, ValueError):
+            raise UsageTypeError(
+                f"cost_fn is {describe_type(cost_fn)}, which does not take three "
+                "arguments; write a function (observation, action, next_observation) ↦ "
+                "cost."
+            ) from None
         self._environment: Environment = make_environment(env)
         if is_on_host(self._environment):
             raise UsageError(

@@ -216,7 +216,7 @@ def summarize_returns(
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
         None where none did; `num_episodes` of each seed, and `num_unended` of all, with
-        those whose return is NaN. With costs, `cost_mean` of each, and their
+        those whose return or cost is NaN. With costs, `cost_mean` of each, and their
         `cost_by_seed`.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
@@ -235,8 +235,10 @@ def summarize_returns(
     if costs is None:
         return summary
     of_each = np.asarray(costs, np.float64).reshape(*by_seed.shape, -1)
+    known = np.isfinite(by_seed) & np.isfinite(of_each).all(axis=-1)
     of_each = np.moveaxis(of_each, -1, 0)  # [K, seeds, episodes]
     return summary | {
+        "num_unended": int(np.sum(~known)),
         "cost_mean": [over_ended(np.mean, one) for one in of_each],
         "cost_by_seed": [[over_ended(np.mean, s) for s in one] for one in of_each],
     }
@@ -262,7 +264,8 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
         f"standard deviation {std:.1f}"
     )
     if costs := evaluation.get("cost_mean"):
-        text += ", cost " + ", ".join(f"{cost:.2f}" for cost in costs)
+        means = ["–" if cost is None else f"{cost:.2f}" for cost in costs]
+        text += f", cost {', '.join(means)}"
     by_seed = evaluation["return_by_seed"]
     if len(by_seed) > 1:
         means = ["–" if one is None else f"{one:.1f}" for one in by_seed]
@@ -270,7 +273,7 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     if evaluation["num_unended"]:
         text += (
             f"\nleft out: {evaluation['num_unended']} without an end, or with a NaN in "
-            "their rewards"
+            "their rewards or costs"
         )
     return text
 

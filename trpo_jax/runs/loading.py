@@ -49,9 +49,10 @@ def load_state(
     stored = run_folder.read_state(config, warnings.warn, best=checkpoint == "best")
     if stored is None:
         if checkpoints.complete(run_folder.checkpoints):
+            above = ", or a cost was above its limit," if config.cost_limits else ""
             raise UsageError(
                 f"no checkpoint in {run_folder.path} has a return: no episode had "
-                "ended before one was saved; write checkpoint='last', on "
+                f"ended{above} before one was saved; write checkpoint='last', on "
                 "the command line --checkpoint last."
             )
         raise UsageError(

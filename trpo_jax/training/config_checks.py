@@ -25,6 +25,7 @@ from trpo_jax.training.hyperparameters import Hyperparameters
 from trpo_jax.training.optimizers import make_optimizer
 from trpo_jax.training.schedules import SCHEDULES
 from trpo_jax.trust_region.checks import whole
+from trpo_jax.trust_region.quadratic_program import MOST_COSTS
 
 WHOLE = (int, int | None, tuple[int, ...])
 """Types of the fields that are whole numbers, tuples of them, or None."""
@@ -307,32 +308,38 @@ def check_costs(config: Any) -> None:
             raise UsageTypeError(
                 f"cost_limits={limits!r}, and {limit!r} is not a number; {advice}."
             )
-        if not 0 <= limit < math.inf:
+        if not 0 <= limit <= float(np.finfo(np.float32).max):
             raise UsageError(
-                f"cost_limits={limits!r}, and {limit} is not 0 or more and finite; "
-                f"{advice}."
+                f"cost_limits={limits!r}, and {limit} is not 0 or more and finite "
+                f"in float32; {advice}."
             )
     costs = num_costs(make_environment(config.env))
     if not costs:
         raise UsageError(
             f"cost_limits={limits!r}, but {config.env} has no costs; write "
-            "update='trpo', or give it some: env=trpo_jax.environments.CostEnvironment("
-            f"{config.env!r}, cost_fn)."
+            "update='trpo' and cost_limits=None, or give it some: "
+            f"env=trpo_jax.environments.CostEnvironment({config.env!r}, cost_fn)."
         )
     if len(limits) != costs:
         raise UsageError(
             f"cost_limits={limits!r} has {len(limits)} of the {costs} limits for the "
             f"costs of {config.env}; write one for each."
         )
+    if config.update in ("cpo", "pcpo") and costs > MOST_COSTS:
+        raise UsageError(
+            f"{config.env} has {costs} costs, and update={config.update!r} keeps at "
+            f"most {MOST_COSTS} limits; add some up, or write update='trpo_pid'."
+        )
 
 
 def check_adaptive(config: Any) -> None:
     """Check that options of the solve are set only where they have an effect."""
     if config.max_kl_schedule == "adaptive" and config.update not in ("trpo", "tnpg"):
+        others = "" if config.update in CONSTRAINED else ", or one of these updates"
         raise UsageError(
             f"max_kl_schedule='adaptive' is for update='trpo' or 'tnpg', whose step "
             f"size predicts the KL, and update={config.update!r}; write "
-            "max_kl_schedule='constant', or one of these updates."
+            f"max_kl_schedule='constant'{others}."
         )
     if config.damping_schedule == "adaptive" and config.damping == 0:
         raise UsageError(
@@ -473,7 +480,7 @@ def check_update(config: Any) -> None:
         return
     try:
         inspect.signature(update).bind(*["an argument"] * 5)
-    except TypeError:
+    except (TypeError, ValueError):  # the latter of classes of Python's own
         raise UsageTypeError(
             f"update is {describe_type(update)}, which does not take these arguments; "
             f"write {wanted}."
@@ -492,13 +499,17 @@ def check_ignored(config: Any) -> None:
             for fit, names in FIELDS_OF_FITS.items()
             if name in names
         ]
-        if updates := UPDATES_OF_FIELDS.get(name):
-            # Those that keep limits need more than a name.
-            named = [one for one in updates if one not in CONSTRAINED] or updates
-            readers.insert(0, f"update={' or '.join(map(repr, named))}")
+        updates = UPDATES_OF_FIELDS.get(name, ())
+        # To keep limits, or not to, takes more than another name.
+        keeps = config.update in CONSTRAINED
+        named = [one for one in updates if (one in CONSTRAINED) == keeps]
+        if updates:
+            among = map(repr, named or updates)
+            readers.insert(0, f"update={' or '.join(among)}")
+        write = "write that as well, or " if named or not (updates and keeps) else ""
         raise UsageError(
-            f"{name}={value!r} is for {' or '.join(readers)}; write that as well, "
-            f"or leave {name} at {defaults[name]!r}."
+            f"{name}={value!r} is for {' or '.join(readers)}; {write}leave {name} at "
+            f"{defaults[name]!r}."
         )
 
 

@@ -143,6 +143,10 @@ def update_by_rectification(config: TRPOConfig, inputs: UpdateInputs) -> Updated
     advantages = jnp.where(
         rectifies, -_standardized(costs) @ chosen, inputs.batch.advantages
     )
+    # The comparisons above would pass over a NaN; it has to refuse the update.
+    is_known = jnp.all(jnp.isfinite(costs.excess))
+    is_known &= jnp.all(jnp.isfinite(costs.advantages))
+    advantages = jnp.where(is_known, advantages, jnp.nan)
     return _update_on(config, inputs, advantages, chosen, rectifies)
 
 
@@ -187,7 +191,13 @@ def _costs_of(inputs: UpdateInputs) -> RolloutCosts:
 
 
 def _standardized(costs: RolloutCosts) -> Float[Array, "N *T K"]:
-    return jax.vmap(standardize, in_axes=-1, out_axes=-1)(costs.advantages)
+    """Return standardised advantages; NaN for a cost whose variance overflows."""
+
+    def of_one(advantages: Array) -> Array:
+        known = jnp.isfinite(jnp.var(advantages))
+        return jnp.where(known, standardize(advantages), jnp.nan)
+
+    return jax.vmap(of_one, in_axes=-1, out_axes=-1)(costs.advantages)
 
 
 def _per_episode(constraints: ConstraintInfo, costs: RolloutCosts) -> ConstraintInfo:

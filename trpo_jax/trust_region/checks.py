@@ -17,7 +17,8 @@ def check_positive(**values: Any) -> None:
     for name, value in _known(values):
         if not 0 < value < math.inf:
             raise UsageError(
-                f"{name}={value} is out of range; write a finite number above 0."
+                f"{name}={values[name]} is out of range; write a finite number above "
+                f"0{_rounded(values[name], value)}."
             )
 
 
@@ -26,7 +27,8 @@ def check_not_negative(**values: Any) -> None:
     for name, value in _known(values):
         if not 0 <= value < math.inf:
             raise UsageError(
-                f"{name}={value} is out of range; write a finite number, 0 or more."
+                f"{name}={values[name]} is out of range; write a finite number, 0 or "
+                f"more{_rounded(values[name], value)}."
             )
 
 
@@ -34,7 +36,9 @@ def check_fraction(**values: Any) -> None:
     """Raise UsageError naming the first known value that is not in [0, 1]."""
     for name, value in _known(values):
         if not 0 <= value <= 1:
-            raise UsageError(f"{name}={value} is out of range; write one in [0, 1].")
+            raise UsageError(
+                f"{name}={values[name]} is out of range; write one in [0, 1]."
+            )
 
 
 def whole(
@@ -65,13 +69,25 @@ def whole(
 
 
 def _known(values: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the values that are not traced, as NumPy arrays.
+    """Yield the values that are not traced, as NumPy arrays of JAX's precision.
 
     Under `jit` a comparison of JAX arrays is traced even if both are known.
     """
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
     for name, value in values.items():
         number = isinstance(value, numbers.Real | jax.Array | np.ndarray)
         if not number or isinstance(value, bool) or np.ndim(value):
             raise UsageTypeError(f"{name} is {describe_type(value)}; write one number.")
-        if not isinstance(value, jax.core.Tracer):
-            yield name, np.asarray(value)
+        if isinstance(value, jax.core.Tracer):
+            continue
+        try:
+            with np.errstate(over="ignore"):
+                yield name, np.asarray(value).astype(dtype)
+        except OverflowError:  # a whole number beyond all floats
+            yield name, np.asarray(math.inf if value > 0 else -math.inf)
+
+
+def _rounded(given: Any, value: np.ndarray) -> str:
+    """Return a remark if a finite number that is not 0 is rounded to 0 or ∞."""
+    lost = given != 0 if value == 0 else np.isinf(value) and abs(given) != math.inf
+    return f" (on the device it is {value})" if lost else ""

@@ -246,7 +246,8 @@ def cost_changes(
     after, _ = _costs(problem, cost_advantages, theta)
     moved = optax.tree.sub(theta, theta_old)
     predicted = jax.vmap(lambda gradient: optax.tree.vdot(gradient, moved))(gradients)
-    return jnp.where(max_norm(moved) > 0, after - before, 0), predicted
+    has_moved = max_norm(moved) > 0
+    return jnp.where(has_moved, after - before, 0), jnp.where(has_moved, predicted, 0)
 
 
 class _Kept(NamedTuple):
