@@ -129,6 +129,11 @@ def test_the_seed_draws_the_bodies():
             lambda model, keys: (model, model),
             "randomises nothing",
         ),
+        (
+            BraxEnvironment(Falling(), LIMIT),
+            lambda model, keys: model,
+            r"returns a System.*; write a pair \(model, axes\)",
+        ),
     ],
 )
 def test_what_cannot_be_randomised_is_refused(env, randomization_fn, advice):

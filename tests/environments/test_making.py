@@ -36,6 +36,7 @@ def short():
     return of_length(2)
 
 a_line = Line(5)
+a_name = "CartPole-v1"
 
 class OnHost(Line):
     on_host = True
@@ -78,6 +79,9 @@ def test_a_run_is_resumed_and_acted_with_by_the_name(module, tmp_path):
         ("no_lines:Line", "no module no_lines. Run python -m trpo_jax in its folder"),
         ("own_lines:Lin", "did you mean 'Line'"),
         ("own_lines:of_length", "missing a required argument: 'length'"),
+        (":Line", "write a module and a name, as 'carts:Cart'"),
+        ("own_lines:", "write a module and a name"),
+        ("own_lines:a_name", "is the string 'CartPole-v1'; write that as env"),
         ("own_lines:OnHost", "is stepped on the host; write its id"),
         ("NoSuch-v0", "those of your own are 'module:name'"),
     ],

@@ -56,6 +56,16 @@ def _by_hand(ended, key, running):
     )
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_a_batch_that_its_parts_do_not_divide(share):
+    size = 37
+    keys = jax.random.split(KEY, size)
+    ended = jax.random.bernoulli(KEY, share, (size,)).at[-1].set(True)
+    arguments = ended, keys, going_on(size)
+    restarted = fast_jit(jax.vmap(restarting(start)))(*arguments)
+    same(restarted, jax.vmap(_by_hand)(*arguments))
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_a_start_may_depend_on_parameters(mapped):
     restart = restarting(lambda key, shift: jax.random.normal(key) + shift)

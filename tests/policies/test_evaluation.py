@@ -1,6 +1,7 @@
 import dataclasses
 import threading
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,8 @@ from compiling import compilations, fast_jit
 from probes import CHAIN, NUM_STATES, TABULAR, Tabular, by_state, make_tables
 from tiny import Line, make_state
 
-from trpo_jax import TRPOConfig, evaluate
-from trpo_jax.environments import Box
+from trpo_jax import TRPOConfig, evaluate, init
+from trpo_jax.environments import Box, GymnaxEnvironment
 from trpo_jax.networks import NetworkFns
 from trpo_jax.policies.evaluation import (
     compiling_evaluation,
@@ -53,6 +54,26 @@ def test_returns_are_of_whole_episodes():
     nearest = np.abs(returns[:, None] - expected).argmin(axis=1)
     np.testing.assert_allclose(returns, expected[nearest], rtol=1e-5)
     assert set(nearest.tolist()) == {0, 1, 2, 3}
+
+
+class AsTrained(GymnaxEnvironment):
+    """An environment of gymnax that is stepped in evaluations as it is in training."""
+
+    def __init__(self, *pair):
+        super().__init__(*pair)
+        del self.step_without_reset
+
+
+def test_episodes_without_resets_are_those_with_them():
+    env, params = gymnax.make("CartPole-v1")
+    params = params.replace(max_steps_in_episode=20)
+    returns = []
+    for environment in (GymnaxEnvironment(env, params), AsTrained(env, params)):
+        config = dataclasses.replace(make(CHAIN)[0], env=environment)
+        state = init(config, jax.random.key(0))
+        returns.append(evaluate(config, state, jax.random.key(1), 8))
+    np.testing.assert_array_equal(*returns)
+    assert len(np.unique(returns)) > 1
 
 
 def test_it_can_be_compiled_ahead():
@@ -256,7 +277,7 @@ def test_a_summary_counts_the_episodes_that_ended():
     assert format_evaluation(summary).split("\n") == [
         "evaluation over 3 episodes: return 2.0, standard deviation 1.0",
         "by seed: 2.0, –",
-        "left out: 4 without an end, or with a NaN in their rewards or costs",
+        "left out: 4 without an end, or with a NaN in their rewards",
     ]
     summary = summarize_returns(config, jnp.full((2, 3), jnp.nan))
     none = "evaluation: no episode ended with a return that is finite"
@@ -267,8 +288,10 @@ def test_a_cost_that_is_nan_is_counted_and_not_a_mean_of_none():
     config, _ = make(CHAIN)
     costs = jnp.array([[1.0, jnp.nan], [3.0, jnp.nan]])
     summary = summarize_returns(config, jnp.ones(2), costs)
-    assert (summary["cost_mean"], summary["num_unended"]) == ([2.0, None], 2)
-    assert "cost 2.00, –\nleft out: 2" in format_evaluation(summary)
+    assert (summary["cost_mean"], summary["num_unknown_costs"]) == ([2.0, None], 2)
+    text = format_evaluation(summary)
+    assert "cost 2.00, –\nof unknown cost: 2 with a NaN in their costs" in text
+    assert "left out" not in text
 
 
 @pytest.mark.usefixtures("no_shape_checks")

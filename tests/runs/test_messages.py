@@ -111,7 +111,11 @@ def test_an_error_reaches_those_that_wait(pair):
             writer.leave()
             raise
 
-    error, heard = both(wait, lambda: other.fail(OSError(errno.ENOSPC, "full")))
+    def fail():
+        other.fail(OSError(errno.ENOSPC, "full"))
+        return other.all_have_left()
+
+    error, heard = both(wait, fail)
     assert heard is True
     assert isinstance(error, OSError)
     assert str(error) == "process 1: [Errno 28] full"
@@ -121,8 +125,34 @@ def test_an_error_reaches_those_that_wait(pair):
 def test_an_error_that_nobody_hears_does_not_wait_for_ever(pair):
     _, writer, _ = pair
     start = time.monotonic()
-    assert writer.fail(ValueError("alone")) is False
-    assert time.monotonic() < start + 30
+    writer.fail(ValueError("alone"))
+    assert writer.all_have_left() is False
+    assert time.monotonic() < start + 5
+
+
+def test_a_value_that_is_there_is_read_before_an_error(pair):
+    _, writer, other = pair
+    writer.send("value")
+    writer.fail(ValueError("later"))
+    assert other.receive() == "value"
+    with pytest.raises(RunError, match="process 0 failed: ValueError: later"):
+        other.receive()
+
+
+def test_named_values_pass_by_those_in_order(pair):
+    """As a thread that saves does, while the main thread goes on."""
+    found = both(
+        *(functools.partial(one.exchange_as, "saved", 1) for one in pair[1:]),
+        *(functools.partial(one.exchange, 2) for one in pair[1:]),
+    )
+    assert found == [[1, 1], [1, 1], [2, 2], [2, 2]]
+
+
+def test_signals_reach_the_writer(pair):
+    _, writer, other = pair
+    assert writer.signals() == []
+    other.signal(15)
+    assert writer.signals() == [15]
 
 
 def test_a_value_that_never_comes_is_not_waited_for(pair):
@@ -138,6 +168,7 @@ def test_a_value_that_never_comes_is_not_waited_for(pair):
         (RunError("the disk is full"), 1, "process 1: the disk is full"),
         (Interrupted("interrupted", 15), 0, "interrupted"),
         (KeyError("x"), 0, "process 0 failed: KeyError: 'x'"),
+        (KeyboardInterrupt(), 1, "process 1 failed: KeyboardInterrupt"),
     ],
 )
 def test_an_error_says_which_process_it_comes_from(error, process, expected):

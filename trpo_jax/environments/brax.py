@@ -66,7 +66,7 @@ class BraxEnvironment:
         self._state_type = raw
         self.observation_shape: PyTree = suites.shape_of(raw.obs)
         self.num_costs = suites.count_costs(getattr(raw, "info", None))
-        # Leaves of the model that replace its own, by their number.
+        # Leaves that replace those of the model, by index in `jax.tree.leaves`.
         self._leaves: dict[int, Array] = {}
         self._restart = restarting(self._start)
 
@@ -78,7 +78,6 @@ class BraxEnvironment:
         """Suffix ".html" if brax's viewer can draw the environment, else None."""
         return ".html" if has_bodies(self._env, self._state_type) else None
 
-    @suites.single_precision
     def reset(self, key: Key[Array, ""]) -> tuple[BraxState, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         return self._start(key, self._leaves)
@@ -116,7 +115,7 @@ class BraxEnvironment:
         self, states: BraxState, returns: Float[np.ndarray, " T"], path: Path
     ) -> None:
         """Draw one episode of T steps, by the viewer of brax."""
-        draw_bodies(self._env, states.env_state, path)
+        draw_bodies(self._env_of(self._leaves), states.env_state, path)
 
     @property
     def model(self) -> PyTree:
@@ -124,7 +123,7 @@ class BraxEnvironment:
         return getattr(self._env, self._model_name, None)
 
     def with_leaves(self, leaves: dict[int, Array]) -> "BraxEnvironment":
-        """Return this environment with some leaves of its model, by their number."""
+        """Return this environment with other leaves of its model, by their index."""
         other = copy.copy(self)
         other._leaves = leaves
         return other
@@ -134,7 +133,7 @@ class BraxEnvironment:
         return "_mjx_model" if hasattr(self._env, "_mjx_model") else "sys"
 
     def _env_of(self, leaves: dict[int, Array]) -> Any:
-        """Return the suite's environment with some leaves of its model."""
+        """Return the suite's environment with other leaves of its model."""
         if not leaves:
             return self._env
         own, structure = jax.tree.flatten(self.model)

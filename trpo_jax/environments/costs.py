@@ -68,12 +68,14 @@ class CostEnvironment:
             )
         try:
             inspect.signature(cost_fn).bind(*["an argument"] * 3)
-        except (TypeError, ValueError):
+        except TypeError:
             raise UsageTypeError(
                 f"cost_fn is {describe_type(cost_fn)}, which does not take three "
                 "arguments; write a function (observation, action, next_observation) ↦ "
                 "cost."
             ) from None
+        except ValueError:
+            pass  # a function of C without a signature
         self._environment: Environment = make_environment(env)
         if is_on_host(self._environment):
             raise UsageError(
@@ -126,7 +128,7 @@ class CostEnvironment:
     def step_without_reset(
         self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]
     ) -> tuple[CostState, TimeStep]:
-        """Act once as `step` does, without a reset if it can be; consumes `key`."""
+        """Act once as `step` does, without a reset where supported; consumes `key`."""
         step_fn = step_without_reset(self._environment)
         return self._with_cost(step_fn, key, state, action)
 

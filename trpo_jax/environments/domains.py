@@ -1,6 +1,7 @@
 """Domain randomisation: bodies whose physics differ from row to row of a batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from trpo_jax.environments.making import make_environment
 from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
+from trpo_jax.trust_region.checks import whole
 
-# (model, keys uint32[V, 2]) ↦ (model, axes); randomised leaves have an axis [V] more.
+# (model, keys uint32[V, 2]) ↦ (model, axes); randomised leaves have a leading axis [V].
 RandomizationFn = Callable[[PyTree, jax.Array], tuple[PyTree, PyTree]]
 
 
@@ -40,10 +42,12 @@ def randomize_domain(
         seed: Seed of the draws.
 
     Raises:
-        UsageTypeError: If `env` has no model to randomise.
+        UsageTypeError: If `env` has no model to randomise, `num_envs` is no count, or
+            the function returns something else.
         UsageError: If Playground has no function for it, or the function randomises
             nothing.
     """
+    num_envs = whole("num_envs", num_envs)
     environment = make_environment(env)
     if not isinstance(environment, BraxEnvironment) or environment.model is None:
         raise UsageTypeError(
@@ -55,9 +59,18 @@ def randomize_domain(
         randomization_fn = _of_playground(environment.name)
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.PRNGKey(seed), num_envs)
-        drawn, _ = randomization_fn(environment.model, keys)
+        returned = randomization_fn(environment.model, keys)
+        structure: Any = jax.tree.structure(environment.model)
+        is_pair = isinstance(returned, tuple) and len(returned) == 2
+        if not is_pair or jax.tree.structure(returned[0]) != structure:
+            raise UsageTypeError(
+                f"randomization_fn returns {describe_type(returned)}; write a pair "
+                "(model, axes), the model with the structure that it was given."
+            )
         pairs = zip(
-            jax.tree.leaves(environment.model), jax.tree.leaves(drawn), strict=True
+            jax.tree.leaves(environment.model),
+            jax.tree.leaves(returned[0]),
+            strict=True,
         )
         varied = {
             index: suites.narrowed(jnp.asarray(leaf))

@@ -63,7 +63,7 @@ class GymnaxEnvironment:
         self.num_costs = suites.count_costs(self._checked_info())
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
         self._state_type = state
-        # One that replaces `step`, as wrappers do, may do more than step and reset.
+        # An overridden `step` may do more than `step_env` and a reset.
         if getattr(type(env), "step", None) is _base_class().step:
             self.step_without_reset = self._step_without_reset
         self.observation_shape: PyTree = suites.shape_of(observation)

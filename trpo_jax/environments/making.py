@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from trpo_jax.environments import suites
+import jax
+
 from trpo_jax.environments.brax import make_brax
 from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.craftax import make_craftax
@@ -20,6 +21,7 @@ from trpo_jax.environments.protocol import Environment
 from trpo_jax.environments.target_gym import make_target_gym
 from trpo_jax.environments.xland import make_xland
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
+from trpo_jax.tracing import cached
 
 SUITES: dict[str, Callable[[str], Environment]] = {
     "brax": lambda name: make_brax(*name.split("/", 1)),  # type: ignore[arg-type]
@@ -120,10 +122,12 @@ def make_environment(env: Any) -> Environment:
     )
 
 
-@suites.made_once
+@cached
 def _import(env: str) -> Any:
-    """Return the object that "module:name" stands for, made if it is made by a call."""
+    """Return the object that "module:name" stands for, called if it can be."""
     module_name, _, name = env.partition(":")
+    if not (module_name and name) or module_name.startswith("."):
+        raise UsageError(f"env={env!r}; write a module and a name, as 'carts:Cart'.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -141,12 +145,16 @@ def _import(env: str) -> Any:
     if isinstance(found, type) or inspect.isroutine(found):
         try:
             inspect.signature(found).bind()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(
                 f"env={env!r} cannot be made without arguments ({error}); write the "
                 "name of a function that makes it without any."
             ) from error
-        found = found()
+        # Evaluated at once, even under a trace: environments may hold arrays.
+        with jax.ensure_compile_time_eval():
+            found = found()
+    if isinstance(found, str):
+        raise UsageError(f"env={env!r} is the string {found!r}; write that as env.")
     if is_on_host(found):
         raise UsageError(
             f"env={env!r} is stepped on the host; write its id, as "

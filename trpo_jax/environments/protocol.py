@@ -104,11 +104,10 @@ class Environment(Protocol):
 
 
 def step_without_reset(environment: Environment) -> Callable[..., Any]:
-    """Return the function that evaluations step by; they play each episode once.
+    """Return `environment.step_without_reset` if it exists, else `step`.
 
-    It is the method of this name where an environment has one: `step`, but it stays
-    where an episode ends. Otherwise it is `step`. A reset takes two thirds of a step
-    of CartPole.
+    For evaluations, which play each episode once: a reset takes two thirds of a step of
+    CartPole. After the end of an episode it must stay finite.
     """
     return getattr(environment, "step_without_reset", environment.step)
 

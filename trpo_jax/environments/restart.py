@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, PyTree
 
-# A batch is reset in so many parts.
+# A batch is reset in this many parts: seldom do more than a sixteenth end in a step.
 _PARTS = 16
 
 
@@ -17,8 +17,8 @@ def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     restart(ended, key, going_on, *params) = start_fn(key, *params) where `ended`, else
     `going_on`. Under `vmap`, `lax.cond` would compute both branches at every step, and
     the reset of a physics engine or a puzzle may cost as much as the step. Here one
-    loop serves the whole batch, however often it is mapped: a sixteenth of the batch is
-    reset at a time, as often as episodes have ended, and none if none has.
+    loop serves the whole batch, however often it is mapped: each iteration resets up to
+    a sixteenth of it, until all episodes that have ended are restarted.
 
     Args:
         start_fn: (key, *params) ↦ a pytree of arrays; consumes its key. What a
@@ -30,8 +30,8 @@ def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         `start_fn` returns.
     """
 
-    # Without this rule vmap would run the loop, whose condition is then a batch, for
-    # all rows as often as for the one that takes longest.
+    # Without this rule vmap would batch the loop's condition, and reset all rows until
+    # the slowest is done.
     @jax.custom_batching.custom_vmap
     def restart_batch(
         ended: Bool[Array, " B"],
@@ -43,7 +43,7 @@ def restarting(start_fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
         def start_some(carry: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
             waiting, following = carry
-            # Rows beyond the last stand for none: they are not written.
+            # Padded with an index out of range, which the scatter drops.
             rows = jnp.flatnonzero(waiting, size=-(-size // _PARTS), fill_value=size)
             chosen = jax.tree.map(
                 lambda leaf: leaf.at[rows].get(mode="clip"), (keys, *params)

@@ -79,7 +79,7 @@ class SquashedActions:
     def step_without_reset(
         self, key: Key[Array, ""], state: PyTree, action: Float[Array, " D"]
     ) -> tuple[PyTree, TimeStep]:
-        """Act once with tanh(u), without a reset if it can be; consumes `key`."""
+        """Act once with tanh(u), without a reset where supported; consumes `key`."""
         step_fn = step_without_reset(self._environment)
         return step_fn(key, state, self.squash(action))
 

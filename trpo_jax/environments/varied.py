@@ -95,7 +95,7 @@ class VariedEnvironment:
     def step_without_reset(
         self, key: Key[Array, ""], state: VariedState, action: Num[Array, "..."]
     ) -> tuple[VariedState, TimeStep]:
-        """Act once as `step` does, without a reset if it can be; consumes `key`."""
+        """Act once as `step` does, without a reset where supported; consumes `key`."""
         step_fn = step_without_reset(self._make_fn(state.params))
         env_state, step = step_fn(key, state.env_state, action)
         return VariedState(env_state, state.params), step

@@ -216,8 +216,8 @@ def summarize_returns(
     Returns:
         Over the episodes that ended: `return_mean`, `return_std` and `return_by_seed`,
         None where none did; `num_episodes` of each seed, and `num_unended` of all, with
-        those whose return or cost is NaN. With costs, `cost_mean` of each, and their
-        `cost_by_seed`.
+        those whose return is NaN. With costs, `cost_mean` of each, their
+        `cost_by_seed`, and `num_unknown_costs`, of other episodes with a cost of NaN.
     """
     by_seed = np.asarray(returns, np.float64).reshape(config.num_seeds, -1)
 
@@ -235,10 +235,10 @@ def summarize_returns(
     if costs is None:
         return summary
     of_each = np.asarray(costs, np.float64).reshape(*by_seed.shape, -1)
-    known = np.isfinite(by_seed) & np.isfinite(of_each).all(axis=-1)
+    unknown = np.isfinite(by_seed) & ~np.isfinite(of_each).all(axis=-1)
     of_each = np.moveaxis(of_each, -1, 0)  # [K, seeds, episodes]
     return summary | {
-        "num_unended": int(np.sum(~known)),
+        "num_unknown_costs": int(np.sum(unknown)),
         "cost_mean": [over_ended(np.mean, one) for one in of_each],
         "cost_by_seed": [[over_ended(np.mean, s) for s in one] for one in of_each],
     }
@@ -273,8 +273,10 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     if evaluation["num_unended"]:
         text += (
             f"\nleft out: {evaluation['num_unended']} without an end, or with a NaN in "
-            "their rewards or costs"
+            "their rewards"
         )
+    if unknown := evaluation.get("num_unknown_costs"):
+        text += f"\nof unknown cost: {unknown} with a NaN in their costs"
     return text
 
 

@@ -317,7 +317,7 @@ class RunFolder:
         text = on_writer(write)
         try:
             is_there = token.read_text() == text
-        except OSError:  # not there, or not to be read
+        except OSError:  # missing or unreadable
             is_there = False
         seen = exchange(is_there)
         on_writer(token.unlink)

@@ -49,11 +49,11 @@ def load_state(
     stored = run_folder.read_state(config, warnings.warn, best=checkpoint == "best")
     if stored is None:
         if checkpoints.complete(run_folder.checkpoints):
-            above = ", or a cost was above its limit," if config.cost_limits else ""
+            above = ", or a cost was above its limit" if config.cost_limits else ""
             raise UsageError(
-                f"no checkpoint in {run_folder.path} has a return: no episode had "
-                f"ended{above} before one was saved; write checkpoint='last', on "
-                "the command line --checkpoint last."
+                f"no checkpoint in {run_folder.path} has a return: before each, no "
+                f"episode had ended{above}; write checkpoint='last', on the command "
+                "line --checkpoint last."
             )
         raise UsageError(
             f"{run_folder.path} has no checkpoint yet; to go on with the run: "

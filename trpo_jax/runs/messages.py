@@ -1,4 +1,4 @@
-"""Messages among the processes of a run, through JAX's coordination service.
+"""Messages between the processes of a run, through JAX's coordination service.
 
 They do not go through the devices, which are busy with the next updates.
 """
@@ -17,21 +17,21 @@ from trpo_jax.runs.stopping import Interrupted, RunError
 # Short, so that signals are handled, and errors seen, while a process waits.
 _WAIT_MILLISECONDS = 1000
 
-# A longer message is sent in parts: each has to arrive within its own minute.
+# Longer messages are sent in parts, each with its own timeout.
 _PART_BYTES = 2**20
 _PART_MILLISECONDS = 60_000
 
-# A process that fails alone waits for the others to hear of it, as long as this.
+# A failing process waits for the others to receive its error, as long as this.
 _LEAVE_SECONDS = 10.0
 
 
 class Messages:
     """Messages of one run among its processes."""
 
-    # Runs of these processes up to now: their messages must not be mixed up.
+    # Runs so far; part of every key, so that runs do not read each other's messages.
     num_runs = 0
 
-    # Keys that others may not have read yet, sent in the order of calls and by name.
+    # Own keys not yet known to be read: of calls in order, and of named exchanges.
     _in_order: ClassVar[list[str]] = []
     _by_name: ClassVar[list[str]] = []
 
@@ -51,7 +51,7 @@ class Messages:
         self._from_writer = self._from_all = 0
 
     def send(self, value: Any) -> None:
-        """Answer what the other processes ask next."""
+        """Send the writer's next value."""
         self._from_writer += 1
         key = f"{self._prefix}/writer/{self._from_writer}"
         self._put(key, value, self._in_order)
@@ -86,15 +86,18 @@ class Messages:
         found = self._client.key_value_dir_get(f"{self._prefix}/signals/")
         return [int(number) for _, number in found]
 
-    def fail(self, error: BaseException) -> bool:
-        """Raise an error in the other processes, where they next wait for a value.
-
-        Returns:
-            Whether all have heard of it. Those that wait for their devices have not.
-        """
+    def fail(self, error: BaseException) -> None:
+        """Raise an error in the other processes, where they next wait for a value."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             data = pickle.dumps(portable(error, self._process))
             self._client.key_value_set_bytes(self._failed, data, allow_overwrite=True)
+
+    def all_have_left(self) -> bool:
+        """Wait until all processes end the run, and return whether they do.
+
+        Those that wait for their devices do not hear of an error.
+        """
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
             self.leave()
             deadline = time.monotonic() + _LEAVE_SECONDS
             while time.monotonic() < deadline:
@@ -126,7 +129,7 @@ class Messages:
         key = f"{self._prefix}/{name}"
         self._put(f"{key}/{self._process}", value, unread)
         values = [self._get(f"{key}/{one}", ended_fn) for one in self._processes]
-        # All are here, and have read what was sent before.
+        # Every process has sent this value, so it has read all earlier ones.
         for sent in before:
             self._client.key_value_delete(sent)
         return values
@@ -152,7 +155,7 @@ class Messages:
                     raise
             else:
                 break
-            self._raise_failure()
+            self.raise_failure()
             if ended_fn():
                 raise RunError("the run has ended meanwhile")
         parts = [
@@ -163,7 +166,7 @@ class Messages:
         ]
         return pickle.loads(b"".join(parts))
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
         """Raise the error by which another process has failed, if one has."""
         try:
             data = self._client.key_value_try_get_bytes(self._failed)
@@ -177,7 +180,7 @@ class Messages:
 def portable(error: BaseException, process: int) -> BaseException:
     """Return an error that can be sent, and says which process it comes from.
 
-    Those of the writer that are advice stay as they are: they are about the run.
+    Errors of the writer that already address the user are returned unchanged.
     """
     advice = isinstance(error, UsageError | UsageTypeError | RunError | Interrupted)
     if advice and process == 0:
@@ -187,7 +190,8 @@ def portable(error: BaseException, process: int) -> BaseException:
         return type(error)(text)
     if isinstance(error, OSError):
         return OSError(text)
-    return RunError(f"process {process} failed: {type(error).__name__}: {error}")
+    reason = f": {error}" if str(error) else ""
+    return RunError(f"process {process} failed: {type(error).__name__}{reason}")
 
 
 def known_to_all(error: BaseException) -> BaseException:

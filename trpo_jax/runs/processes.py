@@ -148,8 +148,7 @@ def together(how_to_resume: str) -> Iterator[None]:
     An error of one process is raised in all; its death ends them with a message.
 
     Args:
-        how_to_resume: A sentence for that message. Inside another run, it is that of
-            the inner one.
+        how_to_resume: A sentence for that message; nested, that of the innermost run.
     """
     global _messages
     if jax.process_count() == 1:
@@ -166,18 +165,24 @@ def together(how_to_resume: str) -> Iterator[None]:
         with _message_at_abort(f"error: {lost}. {how_to_resume}\n"):
             yield
     except BaseException as error:
-        is_loss = isinstance(error, Exception) and _RUNTIME.match(str(error))
         if is_known_to_all(error):
             messages.leave()
-        elif is_loss or not is_inner:
-            # The others may be waiting for this process, unless they hear of the error.
-            atexit.register(_leave)
-            if not is_loss and messages.fail(error):
+            raise
+        # Without the others, which may be waiting for this process.
+        atexit.register(_leave)
+        if isinstance(error, Exception) and _RUNTIME.match(str(error)):
+            # Usually the loss of another process, which may have said why.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                messages.raise_failure()
+            messages.fail(error)
+            first = str(error).splitlines()[0]
+            known_to_all(error)
+            raise RunError(f"{lost} ({first}). {how_to_resume}") from error
+        if not is_inner:
+            messages.fail(error)
+            if messages.all_have_left():
                 atexit.unregister(_leave)
             known_to_all(error)
-        if is_loss:
-            first = str(error).splitlines()[0]
-            raise RunError(f"{lost} ({first}). {how_to_resume}") from error
         raise
     finally:
         if not is_inner:
@@ -212,8 +217,8 @@ def in_all(
 ) -> T:
     """Return what `fn` returns here; an error in one process is raised in all.
 
-    Also outside of the main thread: the processes find each other by the name, and not
-    by the order of calls.
+    Also outside of the main thread: values are matched by name, not by the order of
+    calls.
 
     Args:
         name: A name that is used once in a run.
@@ -270,9 +275,9 @@ def passed_on_signals() -> list[int]:
 
 
 def _leave_after_an_error() -> None:
-    """Leave at once if an error ends the script of this process outside of a run.
+    """Exit at once if an uncaught error ended the script outside of a run.
 
-    The others would wait at the end of theirs, for five minutes.
+    Otherwise the others would wait for five minutes, at JAX's barrier at exit.
     """
     error = getattr(sys, "last_value", None)
     if error is not None and not is_known_to_all(error):

@@ -158,6 +158,8 @@ def sweep(
         try:
             return running.finish(memory_gib)
         except OSError as error:
+            if not is_writer():
+                raise
             raise _stopped(files, str(error), keeps=keeps) from error
 
 

@@ -328,7 +328,7 @@ def check_costs(config: Any) -> None:
     if config.update in ("cpo", "pcpo") and costs > MOST_COSTS:
         raise UsageError(
             f"{config.env} has {costs} costs, and update={config.update!r} keeps at "
-            f"most {MOST_COSTS} limits; add some up, or write update='trpo_pid'."
+            f"most {MOST_COSTS} limits; sum some into one, or write update='trpo_pid'."
         )
 
 
@@ -480,7 +480,7 @@ def check_update(config: Any) -> None:
         return
     try:
         inspect.signature(update).bind(*["an argument"] * 5)
-    except (TypeError, ValueError):  # the latter of classes of Python's own
+    except (TypeError, ValueError):  # the latter: no signature, as of a builtin
         raise UsageTypeError(
             f"update is {describe_type(update)}, which does not take these arguments; "
             f"write {wanted}."
@@ -500,7 +500,7 @@ def check_ignored(config: Any) -> None:
             if name in names
         ]
         updates = UPDATES_OF_FIELDS.get(name, ())
-        # To keep limits, or not to, takes more than another name.
+        # Those that keep limits also need cost_limits: suggest only the same kind.
         keeps = config.update in CONSTRAINED
         named = [one for one in updates if (one in CONSTRAINED) == keeps]
         if updates:

@@ -143,7 +143,7 @@ def update_by_rectification(config: TRPOConfig, inputs: UpdateInputs) -> Updated
     advantages = jnp.where(
         rectifies, -_standardized(costs) @ chosen, inputs.batch.advantages
     )
-    # The comparisons above would pass over a NaN; it has to refuse the update.
+    # The comparisons above are false for a NaN, which has to refuse the update.
     is_known = jnp.all(jnp.isfinite(costs.excess))
     is_known &= jnp.all(jnp.isfinite(costs.advantages))
     advantages = jnp.where(is_known, advantages, jnp.nan)

@@ -314,6 +314,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "cost_limits": (1.5,),
     },
     # grid worlds ----------------------------------------------------------------------
+    "navix/Navix-DoorKey-5x5-v0": {**_GRID, "total_timesteps": 200_704},
     "navix/Navix-Empty-5x5-v0": _GRID,
     "xland/MiniGrid-Empty-5x5": _GRID,
 }

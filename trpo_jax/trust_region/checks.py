@@ -89,5 +89,7 @@ def _known(values: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
 
 def _rounded(given: Any, value: np.ndarray) -> str:
     """Return a remark if a finite number that is not 0 is rounded to 0 or ∞."""
+    if isinstance(given, jax.Array):  # a comparison would be traced under `jit`
+        given = np.asarray(given)
     lost = given != 0 if value == 0 else np.isinf(value) and abs(given) != math.inf
     return f" (on the device it is {value})" if lost else ""
