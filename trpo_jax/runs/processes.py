@@ -163,30 +163,45 @@ def together(how_to_resume: str) -> Iterator[None]:
     messages = _messages
     try:
         with _message_at_abort(f"error: {lost}. {how_to_resume}\n"):
-            yield
-    except BaseException as error:
-        if is_known_to_all(error):
-            messages.leave()
-            raise
-        # Without the others, which may be waiting for this process.
-        atexit.register(_leave)
-        if isinstance(error, Exception) and _RUNTIME.match(str(error)):
-            # Usually the loss of another process, which may have said why.
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                messages.raise_failure()
-            messages.fail(error)
-            first = str(error).splitlines()[0]
-            known_to_all(error)
-            raise RunError(f"{lost} ({first}). {how_to_resume}") from error
-        if not is_inner:
-            messages.fail(error)
-            if messages.all_have_left():
-                atexit.unregister(_leave)
-            known_to_all(error)
-        raise
+            try:
+                yield
+            except BaseException as error:
+                _pass_on(error, messages, is_inner=is_inner)
+                if _is_loss(error):
+                    first = str(error).splitlines()[0]
+                    raise RunError(f"{lost} ({first}). {how_to_resume}") from error
+                raise
     finally:
         if not is_inner:
             _messages = None
+
+
+def _pass_on(error: BaseException, messages: Messages, *, is_inner: bool) -> None:
+    """Tell the other processes of an error, unless they know it or are lost.
+
+    Raises:
+        BaseException: If another process is lost, and has said why.
+    """
+    if is_known_to_all(error):
+        messages.leave()
+        return
+    # Without the others, which may be waiting for this process.
+    atexit.register(_leave)
+    if _is_loss(error):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            messages.raise_failure()
+    elif is_inner:
+        return
+    else:
+        messages.fail(error)
+        if messages.all_have_left():
+            atexit.unregister(_leave)
+    known_to_all(error)
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Return whether an error is one of the runtime: usually, a process is lost."""
+    return isinstance(error, Exception) and bool(_RUNTIME.match(str(error)))
 
 
 def on_writer(fn: Callable[[], T]) -> T:
