@@ -100,6 +100,7 @@ def compile_cells(
         _run_updates, made_for, env_steps=steps, donate_argnums=(0,)
     )
     copy = jit_with_options(_copy, made_for, env_steps=0)
+    # Played once for each group.
     play = jit_with_options(_evaluate, (*made_for, num_episodes), env_steps=1)
 
     placed = functools.partial(_types, sharding=NamedSharding(mesh, _CELLS))
