@@ -108,6 +108,12 @@ def test_a_run_trains_and_evaluates_on_them():
         trpo_jax.train(dataclasses.replace(config, num_envs=4))
 
 
+@pytest.mark.parametrize("num_envs", [0, -1, True])
+def test_a_number_of_rows_that_is_none_is_refused(num_envs):
+    with pytest.raises(ValueError, match="write a whole number, 1 or more"):
+        randomize_domain("brax/hopper", heavier, num_envs=num_envs)
+
+
 def test_the_seed_draws_the_bodies():
     environment = BraxEnvironment(Falling(), LIMIT)
 

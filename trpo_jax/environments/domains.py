@@ -13,7 +13,6 @@ from trpo_jax.environments.making import make_environment
 from trpo_jax.environments.varied import VariedEnvironment
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
-from trpo_jax.trust_region.checks import whole
 
 # (model, keys uint32[V, 2]) ↦ (model, axes); randomised leaves have a leading axis [V].
 RandomizationFn = Callable[[PyTree, jax.Array], tuple[PyTree, PyTree]]
@@ -42,12 +41,13 @@ def randomize_domain(
         seed: Seed of the draws.
 
     Raises:
-        UsageTypeError: If `env` has no model to randomise, `num_envs` is no count, or
-            the function returns something else.
-        UsageError: If Playground has no function for it, or the function randomises
-            nothing.
+        UsageTypeError: If `env` has no model to randomise, or the function returns
+            something else.
+        UsageError: If `num_envs` is not positive, Playground has no function for the
+            environment, or the function randomises nothing.
     """
-    num_envs = whole("num_envs", num_envs)
+    if type(num_envs) is not int or num_envs < 1:
+        raise UsageError(f"num_envs={num_envs!r}; write a whole number, 1 or more.")
     environment = make_environment(env)
     if not isinstance(environment, BraxEnvironment) or environment.model is None:
         raise UsageTypeError(

@@ -106,7 +106,7 @@ def init_costs(
         jax.tree.map(repeat, return_statistics),
         jnp.zeros(num_costs),
         jnp.float32(0),
-        jnp.full(num_costs, jnp.nan),
+        jnp.full(num_costs, jnp.nan, float),
         jnp.zeros(num_costs),
         jnp.float32(0),
     )
