@@ -76,7 +76,10 @@ def test_a_run_is_resumed_and_acted_with_by_the_name(module, tmp_path):
 @pytest.mark.parametrize(
     ("env", "advice"),
     [
-        ("no_lines:Line", "no module no_lines. Run python -m trpo_jax in its folder"),
+        (
+            "no_lines:Line",
+            "no module no_lines. Run python -m trpo_jax in the folder that holds",
+        ),
         ("own_lines:Lin", "did you mean 'Line'"),
         ("own_lines:of_length", "missing a required argument: 'length'"),
         (":Line", "write a module and a name, as 'carts:Cart'"),

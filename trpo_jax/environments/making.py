@@ -134,8 +134,8 @@ def _import(env: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UsageError(
-            f"env={env!r}: there is no module {error.name}. Run python -m trpo_jax in "
-            "its folder, or install it."
+            f"env={env!r}: there is no module {error.name}. Run python -m trpo_jax "
+            "in the folder that holds it, or install it."
         ) from error
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, vars(module), n=1)
