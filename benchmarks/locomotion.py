@@ -1,13 +1,14 @@
-"""TRPO compared with brax's PPO on brax's locomotion tasks, at equal steps.
+"""TRPO compared with brax's PPO on bodies of brax and Playground, at equal steps.
 
     python -m benchmarks.locomotion
-    python -m benchmarks.locomotion hopper walker2d --algorithms trpo --seeds 0 1 2
+    python -m benchmarks.locomotion brax/hopper --algorithms trpo --seeds 0 1 2
 
-Both train in brax's environments and are evaluated at equal intervals: mean
+Both train in the same environments and are evaluated at equal intervals: mean
 undiscounted return of whole episodes of at most 1000 steps, with greedy actions. One
 JSON line per run is added to --output.
 
-TRPO needs the extra `brax`; PPO runs in its own virtual environment, like all peers.
+TRPO needs the extras `brax` and `playground`; PPO runs in its own virtual environment,
+like all peers.
 """
 
 import dataclasses
@@ -34,7 +35,6 @@ Algorithm = Literal["trpo", "ppo"]
 
 BACKEND = "spring"
 EPISODE_LENGTH = 1000
-EVALUATION_EPISODES = 64
 
 # Settings that brax's training notebook uses for every environment.
 _PPO: dict[str, Any] = {
@@ -65,12 +65,14 @@ class Case:
         rounds: Rollouts of PPO between two evaluations.
         evaluations: Evaluations after the first, which is of the untrained policy.
         trpo_evaluations: The same for TRPO, if it trains longer.
+        episodes: Episodes of an evaluation.
     """
 
     ppo: dict[str, Any]
     rounds: int
     evaluations: int
     trpo_evaluations: int | None = None
+    episodes: int = 64
 
     @property
     def interval(self) -> int:
@@ -84,8 +86,33 @@ class Case:
         return self.evaluations * self.interval
 
 
+# Playground's settings for its control suite, with a 32nd of the environments and of
+# the rows of a minibatch: with 2,048 of them one rollout would be all of the training.
+_CONTROL = Case(
+    {
+        "episode_length": EPISODE_LENGTH,
+        "normalize_observations": True,
+        "action_repeat": 1,
+        "reward_scaling": 10,
+        "unroll_length": 30,
+        "num_minibatches": 32,
+        "num_updates_per_batch": 16,
+        "discounting": 0.995,
+        "learning_rate": 1e-3,
+        "entropy_cost": 1e-2,
+        "num_envs": 64,
+        "batch_size": 32,
+    },
+    rounds=4,
+    evaluations=8,
+    episodes=16,
+)
+_CONTROL_SHORT_SIGHTED = dataclasses.replace(
+    _CONTROL, ppo=_CONTROL.ppo | {"discounting": 0.95}
+)
+
 CASES = {
-    "inverted_pendulum": Case(
+    "brax/inverted_pendulum": Case(
         _PPO
         | {
             "reward_scaling": 10,
@@ -99,7 +126,7 @@ CASES = {
         rounds=1,
         evaluations=12,
     ),
-    "reacher": Case(
+    "brax/reacher": Case(
         _PPO
         | {
             "reward_scaling": 5,
@@ -114,9 +141,11 @@ CASES = {
         rounds=1,
         evaluations=4,
     ),
-    "hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6, trpo_evaluations=30),
-    "walker2d": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6, trpo_evaluations=30),
-    "ant": Case(
+    "brax/hopper": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6, trpo_evaluations=30),
+    "brax/walker2d": Case(
+        _HALFCHEETAH_PPO, rounds=1, evaluations=6, trpo_evaluations=30
+    ),
+    "brax/ant": Case(
         _PPO
         | {
             "reward_scaling": 10,
@@ -130,7 +159,16 @@ CASES = {
         rounds=1,
         evaluations=6,
     ),
-    "halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
+    "brax/halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
+    "playground/AcrobotSwingup": _CONTROL,
+    "playground/BallInCup": _CONTROL_SHORT_SIGHTED,
+    "playground/CartpoleBalance": _CONTROL,
+    "playground/CartpoleSwingup": _CONTROL,
+    "playground/CheetahRun": _CONTROL,
+    "playground/FingerSpin": _CONTROL_SHORT_SIGHTED,
+    "playground/HopperHop": _CONTROL,
+    "playground/ReacherHard": _CONTROL,
+    "playground/WalkerWalk": _CONTROL,
 }
 
 # (environment steps, mean return of an evaluation) ↦ None
@@ -142,7 +180,7 @@ def train_trpo(
 ) -> dict[str, Any]:
     """Train the preset; return its fields."""
     options = {"total_timesteps": case.steps} | overrides
-    config = configure(f"brax/{env}", seed=seed, **options)
+    config = configure(env, seed=seed, **options)
     init, step = (
         jax.jit(fn, compiler_options=trpo_jax.compiler_options())
         for fn in (trpo_jax.init, trpo_jax.step)
@@ -157,7 +195,7 @@ def train_trpo(
         )
     for update in range(config.num_updates + 1):
         if update % between == 0:
-            returns = trpo_jax.evaluate(config, state, play_key, EVALUATION_EPISODES)
+            returns = trpo_jax.evaluate(config, state, play_key, case.episodes)
             watch_fn(update * config.batch_size, float(np.mean(returns)))
         if update < config.num_updates:
             state, _ = step(config, state)
@@ -172,7 +210,7 @@ def train_ppo(
     arguments = settings | {
         "num_timesteps": case.steps,
         "num_evals": case.evaluations + 1,
-        "num_eval_envs": EVALUATION_EPISODES,
+        "num_eval_envs": case.episodes,
         "deterministic_eval": True,
         "seed": seed,
     }
@@ -217,12 +255,12 @@ def measure(
     config = ALGORITHMS[algorithm](env, case, seed, watch, overrides)
     return {
         "env": env,
-        "physics": BACKEND,
+        "physics": BACKEND if env.startswith("brax/") else "mjx",
         "algorithm": algorithm,
         "seed": seed,
         "steps": steps,
         "returns": returns,
-        "num_episodes": EVALUATION_EPISODES,
+        "num_episodes": case.episodes,
         "wall_seconds": round(time.perf_counter() - start, 1),
         "config": config,
     }
@@ -240,7 +278,7 @@ def main(
     """Compare the algorithms on the given environments, by default on all.
 
     Args:
-        envs: Names of environments in brax.
+        envs: Ids of environments that have a case.
         algorithms: Algorithms to train.
         seeds: Seeds of each algorithm; by default two of TRPO and one of PPO, which is
             slower.

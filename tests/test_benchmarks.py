@@ -212,7 +212,7 @@ def test_rollouts_divide_the_distance_between_locomotion_evaluations():
     for case in locomotion.CASES.values():
         assert case.steps == case.evaluations * case.interval
         assert case.interval % (64 * 64) == 0
-    assert locomotion.CASES["reacher"].interval == 256 * 50 * 32 * 4
+    assert locomotion.CASES["brax/reacher"].interval == 256 * 50 * 32 * 4
 
 
 def test_locomotion_measures_the_runs_asked_for(monkeypatch):
@@ -224,26 +224,27 @@ def test_locomotion_measures_the_runs_asked_for(monkeypatch):
 
     monkeypatch.setattr(locomotion, "measure", measure)
     monkeypatch.setattr(locomotion, "append_row", lambda output, row: rows.append(row))
-    locomotion.main(("ant",), algorithms=("trpo",), evaluations=20)
-    assert measured == [("ant", 20 * locomotion.CASES["ant"].interval)] * 2
-    locomotion.main(("hopper",), override=("max_kl=0.1",), algorithms=("trpo",))
-    assert measured[2:] == [("hopper", 30 * locomotion.CASES["hopper"].interval)] * 2
+    locomotion.main(("brax/ant",), algorithms=("trpo",), evaluations=20)
+    assert measured == [("brax/ant", 20 * locomotion.CASES["brax/ant"].interval)] * 2
+    locomotion.main(("brax/hopper",), override=("max_kl=0.1",), algorithms=("trpo",))
+    interval = locomotion.CASES["brax/hopper"].interval
+    assert measured[2:] == [("brax/hopper", 30 * interval)] * 2
     assert rows[-1]["command"] == (
-        "python -m benchmarks.locomotion hopper --algorithms trpo --seeds 1 "
+        "python -m benchmarks.locomotion brax/hopper --algorithms trpo --seeds 1 "
         "--override max_kl=0.1"
     )
 
 
 def test_locomotion_lists_its_runs():
-    runs = locomotion.runs(("ant", "hopper"), (0, 1), ("trpo", "ppo"))
+    runs = locomotion.runs(("brax/ant", "brax/hopper"), (0, 1), ("trpo", "ppo"))
     assert len(runs) == 8
-    assert runs[2] == ("ant", 0, "ppo")
-    runs = locomotion.runs(("ant",), None, ("trpo", "ppo"))
-    assert runs == [("ant", 0, "trpo"), ("ant", 1, "trpo"), ("ant", 0, "ppo")]
-    with pytest.raises(ValueError, match="write one of inverted_pendulum"):
+    assert runs[2] == ("brax/ant", 0, "ppo")
+    runs = locomotion.runs(("brax/ant",), None, ("trpo", "ppo"))
+    assert [run[1:] for run in runs] == [(0, "trpo"), (1, "trpo"), (0, "ppo")]
+    with pytest.raises(ValueError, match="write one of brax/inverted_pendulum"):
         locomotion.runs(("cat",), (0,), ("trpo",))
     with pytest.raises(ValueError, match="write --algorithms trpo"):
-        locomotion.main(("ant",), override=("max_kl=0.1",))
+        locomotion.main(("brax/ant",), override=("max_kl=0.1",))
 
 
 def locomotion_row(algorithm, seed, returns):

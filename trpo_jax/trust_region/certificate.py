@@ -30,16 +30,16 @@ def root(square: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
-# Thresholds of each of the two rounds of `upper_quantile`.
-_THRESHOLDS = 32
+# Rounds of `upper_quantile`, thresholds of each, and the octaves that they cover.
+_ROUNDS, _THRESHOLDS, _OCTAVES = 3, 11, 33
 
 
 def upper_quantile(values: Float[Array, "*N"], level: float) -> Float[Array, ""]:
-    """Return a quantile of values ≥ 0, with a relative error below 1.1 %.
+    """Return a quantile of values ≥ 0, with a relative error below 0.9 %.
 
-    It counts the values under thresholds, first an octave apart and then a 32nd of one,
-    and does not sort: over values that are split among devices, counts are sums, and a
-    sort would exchange all values.
+    It counts the values under thresholds, first three octaves apart, then 3/11 of one,
+    then 3/121, and does not sort: over values that are split among devices, counts are
+    sums, and a sort would exchange all values.
 
     Args:
         values: float[N], or of any shape; below 0 by rounding only.
@@ -47,25 +47,24 @@ def upper_quantile(values: Float[Array, "*N"], level: float) -> Float[Array, ""]
 
     Returns:
         The quantile, a scalar: the smallest value up to which there are `level` · N
-        values. 0 if it is less than 2⁻³² of the largest value; NaN or ∞ if any value
+        values. 0 if it is less than 2⁻³³ of the largest value; NaN or ∞ if any value
         is.
     """
     values = values.reshape(-1)
     needed = math.ceil(level * values.size)
     steps = jnp.arange(1, _THRESHOLDS + 1, dtype=values.dtype)
-
-    def lowest(top: Float[Array, ""], octaves: float) -> Float[Array, ""]:
-        """Return the lowest of top · 2^(−k · octaves) with the values needed below."""
-        thresholds = top * jnp.exp2(-octaves * steps)
-        enough = jnp.sum(values[:, None] <= thresholds, axis=0) >= needed
-        # Monotone: enough for the first thresholds, and too few for the others.
-        return top * jnp.exp2(-octaves * jnp.sum(enough).astype(values.dtype))
-
     top = jnp.maximum(jnp.max(values), 0)
-    end = lowest(lowest(top, 1.0), 1 / _THRESHOLDS)
-    # The quantile is in the 1/32 of an octave below `end`, here its geometric middle.
-    middle = end * 2 ** (-0.5 / _THRESHOLDS)
-    found = jnp.where(end > top * 2.0**-_THRESHOLDS, middle, 0)
+    # The lowest threshold so far with the values needed below it.
+    end, octaves = top, float(_OCTAVES)
+    for _ in range(_ROUNDS):
+        octaves /= _THRESHOLDS
+        thresholds = end * jnp.exp2(-octaves * steps)
+        # One row a threshold: the other way round, XLA on CPU takes 1.7 times as long.
+        enough = jnp.sum(values <= thresholds[:, None], axis=1) >= needed
+        # Monotone: enough for the first thresholds, and too few for the others.
+        end *= jnp.exp2(-octaves * jnp.sum(enough).astype(values.dtype))
+    # The quantile is in the last step below `end`, here its geometric middle.
+    found = jnp.where(end > top * 2.0**-_OCTAVES, end * 2 ** (-octaves / 2), 0)
     return jnp.where(jnp.isfinite(top), found, top)
 
 
