@@ -143,11 +143,41 @@ def test_parameters_for_another_number_of_environments_are_refused(num_envs):
 
 
 @pytest.mark.parametrize(
-    "params", [{"a": jnp.ones(3), "b": jnp.ones((2, 1))}, {"a": 1.0}, {}]
+    "params",
+    [{"a": jnp.ones(3), "b": jnp.ones((2, 1))}, {"a": 1.0}, {"a": jnp.ones(0)}, {}],
 )
 def test_parameters_need_the_same_number_of_rows(params):
     with pytest.raises(ValueError, match="same number of rows"):
         VariedEnvironment(lambda params: Heavy(params["a"]), params)
+
+
+def test_one_that_makes_no_environment_is_refused():
+    advice = "return an Environment, such as .*GymnaxEnvironment"
+    with pytest.raises(TypeError, match=advice):
+        VariedEnvironment(lambda params: params, {"a": jnp.ones(3)})
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"g": jnp.ones((3, 2))}, r"params\.g has the shape \(3, 2\) and by .* \(\)"),
+        ({"g": jnp.ones(0)}, r"params\.g has the shape \(0,\).* \[num_envs\]"),
+        ({"g": "ten"}, r"params\.g is the str 'ten'; write env\.default_params"),
+        ({"g": [5.0, 10.0]}, r"params\.g\[0\] is the float .* or arrays"),
+        ({"g": jnp.ones(3), "m": jnp.ones(2)}, r"\.g.*\.m.* same number of rows"),
+    ],
+)
+def test_parameters_of_other_shapes_are_refused(change, advice):
+    with pytest.raises((ValueError, TypeError), match=advice):
+        trpo_jax.TRPOConfig(env=pendulum(**change), **SMALL)
+
+
+@pytest.mark.parametrize(
+    "params", [{"g": 10.0}, gymnax.make("CartPole-v1")[1], type(pendulum()[1])]
+)
+def test_parameters_of_another_environment_are_refused(params):
+    with pytest.raises(TypeError, match=r"takes .*pendulum\.EnvParams: write env\."):
+        make_environment((pendulum()[0], params))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from trpo_jax.environments.protocol import (
     TimeStep,
     step_without_reset,
 )
-from trpo_jax.errors import UsageError, array_types
+from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.observations import Observation
 
 
@@ -50,12 +50,18 @@ class VariedEnvironment:
             params: The parameters of all rows, leaves [V, …].
 
         Raises:
-            UsageError: If the leaves do not have the same number of rows.
+            UsageError: If the leaves do not have the same number of rows, at least one.
+            UsageTypeError: If `make_fn` does not make an `Environment`.
         """
+        if not callable(make_fn):
+            raise UsageTypeError(
+                f"make_fn is {describe_type(make_fn)}; write a function params ↦ "
+                "Environment, of one row."
+            )
         self._make_fn = make_fn
         self._params = params
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
-        if len(sizes) != 1 or sizes == {()}:
+        if len(sizes) != 1 or not sizes.isdisjoint({(), (0,)}):
             raise UsageError(
                 f"parameters {array_types(params)} do not have the same number of rows;"
                 " write arrays with one leading axis, [num_envs, …]."
@@ -63,6 +69,11 @@ class VariedEnvironment:
         ((self.num_variants,),) = sizes
         made: list[Environment] = []
         jax.eval_shape(lambda: made.append(make_fn(self._params_of(0))))
+        if not isinstance(made[0], Environment):
+            raise UsageTypeError(
+                f"make_fn returned {describe_type(made[0])}; return an Environment, "
+                "such as trpo_jax.environments.GymnaxEnvironment(env, params)."
+            )
         self.action_space: ActionSpace = made[0].action_space
         self.observation_shape: PyTree = made[0].observation_shape
         self.num_costs = num_costs(made[0])
