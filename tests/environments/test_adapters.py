@@ -28,7 +28,6 @@ from trpo_jax.environments import (
     JumanjiEnvironment,
     MaskedObservation,
     MultiDiscrete,
-    VariedEnvironment,
     XLandEnvironment,
     make_brax,
     make_crax,
@@ -895,11 +894,8 @@ def test_the_rulesets_of_xland():
     goals = {tuple(goal) for goal in np.asarray(state.state.goal_encoding).tolist()}
     assert goals == {tuple(goal) for goal in np.asarray(rulesets().goals).tolist()}
 
-    def make(ruleset):
-        return XLandEnvironment(env, params.replace(ruleset=ruleset))
-
     each = jax.vmap(rulesets().get_ruleset)(jnp.arange(2))
-    varied = VariedEnvironment(make, each)
+    varied = (env, params.replace(ruleset=each))
     config = TRPOConfig(
         env=varied, num_envs=2, rollout_length=4, total_timesteps=8, hidden_sizes=(4,)
     )

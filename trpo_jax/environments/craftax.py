@@ -9,6 +9,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from trpo_jax.environments import suites
 from trpo_jax.environments.protocol import Discrete, TimeStep
 from trpo_jax.environments.restart import restarting
+from trpo_jax.environments.varied import VariedEnvironment, make_with_params
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import Observation
 
@@ -89,18 +90,21 @@ class CraftaxEnvironment:
         return jax.tree.map(suites.strong, state), suites.observed(observation)
 
 
-def make_craftax(env: str | tuple[Any, Any] | Any) -> CraftaxEnvironment:
+def make_craftax(
+    env: str | tuple[Any, Any] | Any,
+) -> CraftaxEnvironment | VariedEnvironment:
     """Return an environment of Craftax by its id, from a pair, or from an object.
 
     The same argument gives the same object, so that nothing compiles twice.
 
     Args:
         env: Its id in Craftax, such as "Craftax-Symbolic-v1"; an (environment, params)
-            pair; or the environment alone for its default parameters.
+            pair; or the environment alone for its default parameters. Parameters with a
+            leading axis [num_envs], all or some, make a `VariedEnvironment`.
 
     Raises:
         UsageError: If Craftax is not installed or has no such environment (the message
-            names the nearest).
+            names the nearest), or parameters do not fit, see `make_with_params`.
     """
     if isinstance(env, str):
         return _make_by_id(env)
@@ -117,5 +121,5 @@ def _make_by_id(name: str) -> CraftaxEnvironment:
 
 
 @suites.made_once
-def _wrap(objects: suites.ById) -> CraftaxEnvironment:
-    return CraftaxEnvironment(*objects)
+def _wrap(objects: suites.ById) -> CraftaxEnvironment | VariedEnvironment:
+    return make_with_params(CraftaxEnvironment, *objects)

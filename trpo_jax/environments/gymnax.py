@@ -3,7 +3,6 @@
 import importlib
 import sys
 import types
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.environments.varied import VariedEnvironment
-from trpo_jax.errors import UsageError, UsageTypeError, describe_type
+from trpo_jax.environments.varied import VariedEnvironment, make_with_params
+from trpo_jax.errors import UsageError
 from trpo_jax.observations import Observation
 from trpo_jax.tracing import cached, holds_tracers
 
@@ -247,71 +246,7 @@ class _LoadedWhenUsed(types.ModuleType):
 
 @cached
 def _make_from_pair(pair: suites.ById) -> GymnaxEnvironment | VariedEnvironment:
-    env, params = pair
-    if params is not None:
-        _check_params(env, params)
-    if params is None or not (varied := _varied(env, params)):
-        return GymnaxEnvironment(env, params)
-    paths, structure = jax.tree_util.tree_flatten_with_path(suites.narrowed(params))
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-
-    def make(rows: dict[str, Array]) -> GymnaxEnvironment:
-        chosen = list((leaves | rows).values())
-        return GymnaxEnvironment(env, jax.tree.unflatten(structure, chosen))
-
-    return VariedEnvironment(make, {name: leaves[name] for name in varied})
-
-
-def _check_params(env: Any, params: Any) -> None:
-    """Raise with advice unless parameters are like the default ones, if there are any.
-
-    A class derived from that of the default ones may have other leaves.
-    """
-    default = getattr(env, "default_params", None)
-    if default is None:
-        return
-    advice = "env.default_params.replace(…) with numbers or arrays"
-    if not isinstance(params, type(default)):
-        raise UsageTypeError(
-            f"params is {describe_type(params)}; {type(env).__name__} takes "
-            f"{type(default).__module__}.{type(default).__name__}: write {advice}."
-        )
-    if type(params) is not type(default):
-        return
-    shapes = {
-        path: jnp.shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(default)
-    }
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = f"params{jax.tree_util.keystr(path)}"
-        if path not in shapes or not hasattr(leaf, "dtype") | isinstance(leaf, Real):
-            raise UsageTypeError(f"{name} is {describe_type(leaf)}; write {advice}.")
-        # An environment may take arrays of other sizes.
-        shape, axes = jnp.shape(leaf), len(shapes[path])
-        if len(shape) not in (axes, axes + 1) or shape[: len(shape) - axes] == (0,):
-            raise UsageError(
-                f"{name} has the shape {shape} and by default {shapes[path]}; write as "
-                "many axes, or one more in front, [num_envs], for a different "
-                "environment in each row."
-            )
-
-
-def _varied(env: Any, params: Any) -> list[str]:
-    """Return the leaves of parameters that have one axis more than the default ones."""
-    default = getattr(env, "default_params", None)
-    structure: Any = jax.tree.structure(default)
-    if structure != jax.tree.structure(params):
-        return []
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(params),
-        jax.tree.leaves(default),
-        strict=True,
-    )
-    return [
-        jax.tree_util.keystr(path)
-        for (path, leaf), one in pairs
-        if jnp.ndim(leaf) == jnp.ndim(one) + 1
-    ]
+    return make_with_params(GymnaxEnvironment, *pair)
 
 
 def _base_class() -> Any:

@@ -51,9 +51,9 @@ def make_environment(env: Any) -> Environment:
     Args:
         env: An id; an (environment, params) pair of gymnax, Craftax or XLand-MiniGrid,
             or the environment alone for its default parameters; an environment of
-            Jumanji or Navix; or any `Environment`. Parameters of gymnax with a leading
-            axis [num_envs] make a different environment in each row of the batch. An id
-            is one of gymnax, such as "CartPole-v1", unless it begins with a suite:
+            Jumanji or Navix; or any `Environment`. Parameters with a leading axis
+            [num_envs] make a different environment in each row of the batch. An id is
+            one of gymnax, such as "CartPole-v1", unless it begins with a suite:
 
             - "brax/halfcheetah", or with a backend "brax/halfcheetah/generalized";
             - "craftax/Craftax-Symbolic-v1";

@@ -1,6 +1,7 @@
 """A different environment in each row of a batch."""
 
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
+from trpo_jax.environments import suites
 from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.protocol import (
     ActionSpace,
@@ -122,6 +124,83 @@ class VariedEnvironment:
         return jax.tree.map(
             lambda leaf: jnp.asarray(leaf)[row % self.num_variants], self._params
         )
+
+
+def make_with_params(
+    make_fn: Callable[[Any, Any], Any], env: Any, params: Any = None
+) -> Any:
+    """Return the environment with its parameters, a different one in each row if asked.
+
+    Args:
+        make_fn: (env, params) ↦ `Environment`.
+        env: An environment with `default_params`, an attribute or a method.
+        params: Its parameters; the default ones if None. Leaves with one axis more than
+            those, [num_envs] in front, make a `VariedEnvironment`.
+
+    Raises:
+        UsageError: If parameters do not have the axes of the default ones, or one
+            number of rows.
+        UsageTypeError: If parameters are not of the environment.
+    """
+    if params is None:
+        return make_fn(env, None)
+    default = getattr(env, "default_params", None)
+    default = default() if callable(default) else default
+    if default is not None:
+        _check_params(env, params, default)
+    leaves, structure = _leaves_by_name(suites.narrowed(params))
+    defaults, usual = _leaves_by_name(default)
+    varied = {
+        name: leaf
+        for name, leaf in leaves.items()
+        if structure == usual and jnp.ndim(leaf) == jnp.ndim(defaults[name]) + 1
+    }
+    if not varied:
+        return make_fn(env, params)
+
+    def make(rows: dict[str, Array]) -> Any:
+        chosen = list((leaves | rows).values())
+        return make_fn(env, jax.tree.unflatten(structure, chosen))
+
+    return VariedEnvironment(make, varied)
+
+
+def _check_params(env: Any, params: Any, default: Any) -> None:
+    """Raise with advice unless parameters are like the default ones.
+
+    A class derived from that of the default ones may have other leaves.
+    """
+    call = "()" if callable(env.default_params) else ""
+    advice = f"env.default_params{call}.replace(…) with numbers or arrays"
+    if not isinstance(params, type(default)):
+        raise UsageTypeError(
+            f"params is {describe_type(params)}; {type(env).__name__} takes "
+            f"{type(default).__module__}.{type(default).__name__}: write {advice}."
+        )
+    if type(params) is not type(default):
+        return
+    defaults, _ = _leaves_by_name(default)
+    for name, leaf in _leaves_by_name(params)[0].items():
+        number = hasattr(leaf, "dtype") or isinstance(leaf, Real)
+        if name not in defaults or not number:
+            raise UsageTypeError(
+                f"params{name} is {describe_type(leaf)}; write {advice}."
+            )
+        # An environment may take arrays of other sizes.
+        shape, usual = jnp.shape(leaf), jnp.shape(defaults[name])
+        extra = len(shape) - len(usual)
+        if extra not in (0, 1) or shape[:extra] == (0,):
+            raise UsageError(
+                f"params{name} has the shape {shape} and by default {usual}; write as "
+                "many axes, or one more in front, [num_envs], for a different "
+                "environment in each row."
+            )
+
+
+def _leaves_by_name(tree: PyTree) -> tuple[dict[str, Any], Any]:
+    """Return the leaves by their paths, such as ".gravity", and the structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, structure
 
 
 def reset_batch(

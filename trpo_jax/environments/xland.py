@@ -9,6 +9,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from trpo_jax.environments import suites
 from trpo_jax.environments.protocol import Discrete, TimeStep
 from trpo_jax.environments.restart import restarting
+from trpo_jax.environments.varied import VariedEnvironment, make_with_params
 from trpo_jax.errors import UsageError
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import Observation
@@ -112,7 +113,7 @@ class XLandEnvironment:
 
 def make_xland(
     env: str | tuple[Any, Any] | Any, benchmark: str | None = None
-) -> XLandEnvironment:
+) -> XLandEnvironment | VariedEnvironment:
     """Return an environment of XLand-MiniGrid by its id, from a pair, or an object.
 
     The same arguments give the same object, so that nothing compiles twice.
@@ -120,14 +121,17 @@ def make_xland(
     Args:
         env: Its id in XLand-MiniGrid, such as "MiniGrid-Empty-5x5" or, with a
             benchmark, "XLand-MiniGrid-R1-9x9"; the two values that `xminigrid.make`
-            returns; or the first of them, for its default parameters.
+            returns; or the first of them, for its default parameters. Parameters with a
+            leading axis [num_envs], all or some, such as rulesets, make a
+            `VariedEnvironment`.
         benchmark: With an id, the name of the rulesets that episodes are drawn from,
             such as "trivial-21k"; XLand-MiniGrid downloads them once.
 
     Raises:
         UsageError: If XLand-MiniGrid is not installed, has no such environment or
             benchmark (the message names the nearest) or cannot download it, or if the
-            environment has no goal without a benchmark, or takes none.
+            environment has no goal without a benchmark, or takes none; or parameters do
+            not fit, see `make_with_params`.
     """
     if isinstance(env, str):
         return _make_by_id(env, benchmark)
@@ -169,8 +173,8 @@ def _make_by_id(name: str, benchmark: str | None) -> XLandEnvironment:
 
 
 @suites.made_once
-def _wrap(objects: suites.ById) -> XLandEnvironment:
-    return XLandEnvironment(*objects)
+def _wrap(objects: suites.ById) -> XLandEnvironment | VariedEnvironment:
+    return make_with_params(XLandEnvironment, *objects)
 
 
 def _check_resets(env: Any) -> None:
