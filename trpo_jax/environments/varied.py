@@ -148,19 +148,20 @@ def make_with_params(
     default = default() if callable(default) else default
     if default is not None:
         _check_params(env, params, default)
-    leaves, structure = _leaves_by_name(suites.narrowed(params))
-    defaults, usual = _leaves_by_name(default)
+    params = suites.narrowed(params)
+    leaves, defaults = _leaves_by_name(params), _leaves_by_name(default)
     varied = {
         name: leaf
         for name, leaf in leaves.items()
-        if structure == usual and jnp.ndim(leaf) == jnp.ndim(defaults[name]) + 1
+        if leaves.keys() == defaults.keys()
+        and jnp.ndim(leaf) == jnp.ndim(defaults[name]) + 1
     }
     if not varied:
         return make_fn(env, params)
 
     def make(rows: dict[str, Array]) -> Any:
         chosen = list((leaves | rows).values())
-        return make_fn(env, jax.tree.unflatten(structure, chosen))
+        return make_fn(env, jax.tree.unflatten(jax.tree.structure(params), chosen))
 
     return VariedEnvironment(make, varied)
 
@@ -179,8 +180,8 @@ def _check_params(env: Any, params: Any, default: Any) -> None:
         )
     if type(params) is not type(default):
         return
-    defaults, _ = _leaves_by_name(default)
-    for name, leaf in _leaves_by_name(params)[0].items():
+    defaults = _leaves_by_name(default)
+    for name, leaf in _leaves_by_name(params).items():
         number = hasattr(leaf, "dtype") or isinstance(leaf, Real)
         if name not in defaults or not number:
             raise UsageTypeError(
@@ -197,10 +198,10 @@ def _check_params(env: Any, params: Any, default: Any) -> None:
             )
 
 
-def _leaves_by_name(tree: PyTree) -> tuple[dict[str, Any], Any]:
-    """Return the leaves by their paths, such as ".gravity", and the structure."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, structure
+def _leaves_by_name(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves by their paths, such as ".gravity"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def reset_batch(
