@@ -429,13 +429,18 @@ def locomotion(rows: list[dict]) -> str:
             known = means and None not in means  # None: a return that was not finite
             return score(sum(means) / len(means)) if known else "–"
 
+        def mean_seconds(runs: list[dict]) -> str:
+            seconds = [run["wall_seconds"] for run in runs]
+            return f"{sum(seconds) / len(seconds):,.0f}" if seconds else "–"
+
         of = {
             name: [run for run in runs if run["algorithm"] == name]
             for name in ("trpo", "ppo")
         }
         each = (", ".join(map(last, of[name])) or "–" for name in of)
         way = " : ".join(on_the_way(of[name]) for name in of)
-        return env, f"{max(ends):,}", *each, way
+        seconds = " : ".join(mean_seconds(of[name]) for name in of)
+        return env, f"{max(ends):,}", *each, way, seconds
 
     return table(
         (
@@ -444,6 +449,7 @@ def locomotion(rows: list[dict]) -> str:
             "TRPO, each seed",
             "PPO, each seed",
             "mean of the evaluations on the way, TRPO : PPO",
+            "seconds of a run",
         ),
         map(line, dict.fromkeys(row["env"] for row in rows)),
     )
@@ -761,8 +767,12 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "scaling": scaling,
     "learning": learning,
     "locomotion": locomotion,
+    "playground": locomotion,
     "compiled": compiled,
 }
+
+# Tables of the rows of benchmarks.locomotion.
+SUITE_OF = {"locomotion": "brax/", "playground": "playground/"}
 
 # Tables of the front page.
 FRONT_TABLES: dict[str, Callable[[list[dict]], str]] = {
@@ -790,6 +800,7 @@ PICTURES: dict[str, dict[str, tuple[str, Callable]]] = {
         "constraints": ("return and cost against steps", constraints_tables.draw)
     },
     "locomotion": {"locomotion": ("return against steps", draw_locomotion)},
+    "playground": {"playground": ("return against steps", draw_locomotion)},
     "compiled": {"compiled": ("modelled time of an update", draw_compiled)},
 }
 
@@ -804,6 +815,9 @@ def rows_of(name: str, results: pathlib.Path) -> list[dict]:
     if name == "compiled":  # a file for each kind of device
         files = sorted(results.glob("compiled-*.jsonl"))
         return [row for file in files for row in read_rows(file)]
+    if name in SUITE_OF:  # one file for both suites
+        rows = read_rows(results / "locomotion.jsonl")
+        return [row for row in rows if row["env"].startswith(SUITE_OF[name])]
     rows = read_rows(results / f"{name}.jsonl")
     return latest(rows) if name in ("learning", "evidence") else rows
 

@@ -254,17 +254,21 @@ def locomotion_row(algorithm, seed, returns):
         "seed": seed,
         "steps": [0, 10, 20][: len(returns)],
         "returns": returns,
+        "wall_seconds": 3.0,
     }
 
 
 @pytest.mark.parametrize(
     ("ppo", "line"),
     [
-        ([], "| ant | 20 | 4.00, 6.00 | – | 4.00 : – |"),
+        ([], "| ant | 20 | 4.00, 6.00 | – | 4.00 : – | 3 : – |"),
         # A return that was not finite has no mean.
-        ([[0.0, None, 1.0]], "| ant | 20 | 4.00, 6.00 | 1.00 | 4.00 : – |"),
+        ([[0.0, None, 1.0]], "| ant | 20 | 4.00, 6.00 | 1.00 | 4.00 : – | 3 : 3 |"),
         # A run that stopped early: the means are over the steps that all have.
-        ([[0.0, 1.0]], "| ant | 20 | 4.00, 6.00 | 1.00 (at 10) | 3.00 : 1.00 |"),
+        (
+            [[0.0, 1.0]],
+            "| ant | 20 | 4.00, 6.00 | 1.00 (at 10) | 3.00 : 1.00 | 3 : 3 |",
+        ),
     ],
 )
 def test_the_locomotion_table(ppo, line):

@@ -17,6 +17,7 @@ from probes import CHAIN, TABULAR
 import trpo_jax
 from trpo_jax import UpdateStatus
 from trpo_jax.trust_region import (
+    Batch,
     Categorical,
     DiagonalGaussian,
     GSDEGaussian,
@@ -287,6 +288,84 @@ compare = fast_jit(
     ),
     static_argnames="kind",
 )
+
+
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def projected_by_roots(old, new, max_kl):
+    """Log-probabilities of `project` for categoricals, by SciPy's root of the KL."""
+    rows = []
+    for p, q in zip(np.exp(old), np.exp(new), strict=True):
+
+        def excess(weight, p=p, q=q):
+            mixture = (1 - weight) * p + weight * q
+            return np.sum(p * np.log(p / mixture)) - max_kl
+
+        inside = excess(1.0) <= 0
+        weight = 1.0 if inside else scipy.optimize.brentq(excess, 0, 1, xtol=1e-15)
+        rows.append(np.log((1 - weight) * p + weight * q))
+    return np.stack(rows)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("eager", [False, True])
+def test_steps_are_those_of_finite_differences(eager):
+    """Five steps up the projected objective, the later ones out of the trust region."""
+    rng = np.random.default_rng(2)
+    features, actions = rng.normal(size=(6, 2)), rng.integers(3, size=6)
+    theta, advantages = rng.normal(size=(2, 3)), rng.normal(size=6)
+    max_kl, bonus, regression, rate, epochs = 0.02, 0.1, 2.0, 1.0, 5
+    old = log_softmax(features @ theta)
+    taken = np.arange(6), actions
+
+    def objective(log_probs):
+        entropy = -np.sum(np.exp(log_probs) * log_probs, axis=-1)
+        ratio = np.exp(log_probs[taken] - old[taken])
+        return np.mean(ratio * advantages + bonus * entropy)
+
+    def loss(vector, target):
+        new = log_softmax(features @ vector.reshape(2, 3))
+        projected = projected_by_roots(old, new, max_kl)
+        excess = np.sum(np.exp(target) * (target - new), axis=-1)
+        return -objective(projected) + regression * np.mean(excess)
+
+    expected, outside = theta.reshape(-1), []
+    for _ in range(epochs):
+        new = log_softmax(features @ expected.reshape(2, 3))
+        target = projected_by_roots(old, new, max_kl)  # a constant to the derivative
+        outside.append(np.mean(np.sum(np.exp(old) * (old - new), axis=-1) > max_kl))
+        steps = 1e-6 * np.eye(6)
+        slope = [
+            loss(expected + step, target) - loss(expected - step, target)
+            for step in steps
+        ]
+        expected = expected - rate * np.array(slope) / 2e-6
+    assert 0 < np.mean(outside) < 1  # inside and outside are both tested
+
+    optimizer = optax.sgd(rate)
+    batch = Batch(*map(jnp.asarray, (features, actions, old[taken], advantages)))
+    with jax.disable_jit(eager):
+        found, _, info = projection_update(
+            lambda params, states: Categorical(states @ params),
+            jnp.asarray(theta),
+            batch,
+            optimizer,
+            optimizer.init(jnp.asarray(theta)),
+            jax.random.key(0),
+            max_kl=max_kl,
+            entropy_coefficient=bonus,
+            regression_coefficient=regression,
+            epochs=epochs,
+            num_minibatches=1,
+        )
+    assert info.status == UpdateStatus.ACCEPTED
+    assert 0 < info.accepted_fraction <= 1
+    step = expected.reshape(2, 3) - theta
+    np.testing.assert_allclose(
+        found - theta, info.accepted_fraction * step, rtol=1e-6, atol=1e-9
+    )
 
 
 def problem(kind, seed=0):

@@ -237,7 +237,7 @@ def _largest_weight(old: Any, new: Any, max_kl: Float[Array, ""]) -> Float[Array
     def weight_of(bits: Int[Array, "*N"]) -> Float[Array, "*N"]:
         return jax.lax.bitcast_convert_type(bits, kl.dtype)
 
-    def halve(_: Int[Array, ""], ends: tuple) -> tuple:
+    def halve(_: Int[Array, ""] | int, ends: tuple) -> tuple:
         low, high = ends
         middle = low + (high - low) // 2
         within = old.kl_divergence(old.interpolate(new, weight_of(middle))) <= max_kl
