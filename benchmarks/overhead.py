@@ -1,11 +1,14 @@
-"""Cost of a recorded run: `run` with its default records compared with `train`.
+"""Cost of a run's records and of the certificates of its updates.
 
     python -m benchmarks.overhead
 
-A third turn is `run` with an evaluation every ten updates, compared with `run`. All
-train the same config in turns in one process, after compilation; the order changes
-every round. The time of `run` is that of the whole call: folder, metrics, the last
-checkpoint, and a last evaluation over one episode.
+`run` with its default records is compared with `train`, and `run` with an evaluation
+every ten updates with `run`. All train the same config in turns in one process, after
+compilation; the order changes every round. The time of `run` is that of the whole call:
+folder, metrics, the last checkpoint, and a last evaluation over one episode.
+
+A compiled step is compared with one that does not return what certifies an update,
+which XLA then does not compute, in turns of single steps.
 """
 
 import dataclasses
@@ -26,6 +29,39 @@ from benchmarks.harness import RESULTS, Timing, write_rows
 _CASES = ((64, 200), (1024, 20))
 
 _EVALUATION_UPDATES = 10
+
+# What an update is certified by beyond what it needs itself.
+_CERTIFICATE = ("surrogate_standard_error", "kl_95", "kl_max", "share_beyond")
+_BOUNDS = ("improvement_bound", "mean_kl_improvement_bound")
+
+
+def certificate_speed(config: trpo_jax.TRPOConfig, turns: int) -> Timing:
+    """Return the speed of a step with the certificate relative to one without."""
+    state = jax.jit(trpo_jax.init, static_argnums=0)(config, jax.random.key(0))
+
+    def certified(state: trpo_jax.TrainState) -> tuple:
+        return trpo_jax.step(config, state)
+
+    def plain(state: trpo_jax.TrainState) -> tuple:
+        state, metrics = trpo_jax.step(config, state)
+        update = metrics.update._replace(**dict.fromkeys(_CERTIFICATE, ()))
+        return state, metrics._replace(update=update, **dict.fromkeys(_BOUNDS, ()))
+
+    programs = [
+        jax.jit(fn, compiler_options=trpo_jax.compiler_options()).lower(state).compile()
+        for fn in (certified, plain)
+    ]
+    for _ in range(30):  # from an untrained policy, whose searches are shorter
+        state, _ = programs[0](state)
+    ratios = []
+    for turn in range(turns):
+        seconds = {}
+        for program in programs if turn % 2 else reversed(programs):
+            start = time.perf_counter()
+            jax.block_until_ready(program(state))
+            seconds[program] = time.perf_counter() - start
+        ratios.append(seconds[programs[1]] / seconds[programs[0]])
+    return Timing.of(ratios)
 
 
 def measure(num_envs: int, updates: int, rounds: int) -> dict:
@@ -74,12 +110,13 @@ def measure(num_envs: int, updates: int, rounds: int) -> dict:
         "evaluation_updates": _EVALUATION_UPDATES,
         "evaluating_seconds": Timing.of(seconds["evaluating"]),
         "evaluating_ratio": speed("evaluating", "run"),
+        "certificate_ratio": certificate_speed(config, rounds * updates // 4),
     }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measure the cost of recording a run."""
+    """Measure the cost of recording a run and of certificates."""
 
     rounds: int = 15
     """Rounds of each case."""

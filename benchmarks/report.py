@@ -463,6 +463,7 @@ def overhead(rows: list[dict]) -> str:
         "`run`, s",
         "speed, `run` / `train`",
         "speed, `run` with / without evaluations",
+        "speed, a step with / without its certificate",
     )
     return table(
         header,
@@ -474,6 +475,7 @@ def overhead(rows: list[dict]) -> str:
                 spread(row["run_seconds"]),
                 spread(row["speed_ratio"]),
                 spread(row["evaluating_ratio"]) if "evaluating_ratio" in row else "–",
+                spread(row["certificate_ratio"]) if "certificate_ratio" in row else "–",
             )
             for row in rows
         ],
