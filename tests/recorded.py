@@ -14,6 +14,8 @@ METRICS = {
     "improvement_ratio": 0.8,
     "signal_to_noise": 3.0,
     "max_kl": 0.01,
+    "improvement_bound": -300.0,
+    "mean_kl_improvement_bound": -4.0,
     "cg_relative_residual": 1e-4,
     "accepted_fraction": 0.5,
     "entropy": 0.6,

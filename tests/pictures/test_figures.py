@@ -83,6 +83,9 @@ def test_curves_are_means_over_seeds_with_a_band(tmp_path, monkeypatch):
     np.testing.assert_allclose(one.get_ydata(), 1)
     assert panels["critic (cut at −1)"].get_ylim()[0] == -1
     assert panels["critic's loss"].get_yscale() == "log"
+    bounds = panels["bound on improvement by largest (thin: mean) KL"]
+    assert [bound.get_ydata()[0] for bound in bounds.lines] == [-300, -4]
+    assert (bounds.get_yscale(), bounds.get_ylim()) == ("symlog", (-900, 0))
 
 
 def test_updates_without_kl_leave_the_logarithmic_axis_finite(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullLocator,
+    SymmetricalLogLocator,
 )
 
 from trpo_jax.pictures.curves import (
@@ -45,7 +46,7 @@ class _Panel(NamedTuple):
     metric: str
     title: str
     unit: str
-    logarithmic: bool = False
+    scale: str = "linear"
     ends: tuple[float | None, float | None] = (None, None)  # of the axis, if fixed
     cut: int | None = None  # the axis does not go below
     limit: str | float | None = None  # a metric, or a level, to draw dotted
@@ -58,7 +59,7 @@ _PANELS = (
         "kl",
         "mean KL; thin: 95 %, largest; dotted: δ",
         "nats",
-        logarithmic=True,
+        scale="log",
         limit="max_kl",
         fainter=("kl_95", "kl_max"),
     ),
@@ -77,14 +78,21 @@ _PANELS = (
         "gain / its standard error",
         limit=2,
     ),
-    _Panel("cg_relative_residual", "conjugate gradient's residual", "‖r‖ / ‖g‖", True),
+    _Panel(
+        "improvement_bound",
+        "bound on improvement by largest (thin: mean) KL",
+        "return",
+        scale="symlog",
+        fainter=("mean_kl_improvement_bound",),
+    ),
+    _Panel("cg_relative_residual", "conjugate gradient's residual", "‖r‖ / ‖g‖", "log"),
     _Panel("accepted_fraction", "line search", "accepted fraction", ends=(0, 1.05)),
     _Panel("entropy", "entropy of the policy", "nats"),
     # An untrained critic may be at −100, which would flatten everything else.
     _Panel(
         "explained_variance", "critic", "explained variance", cut=-1, ends=(None, 1.05)
     ),
-    _Panel("critic_loss", "critic's loss", "mean squared error", True),
+    _Panel("critic_loss", "critic's loss", "mean squared error", "log"),
 )
 
 
@@ -167,7 +175,7 @@ def draw_diagnostics(runs: Sequence[Run], path: Path) -> None:
 def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     for run, style in zip(runs, styles_of(runs), strict=True):
         curve = metric_curve(run, panel.metric)
-        draw_curve(axis, curve, style, logarithmic=panel.logarithmic)
+        draw_curve(axis, curve, style, logarithmic=panel.scale == "log")
         for place, metric in enumerate(panel.fainter, start=1):
             fainter = metric_curve(run, metric)
             axis.plot(
@@ -187,8 +195,13 @@ def _draw_panel(axis: Axes, panel: _Panel, runs: Sequence[Run]) -> None:
     if isinstance(panel.limit, int | float):
         axis.axhline(panel.limit, linestyle=":", color="black", linewidth=1)
     means = np.concatenate([np.asarray(line.get_ydata()) for line in axis.lines])
-    means = means[means > 0]
-    if panel.logarithmic and len(means):
+    if panel.scale == "symlog" and np.isfinite(means).any():
+        axis.set_yscale("symlog")
+        # Without the interval, as below.
+        axis.set_ylim(3 * min(np.nanmin(means), -1), 3 * max(np.nanmax(means), 0))
+        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
+    if panel.scale == "log" and (means > 0).any():
+        means = means[means > 0]
         axis.set_yscale("log")
         # The interval of two seeds may span ten powers of ten.
         axis.set_ylim(means.min() / 3, means.max() * 3)
