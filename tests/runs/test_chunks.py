@@ -97,7 +97,7 @@ def test_chunks_end_at_boundaries_and_bring_copies_of_wanted_states(device):
     assert states == {70: -70, 140: -140, 210: -210, 280: -280, 300: 300}
 
 
-def test_the_state_of_a_boundary_is_evaluated_and_only_brought_if_wanted(device):
+def test_the_state_of_a_boundary_is_evaluated_and_brought(device):
     class Playing:
         def __init__(self, state, updates):
             self.returns = np.array([float(state), updates])
@@ -127,7 +127,8 @@ def test_the_state_of_a_boundary_is_evaluated_and_only_brought_if_wanted(device)
     # Copies have a minus; the last state is not donated, and needs none.
     assert evaluations == {20: [-20, 20], 40: [-40, 40], 60: [60, 60]}
     states = {chunk.updates: chunk.state for chunk in found if chunk.state is not None}
-    assert states == {30: -30, 60: 60}
+    assert states == {20: -20, 30: -30, 40: -40, 60: 60}
+    assert {chunk.updates for chunk in found if chunk.wanted} == {30, 60}
     assert {30, 50}.isdisjoint(evaluations)
 
 

@@ -63,7 +63,7 @@ def manifests_in(folder):
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_with_evaluations_a_score_is_the_return_of_the_latest(tmp_path):
+def test_with_evaluations_the_best_state_is_saved_with_the_next_checkpoint(tmp_path):
     settings = dataclasses.replace(SETTINGS, keep_last=9, evaluation_updates=2)
     evaluations = [None, [1.0, 3.0], None, None, [9.0, 9.0], [4.0, np.nan], [np.nan]]
     saved = (3, 4, 6, 7)
@@ -77,8 +77,8 @@ def test_with_evaluations_a_score_is_the_return_of_the_latest(tmp_path):
                 saver.save(chunk(updates))
         saver.wait()
     scores = {n: one.score for n, one in manifests_in(tmp_path).items()}
-    # Between 3 and 4 there is no evaluation; in the last one no episode ended.
-    assert scores == {3: 2.0, 4: None, 6: 4.0, 7: None}
+    # A state has its own evaluation as score, or none; in the last no episode ended.
+    assert scores == {2: 2.0, 3: None, 4: None, 5: 9.0, 6: 4.0, 7: None}
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -13,7 +13,12 @@ REFUSED = [
     ({"keep_best": -1}, "at least 0", {"keep_best": 0}),
     ({"checkpoint_updates": 0}, "at least 1", {"checkpoint_updates": 1}),
     ({"evaluation_updates": 0}, "at least 1", {"evaluation_updates": None}),
-    ({"interim_episodes": 0}, "at least 1", {"interim_episodes": 1}),
+    ({"interim_episodes": 0}, "at least 1", {"interim_episodes": 8}),
+    (
+        {"interim_episodes": 20},
+        "write evaluation_updates too, as 10",
+        {"interim_episodes": 20, "evaluation_updates": 10},
+    ),
     ({"evaluation_episodes": True}, "a whole number", {"evaluation_episodes": 1}),
     ({"checkpoint_minutes": -1.0}, "write minutes, as 5", {"checkpoint_minutes": 5}),
     ({"checkpoint_minutes": "5"}, "or None", {"checkpoint_minutes": None}),

@@ -63,9 +63,9 @@ class Manifest(NamedTuple):
 
     Attributes:
         updates: Updates made.
-        score: Mean return since the checkpoint before, by which the best ones are kept:
-            of the latest evaluation if the run has any, else in training. None if no
-            episode ended.
+        score: Mean return by which the best ones are kept: of the evaluation of this
+            state if the run evaluates in training, else in training since the
+            checkpoint before. None if it was not evaluated, or no episode ended.
         config: `config_to_dict` of the run.
         jax_settings: `jax_settings` of the process.
         action_space: Of the environment, as text: "Discrete(num_actions=2)".
@@ -472,6 +472,11 @@ def by_score(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the complete checkpoints that have a score, the best one last."""
     scored = (path for path in complete(folder) if _score(path) > -math.inf)
     return sorted(scored, key=_score)
+
+
+def best_score(folder: pathlib.Path) -> float:
+    """Return the highest score of a complete checkpoint, −∞ if none has any."""
+    return max(map(_score, complete(folder)), default=-math.inf)
 
 
 def prune(folder: pathlib.Path, *, last: int, best: int) -> None:

@@ -43,10 +43,12 @@ class Chunk(NamedTuple):
         updates: Updates that the run has made up to the end of the chunk.
         metrics: Metrics of the chunk's n updates, NumPy leaves [n], or [n, num_seeds]
             with several seeds.
-        state: The state after the last update, or None if it was not asked for.
+        state: The state after the last update, or None if it was neither asked for nor
+            evaluated.
         seconds: Seconds since the end of the chunk before.
         evaluation: The episodes that evaluate the state after the last update; None if
             it was not evaluated.
+        wanted: Whether the state was asked for.
     """
 
     updates: int
@@ -54,6 +56,7 @@ class Chunk(NamedTuple):
     state: TrainState | None
     seconds: float
     evaluation: Evaluation | None = None
+    wanted: bool = False
 
 
 class Programs(NamedTuple):
@@ -138,12 +141,12 @@ def run_chunks(
         evaluate_fn: (state, its updates) ↦ the episodes that evaluate it, started but
             not waited for.
         evaluate_every: Chunks also end at the multiples of this number, and bring the
-            evaluation of their last state.
+            evaluation of their last state, and that state.
         stop_fn: Asked before each chunk, in the writer; once true, the chunks in flight
             are finished.
     """
     in_flight: deque[
-        tuple[int, int, Metrics, TrainState | None, PendingEpisodes | None]
+        tuple[int, int, Metrics, TrainState | None, PendingEpisodes | None, bool]
     ] = deque()
     boundaries = [every for every in (boundary_every, evaluate_every) if every]
     size, clock, updates = 1, time.perf_counter(), first
@@ -151,14 +154,14 @@ def run_chunks(
     def fetch() -> Chunk:
         """Wait for the metrics of the first chunk in flight."""
         nonlocal size, clock
-        ends, count, metrics, kept, pending = in_flight.popleft()
+        ends, count, metrics, kept, pending, wanted = in_flight.popleft()
         filled = jax.tree.map(lambda leaf: leaf[:count], jax.device_get(metrics))
         evaluation = pending.fetch() if pending else None
         before, clock = clock, time.perf_counter()
         fitting = int(count * _CHUNK_SECONDS / max(clock - before, 1e-9))
         # At most twice as many: one short chunk may be an accident.
         size = max(1, min(fitting, 2 * count, CAPACITY))
-        return Chunk(ends, filled, kept, clock - before, evaluation)
+        return Chunk(ends, filled, kept, clock - before, evaluation, wanted)
 
     def next_chunk() -> tuple[int, bool] | None:
         """Return where it ends and whether it brings the state; None to stop."""
@@ -178,13 +181,13 @@ def run_chunks(
         copied = updates < last and (wanted or evaluated)
         kept = programs.copy(state) if copied else state
         pending = evaluate_fn(kept, updates) if evaluate_fn and evaluated else None
-        saved = programs.gather(kept) if wanted else None
-        in_flight.append((updates, count, metrics, saved, pending))
+        brought = programs.gather(kept) if wanted or pending else None
+        in_flight.append((updates, count, metrics, brought, pending, wanted))
         if len(in_flight) > 1:
             yield fetch()
     while in_flight:
         fetched = fetch()
-        yield fetched if in_flight else fetched._replace(state=state)
+        yield fetched if in_flight else fetched._replace(state=state, wanted=True)
 
 
 def gather(config: TRPOConfig, state: TrainState) -> TrainState:

@@ -420,11 +420,11 @@ class _Run:
                     self._warn(nonfinite.describe(updates))
                 if self.folder is None:
                     continue
-                saver.add_returns(chunk)
                 # A state that meets NaN is not worth a checkpoint, but the last one is
                 # what the run ends with.
                 finite = not nonfinite.consecutive_in_all_seeds or updates == last
-                if chunk.state is not None and finite:
+                saver.add_returns(chunk if finite else chunk._replace(state=None))
+                if chunk.wanted and finite:
                     records.sync()
                     saver.save(chunk)
             saver.wait()

@@ -13,7 +13,7 @@ import numpy as np
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.chunks import Chunk, gather
 from trpo_jax.runs.config_file import config_to_dict
-from trpo_jax.runs.processes import is_writer
+from trpo_jax.runs.processes import is_writer, on_writer
 from trpo_jax.runs.settings import RunSettings
 from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
@@ -49,7 +49,13 @@ class Saver:
         self._returns: list[float] = []
         self._costs: list[list[float]] = []
         self._limits = config.cost_limits
-        self._evaluated = settings.evaluation_updates is not None
+        self._evaluates = settings.evaluation_updates is not None
+        # The best evaluated state, until the next checkpoint is due, and its score,
+        # which a resumed run has to exceed as well. All processes decide alike.
+        self._best: Chunk | None = None
+        self._best_score = on_writer(
+            lambda: -np.inf if folder is None else checkpoints.best_score(folder)
+        )
         self._last_due = time.monotonic()
 
     def due(self, updates: int) -> bool:
@@ -66,19 +72,26 @@ class Saver:
         return True
 
     def add_returns(self, chunk: Chunk) -> None:
-        """Add returns and costs of a chunk to the next checkpoint's score."""
-        if not self._evaluated:
+        """Add a chunk to the next checkpoint's score, or keep it if it is the best.
+
+        If the run evaluates, the best evaluated state is saved with the next checkpoint
+        that is due, and a state that was not evaluated has no score.
+        """
+        if not self._evaluates:
             returns = np.asarray(chunk.metrics.episode_return)
             costs = chunk.metrics.episode_cost
-        elif chunk.evaluation is not None:
-            returns, costs = map(np.asarray, chunk.evaluation)
-            self._returns, self._costs = [], []
         else:
-            return
+            self._returns, self._costs = [], []
+            if chunk.evaluation is None:
+                return
+            returns, costs = map(np.asarray, chunk.evaluation)
         ended = np.isfinite(returns)
         self._returns.extend(returns[ended].tolist())
         if self._limits is not None:
             self._costs.extend(np.asarray(costs)[ended].tolist())
+        score = self._score() if self._evaluates and self._settings.keep_best else None
+        if score is not None and score > self._best_score and chunk.state is not None:
+            self._best, self._best_score = chunk, score
 
     def _score(self) -> float | None:
         """Return the mean return; None if unknown, or if a cost is above its limit."""
@@ -93,22 +106,28 @@ class Saver:
     def save(self, chunk: Chunk) -> None:
         """Start saving a chunk's state, once the one before is saved.
 
-        Called in every process: each holds its own environments.
+        Before it, the best evaluated state since the checkpoint before. Called in every
+        process: each holds its own environments.
 
         Raises:
             OSError: If the one before could not be saved.
         """
+        best, self._best = self._best, None
+        if best is not None and best.updates < chunk.updates:
+            self._start(best, self._best_score)
+        self._start(chunk, self._score())
+        self._returns, self._costs = [], []
+
+    def _start(self, chunk: Chunk, score: float | None) -> None:
         assert chunk.state is not None
         state = chunk.state if self._shared else self._gather_fn(chunk.state)
         if self._folder is None:
             return
         self.wait()
-        leaves = checkpoints.leaves_by_path(state)
-        score = self._score()
-        self._returns, self._costs = [], []
         manifest = checkpoints.Manifest(
             chunk.updates, score, self._config, self._jax_settings, self._action_space
         )
+        leaves = checkpoints.leaves_by_path(state)
         self._saving = self._pool.submit(self._save, leaves, manifest)
 
     def wait(self) -> None:

@@ -19,7 +19,7 @@ class RunSettings:
     keep_last: int = 3
     """Newest checkpoints to keep."""
     keep_best: int = 1
-    """Older checkpoints to keep for their return: in the latest evaluation if the run
+    """Older checkpoints to keep for their return: in their evaluation if the run
     evaluates in training, else in training itself."""
     evaluation_episodes: int = 128
     """Episodes that evaluate the last policy when the run is done."""
@@ -50,6 +50,12 @@ class RunSettings:
             value = getattr(self, name)
             if not (name in _MAY_BE_NONE and value is None):
                 object.__setattr__(self, name, whole(name, value, least=fewest))
+        usual = type(self).interim_episodes
+        if self.evaluation_updates is None and self.interim_episodes != usual:
+            raise UsageError(
+                f"interim_episodes={self.interim_episodes} is for evaluations in "
+                "training, and there are none; write evaluation_updates too, as 10."
+            )
         minutes = self.checkpoint_minutes
         if minutes is not None and not (
             isinstance(minutes, numbers.Real) and 0 <= minutes < float("inf")
