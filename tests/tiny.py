@@ -103,13 +103,14 @@ def sample(policy, observation, num_actions=64):
 class Line:
     """Observations of three numbers, perhaps with a mask; episodes of one step."""
 
-    def __init__(self, action_space, masked=False):
+    def __init__(self, action_space, masked=False, dtype=jnp.float32):
         self.action_space = action_space
+        self._dtype = dtype
         self.observation_shape = (3,)
         self._masked = masked
 
     def _observe(self, state):
-        values = jnp.array([1.0, 2.0, 3.0]) * state
+        values = (jnp.array([1.0, 2.0, 3.0]) * state).astype(self._dtype)
         if self._masked:
             return MaskedObservation(values, jnp.array([False, True, False]))
         return values

@@ -86,6 +86,13 @@ def test_rows_keep_their_parameters_through_episodes():
     assert returns[1] >= 1
     assert returns[2] >= 2
     assert returns[4] >= 1
+    # Fewer are spread over the rows, not taken from the first ones.
+    returns = trpo_jax.evaluate(config, result.state, jax.random.key(1), 2)
+    assert returns[0] == 0
+    assert returns[1] >= 1
+    many = VariedEnvironment(Heavy, jnp.arange(64.0))
+    state, _ = reset_batch(many, jax.random.split(jax.random.key(0), 8))
+    np.testing.assert_array_equal(state.params, 8 * jnp.arange(8))
 
 
 def test_actions_may_be_squashed():

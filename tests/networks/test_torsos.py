@@ -123,7 +123,7 @@ def test_mlp_takes_all_leaves_side_by_side():
             jnp.array([[0.0, 1.0], [2.0, 3.0]]),
             IMAGES.reshape(2, -1),
             jnp.array([[1.0], [0.0]]),
-            jnp.array([[250.0], [3.0]]),
+            jnp.array([[250.0], [3.0]]) / 255,
         ],
         axis=1,
     )
@@ -146,8 +146,16 @@ def test_cnn_convolves_each_image_and_appends_what_is_flat():
     np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
-def test_bytes_are_pixels_between_0_and_1():
+@pytest.mark.parametrize("network", [CNN((4,)), MLP((4,))])
+def test_bytes_are_pixels_between_0_and_1(network):
     pixels = jax.random.bits(jax.random.key(1), (2, 5, 5, 3), jnp.uint8)
-    params, features = make(CNN((4,)), pixels)
-    scaled = CNN((4,)).apply(params, pixels / jnp.float32(255))
+    params, features = make(network, pixels)
+    scaled = network.apply(params, pixels / jnp.float32(255))
     np.testing.assert_allclose(features, scaled, rtol=1e-6)
+
+
+def test_a_leaf_may_be_empty():
+    observations = {"seen": OBSERVATIONS, "nothing": jnp.ones((len(OBSERVATIONS), 0))}
+    params, features = make(MLP((4,)), observations)
+    alone = MLP((4,)).apply(params, OBSERVATIONS)
+    np.testing.assert_array_equal(features, alone)

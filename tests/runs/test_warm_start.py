@@ -139,7 +139,12 @@ REFUSED = [
         {"env": TWO},
         r"action_space: Box\(.*\) and Discrete\(num_actions=2\)",
     ),
-    ({"env": TWO}, {"env": "CartPole-v1"}, r"observation: \(3,\) and \(4,\)"),
+    ({"env": TWO}, {"env": "CartPole-v1"}, r"observation: .*\[3\] and float32\[4\]"),
+    (
+        {"env": Line(Discrete(2), dtype=jnp.uint8)},
+        {"env": TWO},
+        r"observation: uint8\[3\] and float32\[3\]",
+    ),
     (
         {"env": TWO},
         {"env": TWO, "hidden_sizes": (5, 6)},
@@ -159,7 +164,7 @@ REFUSED = [
     (
         {"env": TWO, "policy": own_policy(5)},
         {"env": TWO, "policy": own_policy(6)},
-        r"params\..*bias: \(5,\) and \(6,\)",
+        r"params\..*bias: float32\[5\] and float32\[6\]",
     ),
 ]
 
@@ -178,6 +183,16 @@ def test_what_does_not_fit_is_refused_by_both(there, here, message, tmp_path):
         **fields, max_kl=0.5, **{"hidden_sizes": (4,)} | there
     )
     find_start(start, followed)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [case for case in REFUSED if case[0].keys() == case[1].keys() == {"env"}],
+)
+def test_a_state_refuses_the_same(there, here, message):
+    (_, trained), (_, state) = make_state(**there), make_state(**here)
+    with pytest.raises(ValueError, match=message):
+        state.with_networks_of(trained)
 
 
 def test_a_folder_without_a_checkpoint_starts_nothing(tmp_path):

@@ -38,9 +38,9 @@ class VariedEnvironment:
     """Environments that differ in numbers: row i of a batch has parameters i.
 
     For domain randomisation and meta-learning. Rows keep their parameters through all
-    episodes; in a batch of another size, as in an evaluation, row i has parameters
-    i mod V. The action space has no bounds where they depend on the parameters: each
-    environment clips to its own.
+    episodes. In a batch of another size, as in an evaluation, row i has parameters
+    i mod V, and fewer rows are spread evenly over the parameters. The action space has
+    no bounds where they depend on the parameters: each environment clips to its own.
     """
 
     def __init__(self, make_fn: Callable[[PyTree], Any], params: PyTree):
@@ -209,10 +209,14 @@ def reset_batch(
 ) -> tuple[PyTree, Observation]:
     """Start an episode in each of B environments; consumes `keys`.
 
+    Fewer episodes than parameters are spread evenly over them.
+
     Returns:
         States and first observations, leaves [B, …].
     """
     reset_variant = getattr(environment, "reset_variant", None)
     if reset_variant is None:
         return jax.vmap(environment.reset)(keys)
-    return jax.vmap(reset_variant)(keys, jnp.arange(len(keys)))
+    stride = max(1, getattr(environment, "num_variants", 1) / len(keys))
+    rows = (np.arange(len(keys)) * stride).astype(np.int32)
+    return jax.vmap(reset_variant)(keys, jnp.asarray(rows))

@@ -21,7 +21,7 @@ class MLP(nn.Module):
     """Dense layers, each with an activation, on flattened observations.
 
     The leaves of a pytree are flattened and concatenated, in the order of
-    `jax.tree.leaves`; integers become floats.
+    `jax.tree.leaves`; integers become floats, and bytes (uint8) are divided by 255.
 
     Attributes:
         hidden_sizes: Width of each layer; if empty, the features are the observation.
@@ -41,7 +41,8 @@ class MLP(nn.Module):
             UsageError: If a leaf does not hold numbers.
         """
         leaves = [_as_float(leaf) for _, leaf in _named_leaves(observations)]
-        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
+        # Not −1, which is unknown where a leaf is empty.
+        flat = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
         x = jnp.concatenate(flat, axis=-1)
         for size in self.hidden_sizes:
             layer = nn.Dense(size, kernel_init=self.initializer(math.sqrt(2)))
@@ -53,7 +54,7 @@ class CNN(nn.Module):
     """Convolutions without padding, each with an activation, then an MLP.
 
     In a pytree, each image has convolutions of its own, and flat leaves join the MLP.
-    Bytes (uint8) are pixels: they are divided by 255.
+    Bytes (uint8) are divided by 255.
 
     Each convolution is a product of its patches with a matrix. Training several seeds
     side by side maps it over kernels: a convolution would become a grouped convolution,
@@ -94,7 +95,7 @@ class CNN(nn.Module):
                     f"{', nor flat' if name else ''}; reshape it, or write channels=() "
                     "for an MLP on flat observations."
                 )
-            x = _as_float(leaf) / 255 if leaf.dtype == jnp.uint8 else _as_float(leaf)
+            x = _as_float(leaf)
             x = x.reshape(*x.shape[:3], -1)
             for filters in self.channels:
                 patches = _patches(x, self.kernel_size, self.stride, name)
@@ -135,8 +136,14 @@ def _described(name: str, leaf: Shaped[Array, "N ..."]) -> str:
 
 
 def _as_float(leaf: Num[Array, "..."] | Bool[Array, "..."]) -> Float[Array, "..."]:
-    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return leaf if floating else leaf.astype(jnp.float32)
+    """Return floats as they are, bytes as shares of 255 and other integers as floats.
+
+    Unscaled, the bytes of an image saturate every tanh of a first layer.
+    """
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    x = leaf.astype(jnp.float32)
+    return x / 255 if leaf.dtype == jnp.uint8 else x
 
 
 def _patches(

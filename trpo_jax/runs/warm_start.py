@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from trpo_jax.errors import UsageError, differing
+from trpo_jax.errors import UsageError, array_types, differing
 from trpo_jax.runs import checkpoints
 from trpo_jax.runs.config_file import config_to_dict
 from trpo_jax.runs.folder import RunFolder
@@ -18,7 +18,7 @@ from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.origin import NETWORK_FIELDS
 from trpo_jax.training.placement import put
 from trpo_jax.training.seeds import state_type
-from trpo_jax.training.state import LEARNT, TrainState, learnt_types
+from trpo_jax.training.state import LEARNT, TrainState, in_32_bits, learnt_types
 from trpo_jax.version import __version__
 
 
@@ -52,7 +52,7 @@ def read_learnt(path: pathlib.Path, config: TRPOConfig) -> dict[str, np.ndarray]
     _check(path, *_fields(manifest, config))
     arrays = checkpoints.read_arrays(path)
     like = state_type(config)
-    _check(path, _shapes_in(arrays, manifest), _shapes_of(like, config))
+    _check(path, _types_in(arrays, manifest), _types_of(like, config))
     return {
         name: array for name, array in arrays.items() if name.split(".")[0] in LEARNT
     }
@@ -113,27 +113,32 @@ def _fields(
     )
 
 
-def _shapes_in(
+def _types_in(
     arrays: dict[str, np.ndarray], manifest: checkpoints.Manifest
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of an observation and of what a seed has learnt, by name."""
-    axes, shapes = int(manifest.config["num_seeds"] > 1), {}
+) -> dict[str, str]:
+    """Return the types of an observation and of what a seed has learnt, by name."""
+    axes, types = int(manifest.config["num_seeds"] > 1), {}
+
+    def of_one(array: np.ndarray, axes: int) -> str:
+        leaf = jax.ShapeDtypeStruct(array.shape[axes:], array.dtype)
+        return array_types(in_32_bits(leaf))
+
     for name, array in arrays.items():
         if name.startswith("rollout.observation"):
-            shapes[name.removeprefix("rollout.")] = array.shape[axes + 1 :]
+            types[name.removeprefix("rollout.")] = of_one(array, axes + 1)
         elif name.split(".")[0] in LEARNT and array.size:
-            shapes[name] = array.shape[axes:]
-    return shapes
+            types[name] = of_one(array, axes)
+    return types
 
 
-def _shapes_of(like: TrainState, config: TRPOConfig) -> dict[str, tuple[int, ...]]:
+def _types_of(like: TrainState, config: TRPOConfig) -> dict[str, str]:
     """Return the same of the state of a config."""
     axes = int(config.num_seeds > 1)
     one = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), like
     )
     return {
-        checkpoints.name_of(path): leaf.shape
+        checkpoints.name_of(path): array_types(leaf)
         for path, leaf in jax.tree.leaves_with_path(learnt_types(one))
         if leaf.size
     }

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from trpo_jax.errors import differing
+from trpo_jax.tracing import holds_tracers
+from trpo_jax.training.components import make_components
 from trpo_jax.training.config import TRPOConfig
 from trpo_jax.training.hyperparameters import Hyperparameters
 
@@ -48,6 +50,7 @@ class Origin:
 
     fields: tuple[Any, ...]
     floats: Hyperparameters
+    action_space: str
 
     @classmethod
     def of(
@@ -66,7 +69,10 @@ class Origin:
         # As float32, which the state has.
         rounded = (float(str(np.float32(value))) for value in floats)
         fields = tuple(getattr(config, name) for name in _FIELDS)
-        return cls(fields, Hyperparameters(*rounded))
+        space = make_components(config).environment.action_space
+        # Bounds that are traced are unknown.
+        named = type(space).__name__ if holds_tracers(space) else str(space)
+        return cls(fields, Hyperparameters(*rounded), named)
 
     def with_floats_of(self, other: "Origin") -> "Origin":
         """Return these fields with the floats of another."""
@@ -77,12 +83,13 @@ class Origin:
         return differing(self._named(), other._named())
 
     def network_differences(self, other: "Origin") -> list[str]:
-        """Return the `NETWORK_FIELDS` that differ, with the values of both."""
+        """Return which `NETWORK_FIELDS`, and action spaces, differ, with both."""
         left, right = (
-            {name: origin._named()[name] for name in NETWORK_FIELDS}
+            {"action_space": origin.action_space}
+            | {name: origin._named()[name] for name in NETWORK_FIELDS}
             for origin in (self, other)
         )
-        return differing(left, right)
+        return differing(left, right, str)
 
     def _named(self) -> dict[str, Any]:
         return dict(zip(_FIELDS, self.fields, strict=True)) | self.floats._asdict()

@@ -116,7 +116,7 @@ class TrainState(NamedTuple):
         """
         check_state(trained)
         different = trained.origin.network_differences(self.origin) or differences(
-            learnt_types(trained), learnt_types(self), lambda leaf: str(leaf.shape)
+            learnt_types(trained), learnt_types(self)
         )
         if different:
             raise UsageError(
@@ -140,7 +140,18 @@ LEARNT = (
 def learnt_types(state: TrainState) -> dict[str, PyTree]:
     """Return the types of what a warm start takes, and of one observation."""
     learnt = {name: getattr(state, name) for name in LEARNT}
-    return {"observation": observation_type(state), **learnt}
+    return jax.tree.map(in_32_bits, {"observation": observation_type(state), **learnt})
+
+
+def in_32_bits(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return the type of an array, without the difference that `jax_enable_x64` makes.
+
+    That of bytes and floats stays: bytes are scaled by the default networks.
+    """
+    dtype = np.dtype(leaf.dtype)
+    if dtype.itemsize == 8 and dtype.kind in "fiu":
+        dtype = np.dtype(f"{dtype.kind}4")
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 
 def observation_type(state: TrainState) -> PyTree:
