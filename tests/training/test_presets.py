@@ -6,7 +6,7 @@ import pytest
 from trpo_jax import TRPOConfig, preset
 from trpo_jax.training import PRESETS
 
-SUITES = ("brax/", "navix/", "safe/", "xland/")
+SUITES = ("brax/", "navix/", "playground/", "safe/", "xland/")
 SHIPPED = tuple(gymnax.registered_envs)
 
 # A limit is checked against the costs of the environment, which is made for that.

@@ -182,7 +182,7 @@ def test_the_first_ratio_of_a_warm_start_is_one(trained):
         ({"hidden_sizes": (5,)}, "hidden_sizes: (4,) and (5,)"),
         ({"normalize_returns": False}, "normalize_returns: True and False"),
         ({"critic": Value(MLP((3,)))}, "kernel: float32[3, 4] and float32[3, 3]"),
-        ({"env": (Tabular(3), WIDER)}, "action_space: Discrete(num_actions=2) and Disc"),
+        ({"env": (Tabular(3), WIDER)}, "action_space: Discrete(num_actions=2) and"),
         ({"env": "CartPole-v1"}, "observation: float32[3] and float32[4]"),
     ],
 )
