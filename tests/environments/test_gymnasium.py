@@ -190,6 +190,25 @@ def test_observations_have_the_types_of_the_device(space, shape, dtype):
     jax.tree.map(np.testing.assert_allclose, observation, sample)
 
 
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "Pendulum-v1", "Blackjack-v1"])
+def test_a_policy_plays_in_an_environment_of_gymnasiums(name):
+    """Converted one by one as the adapter converts batches."""
+    environment = GymnasiumEnvironment(name)
+    _, first = jax.vmap(environment.reset)(KEY[None])
+    env = gymnasium.make(name)
+    observation, _ = env.reset(seed=seeds_of(KEY[None])[0])
+    seen = environment.observe(observation)
+    jax.tree.map(
+        lambda one, all_: np.testing.assert_array_equal(one, all_[0]), seen, first
+    )
+    for action in (0, 3) if name == "FrozenLake-v1" else ([0.0], [7.0]):
+        if name == "Blackjack-v1":
+            action = int(action[0] > 0)
+        taken = environment.act(jnp.array(action))
+        assert env.action_space.contains(taken)
+        env.step(taken)
+
+
 def test_it_trains_on_entries():
     space = spaces.Dict(place=spaces.Box(-1, 1, (2,)), kind=spaces.Discrete(3))
     env = GymnasiumEnvironment(Made, observations=space)

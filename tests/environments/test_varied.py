@@ -1,6 +1,7 @@
 """A different environment in each row of a batch."""
 
 import dataclasses
+import re
 
 import gymnax
 import gymnax.wrappers
@@ -125,7 +126,9 @@ class Heavy(Line):
 
 def test_a_family_of_ones_own_is_varied():
     environment = VariedEnvironment(Heavy, jnp.array([1.0, 2.0, 4.0]))
-    assert repr(environment) == "VariedEnvironment(Heavy × 3)"
+    assert re.fullmatch(
+        r"VariedEnvironment\(Heavy × 3, parameters [0-9a-f]{8}\)", repr(environment)
+    )
     config = trpo_jax.TRPOConfig(env=environment, **SMALL)
     metrics = trpo_jax.train(config).metrics
     np.testing.assert_allclose(metrics.episode_return, 7 / 3, rtol=1e-6)
@@ -138,6 +141,23 @@ def test_the_environment_of_the_row_draws(tmp_path):
     steps = jax.tree.map(lambda leaf: np.asarray(leaf)[[1, 1, 1]], state)
     environment.draw(steps, np.zeros(3, np.float32), tmp_path / "heavy.txt")
     assert (tmp_path / "heavy.txt").read_text() == "weight 2.0, 3 steps"
+
+
+def test_a_run_is_told_from_one_with_other_parameters(tmp_path):
+    """Those of rows, and those of an environment that is the same in all."""
+    for first, second in (
+        (pendulum(g=jnp.ones(3)), pendulum(g=jnp.full(3, 2.0))),
+        (pendulum(g=1.0), pendulum(g=2.0)),
+    ):
+        names = [repr(make_environment(one)) for one in (first, second)]
+        assert names[0] != names[1]
+        assert repr(make_environment(pendulum())) == "GymnaxEnvironment(Pendulum-v1)"
+        folder = tmp_path / names[0]
+        config = trpo_jax.TRPOConfig(env=first, **SMALL)
+        trpo_jax.run(config, folder, progress=False)
+        other = trpo_jax.TRPOConfig(env=second, **SMALL)
+        with pytest.raises(ValueError, match=r"env: .*parameters [0-9a-f]{8}"):
+            trpo_jax.resume(folder, other, progress=False)
 
 
 @pytest.mark.parametrize("num_envs", [2, 6])

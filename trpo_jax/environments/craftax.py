@@ -44,6 +44,8 @@ class CraftaxEnvironment:
                 env_params = env.default_params
             self._env = env = suites.narrowed_attributes(env)
             self._params = suites.narrowed(env_params)
+            default = suites.narrowed(env.default_params)
+            self._digest = suites.digest(self._params, default)
         self.name = name or type(env).__name__
         self.action_space = Discrete(int(env.num_actions))
         state, observation = jax.eval_shape(self.reset, jax.random.key(0))
@@ -53,7 +55,7 @@ class CraftaxEnvironment:
         self._restart = restarting(self._start)
 
     def __repr__(self) -> str:
-        return f"CraftaxEnvironment({self.name})"
+        return f"CraftaxEnvironment({self.name}{self._digest})"
 
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""

@@ -241,6 +241,26 @@ class GymnasiumEnvironment:
                 f"{self.name} cannot be made: {reason}. {advice}"
             ) from problem
 
+    def observe(self, observation: Any) -> PyTree:
+        """Return an observation of Gymnasium as a policy takes it.
+
+        To play a trained policy in an environment of one's own:
+        `env.step(environment.act(policy(environment.observe(observation), key)))`.
+
+        Args:
+            observation: One of Gymnasium's `reset` or `step`.
+        """
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], observation)
+        return jax.tree.map(lambda leaf: leaf[0], self._observe(batch))
+
+    def act(self, action: Num[Array | np.ndarray, "..."]) -> Any:
+        """Return a policy's action as Gymnasium's `step` takes it.
+
+        Args:
+            action: One of the action space of this environment.
+        """
+        return self._act(np.asarray(action)[None])[0]
+
     def _observe(self, observations: Any) -> PyTree:
         """Return a copy of observations [B, …], in the types of the device."""
         space = self._observations

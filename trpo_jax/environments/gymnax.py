@@ -54,6 +54,8 @@ class GymnaxEnvironment:
             self._env = env = suites.narrowed_attributes(env)
             self.name = str(getattr(env, "name", type(env).__name__))
             self._params = env_params = suites.narrowed(env_params)
+            default = suites.narrowed(getattr(env, "default_params", None))
+            self._digest = suites.digest(env_params, default)
             self._raw_reset, self._raw_step = env.reset, env.step
             if holds_tracers(env):
                 self._raw_reset, self._raw_step = map(_unjitted, (env.reset, env.step))
@@ -69,7 +71,7 @@ class GymnaxEnvironment:
         self.observation_shape: PyTree = suites.shape_of(observation)
 
     def __repr__(self) -> str:
-        return f"GymnaxEnvironment({self.name})"
+        return f"GymnaxEnvironment({self.name}{self._digest})"
 
     @property
     def picture_suffix(self) -> str | None:

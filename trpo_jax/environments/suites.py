@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -57,6 +58,25 @@ class ById(tuple[Any, ...]):
 
     def __hash__(self) -> int:
         return hash(tuple(map(id, self)))
+
+
+def digest(params: PyTree, default: PyTree = None) -> str:
+    """Return ", parameters 3f2a91c0", by which a run knows its environment again.
+
+    Nothing for the default parameters, and for traced ones, whose values are unknown.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        return ""
+
+    def hashed(tree: PyTree) -> str:
+        content = hashlib.sha256()
+        for leaf in jax.tree.leaves(tree):
+            array = np.asarray(leaf)
+            content.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        return content.hexdigest()[:8]
+
+    usual = default is not None and hashed(params) == hashed(default)
+    return "" if usual else f", parameters {hashed(params)}"
 
 
 def check_known(

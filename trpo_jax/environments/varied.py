@@ -83,7 +83,8 @@ class VariedEnvironment:
         self._name = getattr(made[0], "name", type(made[0]).__name__)
 
     def __repr__(self) -> str:
-        return f"VariedEnvironment({self._name} × {self.num_variants})"
+        parameters = suites.digest(self._params)
+        return f"VariedEnvironment({self._name} × {self.num_variants}{parameters})"
 
     def reset(self, key: Key[Array, ""]) -> tuple[VariedState, Observation]:
         """Start an episode of row 0; consumes `key`. Returns (state, observation)."""

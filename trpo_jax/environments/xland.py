@@ -55,6 +55,7 @@ class XLandEnvironment:
         if env_params is None:
             env_params = env.default_params()
         self._params = env_params
+        self._digest = suites.digest(env_params, env.default_params())
         self._benchmark = benchmark
         self.name = name or type(env).__name__
         self.action_space = Discrete(int(env.num_actions(env_params)))
@@ -65,7 +66,7 @@ class XLandEnvironment:
         self._restart = restarting(self._start)
 
     def __repr__(self) -> str:
-        return f"XLandEnvironment({self.name})"
+        return f"XLandEnvironment({self.name}{self._digest})"
 
     def reset(self, key: Key[Array, ""]) -> tuple[PyTree, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""

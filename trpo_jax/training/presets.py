@@ -108,7 +108,7 @@ _CONTROL: dict[str, Any] = {
 }
 
 # Tasks that pay nothing until they are solved need more exploration. The ball was in
-# the cup for 905 steps after 410k; for 298 with a discount of 0.995 and a log σ of −0.5.
+# the cup for 905 steps after 410k; for 298 with the discount and the σ of the others.
 _CONTROL_SPARSE: dict[str, Any] = {**_CONTROL, "discount": 0.99, "initial_log_std": 0.0}
 
 _EPISODES: dict[str, Any] = {
