@@ -27,7 +27,7 @@ from trpo_jax.training import (
 )
 from trpo_jax.training import policy_update as module
 from trpo_jax.training.policy_update import UpdateInputs, init_update, update_policy
-from trpo_jax.trust_region import certify
+from trpo_jax.trust_region import certify, trust_region_update
 
 SMALL = {
     "env": (TABULAR, CHAIN),
@@ -165,6 +165,26 @@ def test_an_update_of_ones_own_moves_the_policy_and_is_described():
     assert info.status == UpdateStatus.ACCEPTED
     assert info.surrogate_after > info.surrogate_before
     assert info.kl > 0
+
+
+def test_an_update_of_ones_own_may_bring_its_evidence():
+    def own(policy_fn, params, batch, key, hyperparameters):
+        return trust_region_update(policy_fn, params, batch, damping=0.3)
+
+    config = TRPOConfig(**SMALL, update=own)
+    inputs = make_inputs(config)
+    params, _, info = updated(config, inputs)
+    expected, evidence = own(*inputs[:2], inputs.batch, None, None)
+    chex.assert_trees_all_close(params, expected, rtol=1e-4)
+    assert info.cg_iterations == evidence.cg_iterations > 0
+    np.testing.assert_allclose(info.kl_ratio, evidence.kl_ratio, rtol=1e-2)
+
+    def diverge(*args):
+        return jax.tree.map(lambda leaf: leaf * jnp.nan, own(*args)[0]), evidence
+
+    kept, _, info = updated(TRPOConfig(**SMALL, update=diverge), inputs)
+    jax.tree.map(np.testing.assert_array_equal, kept, inputs.params)
+    assert info.status == UpdateStatus.NON_FINITE
 
 
 def test_an_update_of_ones_own_that_is_not_finite_is_refused():

@@ -31,6 +31,7 @@ from trpo_jax.training.update_inputs import (
     step_size_options,
 )
 from trpo_jax.trust_region import (
+    UpdateInfo,
     UpdateStatus,
     certify,
     clipped_update,
@@ -171,16 +172,19 @@ _UPDATES: dict[str, Callable[[TRPOConfig, UpdateInputs], Updated]] = {
 def _update_by_function(
     update_fn: Callable[..., PyTree], inputs: UpdateInputs
 ) -> Updated:
-    """Apply an update of the user's own, and measure what it did."""
+    """Apply an update of the user's own, and measure what it did unless it says."""
     params, batch = inputs.params, inputs.batch
     moved = update_fn(
         inputs.policy_fn, params, batch, inputs.key, inputs.hyperparameters
     )
+    own_info = None
+    if type(moved) is tuple and isinstance(moved[-1], UpdateInfo):
+        moved, own_info = moved
     if array_types(moved) != array_types(params):
         raise UsageTypeError(
             f"update returns {array_types(moved)} for params {array_types(params)}; "
             "write a function (policy_fn, params, batch, key, hyperparameters) ↦ "
-            "params, of the same shapes and dtypes."
+            "params, of the same shapes and dtypes, or (params, UpdateInfo)."
         )
     info = certify(
         inputs.policy_fn,
@@ -192,4 +196,6 @@ def _update_by_function(
         micro_batch_size=inputs.micro_batch_size,
     )
     accepted = info.status == UpdateStatus.ACCEPTED
+    if own_info is not None:
+        info = optax.tree.where(accepted, own_info, info)
     return Updated(optax.tree.where(accepted, moved, params), inputs.state, info)
