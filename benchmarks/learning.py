@@ -42,7 +42,12 @@ def name_of(config: trpo_jax.TRPOConfig, actions: Actions) -> str:
 
     Steps and seeds are not part of the name: a new row replaces the one before it.
     """
-    usual, fields = map(config_to_dict, (configure(config.env), config))
+    # These decide which other fields there are.
+    chosen = {"update": config.update, "critic_fit": config.critic_fit}
+    preset, usual, fields = map(
+        config_to_dict, (configure(config.env), configure(config.env, **chosen), config)
+    )
+    usual |= {name: preset[name] for name in chosen}
     usual["memory"] = config.memory  # shown as "GRU" or "LRU", or by neither
     if not config.memory_size:
         usual["memory_size"] = 0

@@ -424,6 +424,13 @@ def test_commands_are_written():
         ("MemoryChain-bsuite", {"memory_size": 0}, "sample", ", sampled actions"),
         ("MemoryChain-bsuite", {"memory": "lru"}, "mode", ", LRU"),
         ("CartPole-v1", {"hidden_sizes": (8,)}, "mode", ", hidden_sizes=[8]"),
+        ("CartPole-v1", {"update": "ppo"}, "mode", ", update=ppo"),
+        (
+            "Acrobot-v1",
+            {"critic_fit": "first_order"},
+            "mode",
+            ", critic_fit=first_order",
+        ),
     ],
 )
 def test_rows_are_named_by_what_is_not_the_presets(env, fields, actions, name):
