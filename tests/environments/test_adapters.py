@@ -37,6 +37,7 @@ from trpo_jax.environments import (
 from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.jumanji import _observe
 from trpo_jax.environments.suites import one_hot_layers
+from trpo_jax.environments.varied import reset_batch
 
 LIMIT = 4
 STEPS = 2 * LIMIT + 1
@@ -262,9 +263,9 @@ def one_hot(layers, sizes):
     return jnp.concatenate(hot, axis=-1).astype(bool)
 
 
-def navix_case():
+def navix_case(name, **options):
     navix = pytest.importorskip("navix")
-    env = navix.make("Navix-Empty-5x5-v0", max_steps=LIMIT)
+    env = navix.make(name, max_steps=LIMIT)
 
     def step(key, state, action):
         taken = env.step(state, action)
@@ -274,8 +275,7 @@ def navix_case():
         )
 
     environment = make_environment(env)
-    options = {"random_starts": False, "dtype": bool}
-    return Case(environment, step, ("truncated",), **options)
+    return Case(environment, step, ("truncated",), dtype=bool, **options)
 
 
 def xland_case(make_env, **options):
@@ -384,7 +384,8 @@ CASES = {
     "jumanji, joint choices": mines_case,
     "jumanji, masks apart": foraging_case,
     "jumanji, no mask": cube_case,
-    "navix": navix_case,
+    "navix": lambda: navix_case("Navix-Empty-5x5-v0", random_starts=False),
+    "navix, random starts": lambda: navix_case("Navix-Empty-Random-5x5-v0"),
     "playground": lambda: playground_case("CartpoleBalance"),
     "target_gym": lambda: target_gym_case("cstr"),
     "xland": lambda: xland_case(
@@ -852,6 +853,22 @@ def test_a_death_in_craftax_terminates_also_at_the_time_limit():
     assert not taken.truncated
 
 
+@pytest.mark.slow
+def test_rows_of_craftax_have_parameters_of_their_own():
+    case = craftax_case("Craftax-Classic-Symbolic-v1")
+    env, params = case.environment._env, case.environment._params
+    limits = jnp.array([1, 2, 3])
+    varied = make_environment((env, params.replace(max_timesteps=limits)))
+    keys = jax.random.split(KEY, 3)
+    state, _ = reset_batch(varied, keys)
+    step = fast_jit(jax.vmap(varied.step))
+    ends = []
+    for _ in range(3):
+        state, taken = step(keys, state, jnp.zeros(3, jnp.int32))
+        ends.append(taken.truncated)
+    np.testing.assert_array_equal(ends, [[1, 0, 0], [1, 1, 0], [1, 0, 1]])
+
+
 def test_layers_of_ids_become_one_hot_side_by_side():
     layers = jnp.array([[[0, 1], [2, 255]]], jnp.uint8)
     expected = [[[1, 0, 0, 0, 1], [0, 0, 1, 0, 0]]]
@@ -896,6 +913,9 @@ def test_the_rulesets_of_xland():
 
     each = jax.vmap(rulesets().get_ruleset)(jnp.arange(2))
     varied = (env, params.replace(ruleset=each))
+    start, _ = reset_batch(make_environment(varied), jax.random.split(KEY, 4))
+    seen = np.asarray(start.env_state.state.goal_encoding)
+    np.testing.assert_array_equal(seen, np.asarray(each.goal)[[0, 1, 0, 1]])
     config = TRPOConfig(
         env=varied, num_envs=2, rollout_length=4, total_timesteps=8, hidden_sizes=(4,)
     )

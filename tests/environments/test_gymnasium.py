@@ -104,6 +104,55 @@ def test_a_batch_is_each_environment_of_gymnasium_played_alone(name):
     assert ends >= num_envs
 
 
+class Counter(gymnasium.Env):
+    """Observes its clock, in entries; episodes have 2 to 4 steps, by their seed."""
+
+    def __init__(self):
+        self.action_space = spaces.Discrete(2)
+        self.observation_space = spaces.Dict(
+            clock=spaces.Box(0, 9, (1,)),
+            more=spaces.Tuple(
+                (spaces.Discrete(10), spaces.Box(0, 255, (2,), np.uint8))
+            ),
+        )
+
+    def _observe(self):
+        time = self.time
+        more = np.int64(time), np.full(2, 20 * time, np.uint8)
+        return {"clock": np.full(1, time, np.float32), "more": more}
+
+    def reset(self, *, seed=None, options=None):
+        self.time, self.limit = 0, 2 + seed % 3
+        return self._observe(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self._observe(), 0.0, False, self.time == self.limit, {}
+
+
+def test_entries_are_reset_and_kept_row_by_row():
+    environment = GymnasiumEnvironment(Counter)
+    keys = jax.random.split(KEY, 4)
+    state, _ = jax.vmap(environment.reset)(keys)
+    step, actions = fast_jit(jax.vmap(environment.step)), jnp.zeros(4, jnp.int32)
+    limits, times = np.array(seeds_of(keys)) % 3 + 2, np.zeros(4, int)
+    assert len(set(limits)) > 1
+
+    def check(observation, times):
+        clock, (digit, image) = observation["clock"], observation["more"]
+        np.testing.assert_array_equal(clock[:, 0], times)
+        np.testing.assert_array_equal(digit, times)
+        np.testing.assert_array_equal(image, 20 * np.stack([times, times], axis=1))
+
+    for _ in range(6):  # the keys, and so the limits, of new episodes are the same
+        state, taken = step(keys, state, actions)
+        times += 1
+        check(taken.final_observation, times)
+        np.testing.assert_array_equal(taken.truncated, times == limits)
+        times[times == limits] = 0
+        check(taken.observation, times)
+
+
 def test_a_run_repeats_and_so_does_its_evaluation():
     results = [trpo_jax.train(CONFIG) for _ in range(2)]
     jax.tree.map(np.testing.assert_array_equal, *(one.metrics for one in results))
