@@ -46,13 +46,14 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
         "gain / its error",
         "harmful, helpful updates",
         "worst drop",
-        "ms a step",
+        "ms a step, s of training",
         "lines of code",
     )
     lines = []
     for row in last_rows(rows):
         bounded = row["update"] not in ("npg", "ppo")
         above = f"{row['share_above_radius']:.0%}" if bounded else "no δ"
+        seconds = row["step_seconds"]["median"]
         lines.append(
             (
                 row["env"],
@@ -66,7 +67,7 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
                 number(row["gain_over_error"]),
                 f"{row['harmful']:.0%}, {row['helpful']:.0%}",
                 f"{row['worst_drop']:.0%}",
-                f"{1e3 * row['step_seconds']['median']:.1f}",
+                f"{1e3 * seconds:.1f}, {seconds * len(row['curve']):.2g}",
                 row["lines_of_code"],
             )
         )
