@@ -109,6 +109,8 @@ _CONTROL: dict[str, Any] = {
 
 # Tasks that pay nothing until they are solved need more exploration. The ball was in
 # the cup for 905 steps after 410k; for 298 with the discount and the σ of the others.
+# What is to be done again and again is learned with a short horizon, as by Playground's
+# PPO: the finger had 412 after 983k, and 2 with a discount of 0.99.
 _CONTROL_SPARSE: dict[str, Any] = {**_CONTROL, "discount": 0.99, "initial_log_std": 0.0}
 
 _EPISODES: dict[str, Any] = {
@@ -337,7 +339,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "playground/CartpoleBalance": _CONTROL,
     "playground/CartpoleSwingup": _CONTROL,
     "playground/CheetahRun": _CONTROL,
-    "playground/FingerSpin": _CONTROL_SPARSE,
+    "playground/FingerSpin": {**_CONTROL_SPARSE, "discount": 0.95},
     "playground/HopperHop": _CONTROL,
     "playground/ReacherHard": _CONTROL_SPARSE,
     "playground/WalkerWalk": _CONTROL,
