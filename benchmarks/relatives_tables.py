@@ -74,6 +74,29 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     return header, lines
 
 
+def settings(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
+    """Return header and lines: what the search found for TRPO and for PPO."""
+    header = (
+        "environment",
+        "update",
+        "δ or ε",
+        "damping or learning rate",
+        "discount",
+        "λ",
+        "entropy bonus",
+    )
+    lines = [
+        (
+            row["env"],
+            row["update"],
+            *(f"{value:.3g}" for value in row["fields"].values()),
+        )
+        for row in last_rows(rows)
+        if row["update"] in ("trpo", "ppo")
+    ]
+    return header, lines
+
+
 def implementation(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     """Return header and lines: four agents, by environment."""
     header = ("environment", "agent", "return at the end", "mean over training", "KL")

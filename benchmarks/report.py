@@ -35,6 +35,7 @@ from benchmarks.relatives_tables import (
     draw_sensitivity,
     implementation,
     sensitivity,
+    settings,
 )
 from benchmarks.runs import configure, parse_overrides
 from trpo_jax.runs.config_file import config_to_dict
@@ -760,6 +761,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "throughput": throughput,
     "curvature": curvature,
     "relatives": lambda rows: table(*comparison(rows)),
+    "relatives-settings": lambda rows: table(*settings(rows)),
     "relatives-sensitivity": lambda rows: table(*sensitivity(rows)),
     "implementation": lambda rows: table(*implementation(rows)),
     "constraints": constraints,
@@ -820,6 +822,8 @@ def rows_of(name: str, results: pathlib.Path) -> list[dict]:
     if name in SUITE_OF:  # one file for both suites
         rows = read_rows(results / "locomotion.jsonl")
         return [row for row in rows if row["env"].startswith(SUITE_OF[name])]
+    if name == "relatives-settings":
+        name = "relatives"
     rows = read_rows(results / f"{name}.jsonl")
     return latest(rows) if name in ("learning", "evidence") else rows
 
