@@ -144,20 +144,32 @@ def test_the_environment_of_the_row_draws(tmp_path):
 
 
 def test_a_run_is_told_from_one_with_other_parameters(tmp_path):
-    """Those of rows, and those of an environment that is the same in all."""
-    for first, second in (
-        (pendulum(g=jnp.ones(3)), pendulum(g=jnp.full(3, 2.0))),
+    """Those of rows, those that all rows share, and those of a single environment."""
+    rows = jnp.ones(3)
+    pairs = [
+        (pendulum(g=rows), pendulum(g=2 * rows)),
+        (pendulum(g=rows), pendulum(g=rows, m=2.0)),
         (pendulum(g=1.0), pendulum(g=2.0)),
-    ):
+    ]
+    for first, second in pairs:
         names = [repr(make_environment(one)) for one in (first, second)]
         assert names[0] != names[1]
-        assert repr(make_environment(pendulum())) == "GymnaxEnvironment(Pendulum-v1)"
-        folder = tmp_path / names[0]
-        config = trpo_jax.TRPOConfig(env=first, **SMALL)
-        trpo_jax.run(config, folder, progress=False)
-        other = trpo_jax.TRPOConfig(env=second, **SMALL)
-        with pytest.raises(ValueError, match=r"env: .*parameters [0-9a-f]{8}"):
-            trpo_jax.resume(folder, other, progress=False)
+    config, other = (trpo_jax.TRPOConfig(env=env, **SMALL) for env in pairs[0])
+    trpo_jax.run(config, tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"env: .*parameters [0-9a-f]{8}"):
+        trpo_jax.resume(tmp_path / "run", other, progress=False)
+
+
+def test_the_same_numbers_are_the_same_environment():
+    names = {
+        repr(make_environment(pendulum(g=g)))
+        for g in (5, 5.0, np.float64(5), jnp.float32(5), np.int32(5))
+    }
+    assert len(names) == 1
+    for default in (pendulum(), pendulum(g=jnp.float32(10))):
+        assert repr(make_environment(default)) == "GymnaxEnvironment(Pendulum-v1)"
+    rows = [pendulum(**{name: jnp.ones(3)}) for name in ("g", "m")]
+    assert len({repr(make_environment(one)) for one in rows}) == 2
 
 
 @pytest.mark.parametrize("num_envs", [2, 6])
@@ -190,7 +202,8 @@ def test_one_that_makes_no_environment_is_refused():
         ({"g": jnp.ones((3, 2))}, r"params\.g has the shape \(3, 2\) and by .* \(\)"),
         ({"g": jnp.ones(0)}, r"params\.g has the shape \(0,\).* \[num_envs\]"),
         ({"g": "ten"}, r"params\.g is the str 'ten'; write env\.default_params"),
-        ({"g": [5.0, 10.0]}, r"params\.g\[0\] is the float .* or arrays"),
+        ({"g": [5.0, 10.0]}, r"params\.g is no number or array; .* or arrays"),
+        ({"g": None}, r"params\.g is no number or array"),
         ({"g": jnp.ones(3), "m": jnp.ones(2)}, r"\.g.*\.m.* same number of rows"),
     ],
 )

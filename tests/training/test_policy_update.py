@@ -182,6 +182,13 @@ def test_an_update_of_ones_own_may_bring_its_evidence():
     def diverge(*args):
         return jax.tree.map(lambda leaf: leaf * jnp.nan, own(*args)[0]), evidence
 
+    def spoilt(*args):
+        params, evidence = own(*args)
+        return params, evidence._replace(kl=jnp.ones(3))
+
+    with pytest.raises(TypeError, match=r"kl=float32\[3\].* as of .*certify"):
+        updated(TRPOConfig(**SMALL, update=spoilt), inputs)
+
     kept, _, info = updated(TRPOConfig(**SMALL, update=diverge), inputs)
     jax.tree.map(np.testing.assert_array_equal, kept, inputs.params)
     assert info.status == UpdateStatus.NON_FINITE
@@ -206,6 +213,7 @@ def test_an_update_of_ones_own_that_is_not_finite_is_refused():
         (lambda params: (params, 0.5), "update returns ({'bias': float32[4]"),
         (lambda params: params | {"bias": 1.0}, "'bias': float"),
         (lambda params: None, "update returns None"),
+        (lambda params: (), "update returns ()"),
         (
             lambda params: params | {"bias": params["bias"].astype(jnp.float16)},
             "float16[4]",

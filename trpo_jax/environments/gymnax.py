@@ -50,11 +50,11 @@ class GymnaxEnvironment:
         # Evaluated at once, even under a trace: spaces and parameters may be arrays.
         with jax.ensure_compile_time_eval():
             if env_params is None:
-                env_params = env.default_params
+                env_params = suites.default_params_of(env)
             self._env = env = suites.narrowed_attributes(env)
             self.name = str(getattr(env, "name", type(env).__name__))
             self._params = env_params = suites.narrowed(env_params)
-            default = suites.narrowed(getattr(env, "default_params", None))
+            default = suites.narrowed(suites.default_params_of(env))
             self._digest = suites.digest(env_params, default)
             self._raw_reset, self._raw_step = env.reset, env.step
             if holds_tracers(env):

@@ -60,19 +60,33 @@ class ById(tuple[Any, ...]):
         return hash(tuple(map(id, self)))
 
 
+def default_params_of(env: Any) -> Any:
+    """Return the default parameters of an environment, an attribute or a method."""
+    default = getattr(env, "default_params", None)
+    return default() if callable(default) else default
+
+
 def digest(params: PyTree, default: PyTree = None) -> str:
     """Return ", parameters 3f2a91c0", by which a run knows its environment again.
 
     Nothing for the default parameters, and for traced ones, whose values are unknown.
+    Numbers count as in the 32 bits that environments compute in: 10, 10.0 and
+    float32(10) are the same.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
         return ""
 
     def hashed(tree: PyTree) -> str:
         content = hashlib.sha256()
-        for leaf in jax.tree.leaves(tree):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if jax.dtypes.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
             array = np.asarray(leaf)
-            content.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+            if np.issubdtype(array.dtype, np.floating):
+                array = array.astype(np.float32)
+            array = array.astype(np.float64)
+            content.update(f"{jax.tree_util.keystr(path)}{array.shape}".encode())
+            content.update(array.tobytes())
         return content.hexdigest()[:8]
 
     usual = default is not None and hashed(params) == hashed(default)

@@ -43,13 +43,20 @@ class VariedEnvironment:
     no bounds where they depend on the parameters: each environment clips to its own.
     """
 
-    def __init__(self, make_fn: Callable[[PyTree], Any], params: PyTree):
+    def __init__(
+        self,
+        make_fn: Callable[[PyTree], Any],
+        params: PyTree,
+        digest: str | None = None,
+    ):
         """Describe the environments of V rows.
 
         Args:
             make_fn: params ↦ `Environment`, of one row. The parameters are traced, so
                 that shapes and spaces cannot depend on them.
             params: The parameters of all rows, leaves [V, …].
+            digest: What a run knows these environments by, see `suites.digest`; that
+                of `params` if None.
 
         Raises:
             UsageError: If the leaves do not have the same number of rows, at least one.
@@ -62,6 +69,7 @@ class VariedEnvironment:
             )
         self._make_fn = make_fn
         self._params = params
+        self._digest = suites.digest(params) if digest is None else digest
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         if len(sizes) != 1 or not sizes.isdisjoint({(), (0,)}):
             raise UsageError(
@@ -83,8 +91,7 @@ class VariedEnvironment:
         self._name = getattr(made[0], "name", type(made[0]).__name__)
 
     def __repr__(self) -> str:
-        parameters = suites.digest(self._params)
-        return f"VariedEnvironment({self._name} × {self.num_variants}{parameters})"
+        return f"VariedEnvironment({self._name} × {self.num_variants}{self._digest})"
 
     def reset(self, key: Key[Array, ""]) -> tuple[VariedState, Observation]:
         """Start an episode of row 0; consumes `key`. Returns (state, observation)."""
@@ -145,8 +152,7 @@ def make_with_params(
     """
     if params is None:
         return make_fn(env, None)
-    default = getattr(env, "default_params", None)
-    default = default() if callable(default) else default
+    default = suites.default_params_of(env)
     if default is not None:
         _check_params(env, params, default)
     params = suites.narrowed(params)
@@ -164,7 +170,7 @@ def make_with_params(
         chosen = list((leaves | rows).values())
         return make_fn(env, jax.tree.unflatten(jax.tree.structure(params), chosen))
 
-    return VariedEnvironment(make, varied)
+    return VariedEnvironment(make, varied, suites.digest(params, default))
 
 
 def _check_params(env: Any, params: Any, default: Any) -> None:
@@ -181,8 +187,10 @@ def _check_params(env: Any, params: Any, default: Any) -> None:
         )
     if type(params) is not type(default):
         return
-    defaults = _leaves_by_name(default)
-    for name, leaf in _leaves_by_name(params).items():
+    leaves, defaults = _leaves_by_name(params), _leaves_by_name(default)
+    for name in defaults.keys() - leaves.keys():  # None, or a list
+        raise UsageTypeError(f"params{name} is no number or array; write {advice}.")
+    for name, leaf in leaves.items():
         number = hasattr(leaf, "dtype") or isinstance(leaf, Real)
         if name not in defaults or not number:
             raise UsageTypeError(

@@ -20,7 +20,8 @@ class RunSettings:
     """Newest checkpoints to keep."""
     keep_best: int = 1
     """Older checkpoints to keep for their return: in their evaluation if the run
-    evaluates in training, else in training itself."""
+    evaluates in training, else in training itself. Of the states that are evaluated
+    between two checkpoints, the best one is saved."""
     evaluation_episodes: int = 128
     """Episodes that evaluate the last policy when the run is done."""
     evaluation_updates: int | None = None

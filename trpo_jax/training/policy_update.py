@@ -178,7 +178,7 @@ def _update_by_function(
         inputs.policy_fn, params, batch, inputs.key, inputs.hyperparameters
     )
     own_info = None
-    if type(moved) is tuple and isinstance(moved[-1], UpdateInfo):
+    if type(moved) is tuple and [type(part) for part in moved[1:]] == [UpdateInfo]:
         moved, own_info = moved
     if array_types(moved) != array_types(params):
         raise UsageTypeError(
@@ -197,5 +197,11 @@ def _update_by_function(
     )
     accepted = info.status == UpdateStatus.ACCEPTED
     if own_info is not None:
+        if array_types(own_info) != array_types(info):
+            raise UsageTypeError(
+                f"update returns the evidence {array_types(own_info)}; write an "
+                "UpdateInfo as of trpo_jax.trust_region.certify, with scalars of its "
+                "dtypes."
+            )
         info = optax.tree.where(accepted, own_info, info)
     return Updated(optax.tree.where(accepted, moved, params), inputs.state, info)
