@@ -336,8 +336,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # MuJoCo Playground: settings found on the cheetah and the ball ------------------
     "playground/AcrobotSwingup": _CONTROL,
     "playground/BallInCup": _CONTROL_SPARSE,
-    "playground/CartpoleBalance": _CONTROL,
-    "playground/CartpoleSwingup": _CONTROL,
+    "playground/CartpoleBalance": {**_CONTROL, "total_timesteps": 9_830_400},
+    "playground/CartpoleSwingup": {**_CONTROL, "total_timesteps": 9_830_400},
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": {**_CONTROL_SPARSE, "discount": 0.95},
     "playground/HopperHop": _CONTROL,
