@@ -103,6 +103,8 @@ def sample(policy, observation, num_actions=64):
 class Line:
     """Observations of three numbers, perhaps with a mask; episodes of one step."""
 
+    _dtype = jnp.float32
+
     def __init__(self, action_space, masked=False, dtype=jnp.float32):
         self.action_space = action_space
         self._dtype = dtype

@@ -212,7 +212,7 @@ def test_bad_arguments_are_refused_before_anything_compiles(arguments, advice):
 def test_the_state_of_another_environment_is_refused_by_both_shapes():
     config, state = make_state("CartPole-v1", num_seeds=2)
     other = dataclasses.replace(config, env=(TABULAR, CHAIN))
-    advice = r"has \S*Tabular\S*, with actions .* observation: \(4,\) and \(3,\)"
+    advice = r"has \S*Tabular.*, with actions .* observation: \(4,\) and \(3,\)"
     with pytest.raises(ValueError, match=advice):
         evaluate(other, state, jax.random.key(1), 2)
     # As advised, with the config that it was trained with.
