@@ -19,6 +19,7 @@ from trpo_jax import (
     step,
     train,
 )
+from trpo_jax.training.seeds import run_keys
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -34,7 +35,7 @@ def test_numbers_of_numpy_become_pythons(no_shape_checks):
 @pytest.mark.parametrize("run", [train, lambda c: init(c, jax.random.key(0))])
 def test_an_unknown_environment_is_refused_before_anything_compiles(run):
     config = TRPOConfig(env="CartPol-v1", **SMALL)
-    jax.random.key(0)
+    jax.block_until_ready((run_keys(config), jax.random.key(0)))  # needs a program
     with compilations() as compiled, pytest.raises(ValueError, match="'CartPole-v1'"):
         run(config)
     assert not compiled
