@@ -24,8 +24,9 @@ INFO = UpdateInfo(*[jnp.float32(0)] * len(UpdateInfo._fields))._replace(
 def test_the_bounds_are_in_units_of_return_and_without_the_bonus():
     found = improvement_bounds(INFO, ADVANTAGES, discount=0.5, entropy_coefficient=0.2)
     expected = (0.3 + 0.2 * 0.5) * np.std(ADVANTAGES)
-    largest = expected / 0.5 - 4 * 5 * 0.5 / 0.5**2 * 0.05
-    mean = (expected - 2 * 0.5 * 5 / 0.5 * np.sqrt(0.02 / 2)) / 0.5
+    most = 4.75  # from the mean, -0.25
+    largest = expected / 0.5 - 4 * most * 0.5 / 0.5**2 * 0.05
+    mean = (expected - 2 * 0.5 * most / 0.5 * np.sqrt(0.02 / 2)) / 0.5
     np.testing.assert_allclose(found, (largest, mean), rtol=1e-5)
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from trpo_jax.training.advantages import standardize
 from trpo_jax.trust_region import (
     UpdateInfo,
     improvement_bound,
@@ -22,8 +23,9 @@ def improvement_bounds(
     """Return `improvement_bound` and `mean_kl_improvement_bound` of an update.
 
     They are estimates, not guarantees: over the states visited, undiscounted; with
-    estimated advantages; and with the largest |A| of the actions taken for both ε and
-    ε′ ≤ ε. In practice they are far below 0.
+    estimated advantages; and with the largest |A − Ā| of the actions taken for both ε
+    and ε′ ≤ ε, because the mean Ā of true advantages is 0. In practice they are far
+    below 0.
 
     Args:
         info: Evidence of the update, with standardised advantages.
@@ -37,9 +39,11 @@ def improvement_bounds(
     """
     bonus = entropy_coefficient * (info.entropy - info.entropy_before)
     gain = info.surrogate_after - info.surrogate_before
-    expected_advantage = (gain - bonus) * root(jnp.var(advantages))
-    # Not `max(abs)`: minimum and maximum are at hand from `standardize`.
-    most = jnp.maximum(-jnp.min(advantages), jnp.max(advantages))
+    deviation = root(jnp.var(advantages))
+    expected_advantage = (gain - bonus) * deviation
+    # From the standardised ones, which the update has: the largest of the others costs
+    # 2 % of a step at 64 × 128 on two cores, where XLA orders its work differently.
+    most = deviation * root(jnp.max(jnp.square(standardize(advantages))))
     exist = jnp.asarray(discount) < 1
     below_1 = jnp.where(exist, discount, 0)
     bounds = (
