@@ -202,8 +202,8 @@ def test_one_that_makes_no_environment_is_refused():
         ({"g": jnp.ones((3, 2))}, r"params\.g has the shape \(3, 2\) and by .* \(\)"),
         ({"g": jnp.ones(0)}, r"params\.g has the shape \(0,\).* \[num_envs\]"),
         ({"g": "ten"}, r"params\.g is the str 'ten'; write env\.default_params"),
-        ({"g": [5.0, 10.0]}, r"params\.g is no number or array; .* or arrays"),
-        ({"g": None}, r"params\.g is no number or array"),
+        ({"g": [5.0, 10.0]}, r"params\.g is not a number or an array; .* arrays"),
+        ({"g": None}, r"params\.g is not a number or an array"),
         ({"g": jnp.ones(3), "m": jnp.ones(2)}, r"\.g.*\.m.* same number of rows"),
     ],
 )

@@ -41,10 +41,10 @@ class CraftaxEnvironment:
         # Evaluated at once, even under a trace: parameters may be arrays.
         with jax.ensure_compile_time_eval():
             if env_params is None:
-                env_params = env.default_params
+                env_params = suites.default_params_of(env)
             self._env = env = suites.narrowed_attributes(env)
             self._params = suites.narrowed(env_params)
-            default = suites.narrowed(env.default_params)
+            default = suites.narrowed(suites.default_params_of(env))
             self._digest = suites.digest(self._params, default)
         self.name = name or type(env).__name__
         self.action_space = Discrete(int(env.num_actions))

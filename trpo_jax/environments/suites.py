@@ -73,7 +73,8 @@ def digest(params: PyTree, default: PyTree = None) -> str:
     Numbers count as in the 32 bits that environments compute in: 10, 10.0 and
     float32(10) are the same.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+    leaves = jax.tree.leaves((params, default))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return ""
 
     def hashed(tree: PyTree) -> str:
@@ -89,8 +90,9 @@ def digest(params: PyTree, default: PyTree = None) -> str:
             content.update(array.tobytes())
         return content.hexdigest()[:8]
 
-    usual = default is not None and hashed(params) == hashed(default)
-    return "" if usual else f", parameters {hashed(params)}"
+    found = hashed(params)
+    usual = default is not None and found == hashed(default)
+    return "" if usual else f", parameters {found}"
 
 
 def check_known(

@@ -188,8 +188,10 @@ def _check_params(env: Any, params: Any, default: Any) -> None:
     if type(params) is not type(default):
         return
     leaves, defaults = _leaves_by_name(params), _leaves_by_name(default)
-    for name in defaults.keys() - leaves.keys():  # None, or a list
-        raise UsageTypeError(f"params{name} is no number or array; write {advice}.")
+    for name in sorted(defaults.keys() - leaves.keys()):  # None, or a list
+        raise UsageTypeError(
+            f"params{name} is not a number or an array; write {advice}."
+        )
     for name, leaf in leaves.items():
         number = hasattr(leaf, "dtype") or isinstance(leaf, Real)
         if name not in defaults or not number:

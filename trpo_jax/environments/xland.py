@@ -53,9 +53,9 @@ class XLandEnvironment:
         self._num_ids = (constants.NUM_TILES, constants.NUM_COLORS)
         self._env = env
         if env_params is None:
-            env_params = env.default_params()
+            env_params = suites.default_params_of(env)
         self._params = env_params
-        self._digest = suites.digest(env_params, env.default_params())
+        self._digest = suites.digest(env_params, suites.default_params_of(env))
         self._benchmark = benchmark
         self.name = name or type(env).__name__
         self.action_space = Discrete(int(env.num_actions(env_params)))
