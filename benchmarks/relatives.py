@@ -37,6 +37,7 @@ from benchmarks.harness import (
     read_rows,
     take_turns,
 )
+from benchmarks.runs import command
 from benchmarks.statistics import finite, summarize
 from trpo_jax import TRPOConfig, log_uniform, uniform
 from trpo_jax.training import PRESETS
@@ -274,6 +275,7 @@ def sensitivity(
         "update": update,
         "field": name,
         "values": values,
+        "steps": config.total_timesteps,
         "num_seeds": num_seeds,
         "returns": [summarize(row) for row in by_seed],
     }
@@ -330,9 +332,21 @@ def main(
         num_episodes: Episodes of each evaluation, in `compare`.
         total_timesteps: Steps of training; those of the preset if None.
     """
-    counts = num_seeds, num_settings, num_episodes
+    counts = {
+        "num_seeds": num_seeds,
+        "num_settings": num_settings,
+        "num_episodes": num_episodes,
+    }
     fields = {} if total_timesteps is None else {"total_timesteps": total_timesteps}
-    for path, row in rows(what, envs, updates, *counts, **fields):
+    for path, row in rows(what, envs, updates, **counts, **fields):
+        row["command"] = command(
+            "benchmarks.relatives",
+            what,
+            envs=(row["env"],),
+            updates=(row["update"],),
+            **counts,
+            **fields,
+        )
         append_row(path, row)
         brief = {k: v for k, v in row.items() if k not in ("curve", "by_setting")}
         print(brief, flush=True)

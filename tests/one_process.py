@@ -43,6 +43,8 @@ SWEPT = dataclasses.replace(CONFIG, total_timesteps=32 * 6)
 FIELDS = {"max_kl": [0.01, 0.1]}
 OPTIONS = {"num_seeds": 2, "halving": (0.5,), "num_episodes": 4, "memory_gib": 1}
 LONG = dataclasses.replace(CONFIG, total_timesteps=32 * 400)
+# Tests that wait for it would wait three times as long for the package's own.
+HEARTBEAT_SECONDS = 10
 
 
 def refusal(config, folder):
@@ -166,6 +168,7 @@ def finish_run(result):
 
 def main(coordinator, num_processes, process, folder, call):
     compile_quickly()
+    processes.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     trpo_jax.runs.connect_processes(coordinator, int(num_processes), int(process))
     calls = {
         "all": lambda: run(int(process), folder),

@@ -89,7 +89,7 @@ def kill_one(number, victim, folder, cache):
         start = time.monotonic()
         others = [one for one in range(number) if one != victim]
         for one in others:
-            running[one].wait(2 * processes.HEARTBEAT_SECONDS)
+            running[one].wait(2 * one_process.HEARTBEAT_SECONDS)
         seconds = time.monotonic() - start
         assert [running[one].returncode for one in others] == [1] * len(others)
         return [outputs[one].read_text() for one in others], seconds
@@ -149,7 +149,7 @@ def test_two_processes_make_the_run_of_one(tmp_path, cache):
 def test_one_that_is_killed_ends_the_other_and_fewer_go_on(tmp_path, cache):
     folder = tmp_path / "run"
     (output,), seconds = kill_one(2, 1, folder, cache)
-    assert seconds < processes.HEARTBEAT_SECONDS + 10
+    assert seconds < one_process.HEARTBEAT_SECONDS + 10
     assert "process 0 of 2: another process has ended" in output
     assert f"any number of processes: python -m trpo_jax resume {folder}" in output
     result = trpo_jax.resume(folder, devices=1, progress=False)
@@ -163,7 +163,7 @@ def test_one_that_is_killed_ends_the_other_and_fewer_go_on(tmp_path, cache):
 def test_four_processes_two_of_which_go_on(tmp_path, cache, victim):
     folder = tmp_path / "run"
     outputs, seconds = kill_one(4, victim, folder, cache)
-    assert seconds < processes.HEARTBEAT_SECONDS + 10
+    assert seconds < one_process.HEARTBEAT_SECONDS + 10
     for output in outputs:
         assert "of 4: another process has ended" in output
     finish(2, folder, "resume", cache, limit=300)
@@ -257,7 +257,7 @@ def test_a_sweep_of_two_processes_goes_on_in_one(tmp_path, cache):
         while not list(folder.glob("groups/*.npz")):
             time.sleep(0.02)
         running[0].kill()
-        running[1].wait(2 * processes.HEARTBEAT_SECONDS)
+        running[1].wait(2 * one_process.HEARTBEAT_SECONDS)
         assert "another process has ended" in outputs[1].read_text()
     # Beside the flags of the others: with other code the bits would be others.
     flags = os.environ.get("XLA_FLAGS", "")
