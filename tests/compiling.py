@@ -15,29 +15,9 @@ _QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
-# Beyond so many environment steps a program that was compiled so takes longer: its steps
-# take three times as long.
-_LONG = 2**14
 fast_jit = functools.partial(
     jax.jit, compiler_options=_QUICK | compilation.OLDER_EMITTERS
 )
-
-
-def compile_quickly() -> None:
-    """Let the package compile so in this process, whatever options it asks for.
-
-    Examples and the command line are tested with the package's own options, in
-    processes of their own.
-    """
-    options_fn = compilation.compiler_options
-
-    def quick_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
-        options = options_fn(env_steps)
-        if env_steps is not None and env_steps > _LONG:
-            return options
-        return options and options | _QUICK
-
-    compilation.compiler_options = quick_options
 
 
 @contextlib.contextmanager

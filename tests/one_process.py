@@ -16,7 +16,6 @@ import time
 
 import jax
 import numpy as np
-from compiling import compile_quickly
 from jax._src import distributed
 from orbax.checkpoint import PyTreeCheckpointHandler
 
@@ -167,7 +166,6 @@ def finish_run(result):
 
 
 def main(coordinator, num_processes, process, folder, call):
-    compile_quickly()
     processes.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     trpo_jax.runs.connect_processes(coordinator, int(num_processes), int(process))
     calls = {
