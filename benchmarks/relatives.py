@@ -37,6 +37,7 @@ from benchmarks.harness import (
     read_rows,
     take_turns,
 )
+from benchmarks.random_policy import random_return
 from benchmarks.runs import command
 from benchmarks.statistics import finite, summarize
 from trpo_jax import TRPOConfig, log_uniform, uniform
@@ -277,6 +278,7 @@ def sensitivity(
         "values": values,
         "steps": config.total_timesteps,
         "num_seeds": num_seeds,
+        "random_return": random_return(config, 128),
         "returns": [summarize(row) for row in by_seed],
     }
 

@@ -11,8 +11,6 @@ import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from benchmarks.harness import RESULTS, read_rows
-
 
 def last_rows(rows: list[dict]) -> list[dict]:
     """Return the last row of each name, in the order of first appearance."""
@@ -116,10 +114,6 @@ def implementation(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
 def sensitivity(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
     """Return header and lines: how far returns stay near the best, by environment."""
     header = ("environment", "field", "values", "returns", "decades near the best")
-    random = {
-        row["env"]: row["random_return"]
-        for row in read_rows(RESULTS / "learning.jsonl")
-    }
     lines = []
     for row in last_rows(rows):
         means = np.asarray([r["mean"] for r in row["returns"]], float)
@@ -129,7 +123,7 @@ def sensitivity(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
                 {"max_kl": "TRPO's δ", "clip_ratio": "PPO's ε"}[row["field"]],
                 f"{row['values'][0]:g} … {row['values'][-1]:g}",
                 f"{number(means.min())} … {number(means.max())}",
-                f"{decades_near_the_best(means, random[row['env']]):.2g} of 2",
+                f"{decades_near_the_best(means, row['random_return']):.2g} of 2",
             )
         )
     return header, lines
@@ -149,15 +143,9 @@ def draw_comparison(rows: list[dict], path: pathlib.Path) -> bool:
     """Draw the evaluated return of each update against steps, by environment."""
     rows = last_rows(rows)
     envs = list(dict.fromkeys(row["env"] for row in rows))
-    columns = min(3, len(envs))
-    lines = -(-len(envs) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.6 * columns, 2.8 * lines), squeeze=False
-    )
-    for axis in axes.flat[len(envs) :]:
-        axis.remove()
+    figure, axes = _panels(len(envs))
     updates = list(dict.fromkeys(row["update"] for row in rows))
-    for axis, env in zip(axes.flat, envs, strict=False):
+    for axis, env in zip(axes, envs, strict=True):
         for row in (row for row in rows if row["env"] == env):
             curve = np.asarray(row["curve"], float)
             steps = np.linspace(0, row["steps"], len(curve) + 1)[1:]
@@ -167,7 +155,7 @@ def draw_comparison(rows: list[dict], path: pathlib.Path) -> bool:
             )
         axis.set_title(env, fontsize=9)
         _tidy(axis)
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    axes[0].legend(frameon=False, fontsize=7)
     figure.supxlabel("environment steps", fontsize=9)
     figure.supylabel("return of greedy actions", fontsize=9)
     return _save(figure, path)
@@ -177,11 +165,9 @@ def draw_sensitivity(rows: list[dict], path: pathlib.Path) -> bool:
     """Draw the return against δ of TRPO and ε of PPO, over two decades of each."""
     rows = last_rows(rows)
     envs = list(dict.fromkeys(row["env"] for row in rows))
-    figure, axes = plt.subplots(
-        1, len(envs), figsize=(2.9 * len(envs), 2.9), squeeze=False
-    )
+    figure, axes = _panels(len(envs))
     labels = {"max_kl": "TRPO, δ from 0.001", "clip_ratio": "PPO, ε from 0.01"}
-    for axis, env in zip(axes.flat, envs, strict=True):
+    for axis, env in zip(axes, envs, strict=True):
         for row in (row for row in rows if row["env"] == env):
             x = np.asarray(row["values"]) / row["values"][0]
             mean = np.asarray([r["mean"] for r in row["returns"]], float)
@@ -192,10 +178,22 @@ def draw_sensitivity(rows: list[dict], path: pathlib.Path) -> bool:
         axis.set_title(env, fontsize=9)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8)
     figure.supxlabel("times the smallest value", fontsize=9)
     figure.supylabel("return", fontsize=9)
     return _save(figure, path)
+
+
+def _panels(count: int) -> tuple[Any, list[Any]]:
+    """Return a figure with so many panels, up to three in a line."""
+    columns = min(3, count)
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.6 * columns, 2.8 * lines), squeeze=False
+    )
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
 
 
 def _tidy(axis: Any) -> None:

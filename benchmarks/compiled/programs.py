@@ -123,6 +123,11 @@ _PPO = (
     ("critic_epochs", 4),
     ("critic_minibatches", 4),
 )
+# The other updates at their defaults, beside "feed-forward", which is TRPO.
+_RELATIVES = [
+    Case(f'update="{name}"', *_SMALL, fields=(*_PLAIN, ("update", name)))
+    for name in ("tnpg", "npg", "ppo", "ppo_penalty", "projection")
+]
 _SWEEP = Case("sweep, feed-forward", 8, 128, num_agents=1024, fields=_PLAIN)
 
 
@@ -130,8 +135,8 @@ def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
     """Return the programs of each target, the most important first.
 
     Those of all policies at one size come first, on one and on the most devices; then
-    PPO and rejax's; then one policy at each size and number of devices, and the sweep;
-    then fixed work for each device; then the rest.
+    PPO and rejax's, and the other updates on one; then one policy at each size and
+    number of devices, and the sweep; then fixed work for each device; then the rest.
     """
     by_policy = [Case(name, *_SMALL, fields=f) for name, f in POLICIES.items()]
     large = [Case(name, *_LARGE, fields=f) for name, f in POLICIES.items()]
@@ -150,6 +155,7 @@ def plan(targets: Iterable[Target]) -> list[tuple[Case, Target]]:
         (by_policy, ends),
         (ppo, ends),
         (one, alone),
+        (_RELATIVES, [t for t in alone if t.kind == "h100"]),
         ([large[0], _SWEEP], whole),
         (growing, targets),
         (large[1:], ends),
