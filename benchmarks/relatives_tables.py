@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from benchmarks.harness import RESULTS, read_rows
+
 
 def last_rows(rows: list[dict]) -> list[dict]:
     """Return the last row of each name, in the order of first appearance."""
@@ -45,7 +47,6 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
         "harmful, helpful updates",
         "worst drop",
         "ms a step, s of training",
-        "lines of code",
     )
     lines = []
     for row in last_rows(rows):
@@ -66,10 +67,24 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
                 f"{row['harmful']:.0%}, {row['helpful']:.0%}",
                 f"{row['worst_drop']:.0%}",
                 f"{1e3 * seconds:.1f}, {seconds * len(row['curve']):.2g}",
-                row["lines_of_code"],
             )
         )
     return header, lines
+
+
+def code(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
+    """Return header and lines: what each update adds, in code and in kernels."""
+    header = ("update", "lines of code", "kernels of a step")
+    programs = read_rows(RESULTS / "compiled-h100.jsonl")
+    kernels = {
+        row["fields"].get("update", "trpo"): row["kernels"]
+        for row in programs
+        if row["program"] == "feed-forward" or row["program"].startswith("update=")
+        if (row["target"], row["num_envs"], row["rollout_length"])
+        == ("h100-1", 1024, 32)
+    }
+    lines = {row["update"]: row["lines_of_code"] for row in rows}
+    return header, [(name, lines[name], f"{kernels[name]:,}") for name in lines]
 
 
 def settings(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:

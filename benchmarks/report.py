@@ -30,6 +30,7 @@ from benchmarks.pictures import (
 )
 from benchmarks.references import REFERENCES
 from benchmarks.relatives_tables import (
+    code,
     comparison,
     draw_comparison,
     draw_sensitivity,
@@ -761,6 +762,7 @@ TABLES: dict[str, Callable[[list[dict]], str]] = {
     "throughput": throughput,
     "curvature": curvature,
     "relatives": lambda rows: table(*comparison(rows)),
+    "relatives-code": lambda rows: table(*code(rows)),
     "relatives-settings": lambda rows: table(*settings(rows)),
     "relatives-sensitivity": lambda rows: table(*sensitivity(rows)),
     "implementation": lambda rows: table(*implementation(rows)),
@@ -822,7 +824,7 @@ def rows_of(name: str, results: pathlib.Path) -> list[dict]:
     if name in SUITE_OF:  # one file for both suites
         rows = read_rows(results / "locomotion.jsonl")
         return [row for row in rows if row["env"].startswith(SUITE_OF[name])]
-    if name == "relatives-settings":
+    if name in ("relatives-code", "relatives-settings"):
         name = "relatives"
     rows = read_rows(results / f"{name}.jsonl")
     return latest(rows) if name in ("learning", "evidence") else rows
