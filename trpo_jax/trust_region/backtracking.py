@@ -21,8 +21,8 @@ class Candidate(NamedTuple):
     Attributes:
         surrogate: L(θ), scalar.
         kl: mean KL(π_old ‖ π_θ), scalar, in nats.
-        finite: Whether parameters, and the batch, are finite, bool scalar; and whether
-            any further constraint is kept.
+        finite: Whether parameters, and the batch apart from observations, are finite,
+            bool scalar; and whether any further constraint is kept.
         evidence: Any other results for the candidate, a pytree.
     """
 
@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 
 
 class LineSearchResult(NamedTuple):
-    """The acceptable candidate that the search ended at, or the last one tried.
+    """The acceptable candidate of the largest L seen, or the last one tried.
 
     Attributes:
         accepted: Whether any candidate was acceptable, bool scalar.
@@ -58,7 +58,7 @@ def line_search(
     interpolate: bool = True,
     width: int = 1,
 ) -> LineSearchResult:
-    """Return an acceptable candidate, by interpolation one near the boundary.
+    """Search for an acceptable candidate, by interpolation for one near the boundary.
 
     Acceptable: KL ≤ δ *and* L(θ) > L(θ_old) *and* everything finite.
 
@@ -113,7 +113,7 @@ def line_search(
     if interpolate:
         most *= width
     rule = _Rule(most, backtrack_factor, interpolate, min(width, most))
-    # They decide which candidate is chosen, and nothing else.
+    # They only select a candidate: its values do not depend on them.
     bounds = jax.lax.stop_gradient((surrogate_old, jnp.asarray(max_kl)))
     return _search(converted, rule, closed_over, bounds).result
 
@@ -164,7 +164,7 @@ class _Search(NamedTuple):
         kept: The fraction of `result.candidate`, accepted or not, scalar.
         refused: The smallest fraction that was not acceptable, scalar; ∞ if none.
         next_fraction: The largest fraction of the next evaluation, scalar.
-        ended: Whether there will be none, bool scalar.
+        ended: Whether the search is over, bool scalar.
     """
 
     result: LineSearchResult

@@ -31,7 +31,7 @@ class CGStatus(Status):
     CONVERGED = 0
     """‖r‖ ≤ tolerance · ‖b‖."""
     MAX_ITERATIONS = 1
-    """The iterations ran out first; x is still the best in its Krylov space."""
+    """The iterations ran out first; x minimises the error in its Krylov space."""
     NON_POSITIVE_CURVATURE = 2
     """pᵀAp ≤ 0 along a direction p, or rᵀP⁻¹r < 0: A or the preconditioner is not
     positive definite. x stops before it."""
@@ -44,7 +44,7 @@ class CGResult(NamedTuple):
     """Solution, status and residual. Only the solution has derivatives.
 
     Attributes:
-        x: The solution, a pytree like b. Always finite if b's dtype can hold it.
+        x: The solution, a pytree like b. Always finite; 0 if the solution is not.
         status: A `CGStatus`, int32 scalar.
         iterations: Products computed and used, int32 scalar.
         relative_residual: ‖b − Ax‖ / ‖b‖ by the recurrence, scalar; 0 for b = 0.

@@ -1,7 +1,8 @@
 """The curvature of the mean KL, as products with vectors: F is never formed.
 
-All operators are linearised once: the pass through the policy that does not depend on
-the vector is not repeated in every iteration of a solver.
+Each operator is linearised once: the pass through the policy that does not depend on
+the vector is not repeated in every iteration of a solver. In micro-batches it is, since
+what it stores would not fit.
 """
 
 from collections.abc import Callable

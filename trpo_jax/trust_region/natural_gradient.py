@@ -113,7 +113,7 @@ def natural_gradient_update(
         step_size = jnp.asarray(step_size, curvature.dtype)
         one = jnp.ones_like(step_size)
         moved = move(theta_old, one, optax.tree.scale(step_size, cg.x))
-        # Evaluated for the evidence alone: no KL is too large, no loss too great.
+        # Evaluated for the evidence alone: no KL and no decrease of L is refused.
         candidate = problem.candidate(moved, old)
         length = step_size * optax.tree.norm(cg.x)
         finite = candidate.finite & jnp.isfinite(candidate.surrogate + candidate.kl)

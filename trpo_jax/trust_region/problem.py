@@ -2,7 +2,7 @@
 
 max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
 
-Every update evaluates the same three things on a policy and a batch: the objective and
+These updates evaluate the same three things on a policy and a batch: the objective and
 its gradient, Fisher-vector products, and candidates. TRPO, the natural gradient,
 constrained policy optimisation and a critic's trust region differ only in how they use
 them.
@@ -54,7 +54,8 @@ class Batch(NamedTuple):
         actions: Its actions, unclipped and unsquashed, [N] or [N, D]; for sequences
             [N, T] or [N, T, D].
         log_probs: log π_old(a|s) under the params to be improved, float[N]; [N, T] for
-            sequences. They are not checked: others give a ratio that is not 1.
+            sequences. They are not checked: those of other params give ratios
+            at θ_old that are not 1.
         advantages: A(s, a), float[N] or [N, T]; standardised by convention.
     """
 
@@ -74,7 +75,7 @@ class OldPolicy(NamedTuple):
         distributions: π_old(·|s) of all states, split likewise.
         entropy: mean_s H(π_old(·|s)), scalar, in nats.
         finite: Whether the batch, apart from observations, is finite, bool scalar. The
-            ratio to an infinite log-probability is 0, so that it would go unnoticed.
+            ratio to a log-probability of +∞ is 0, so that it would go unnoticed.
     """
 
     theta: PyTree
@@ -107,9 +108,9 @@ class Problem(NamedTuple):
         objective_fn: (distribution of the policy, batch) ↦ the terms [N] or [N, T] of
             which L is the mean.
         batch: A `Batch`, or another named tuple of rows [N, …] with `observations`.
-        params_of: θ ↦ params, linear: θ may be one vector, see `flatten`.
-        micro_batch_size: Rows processed at a time, None for all. It bounds the memory,
-            and changes results to rounding only.
+        params_of: θ ↦ params, linear. θ may be params, or all of them as one vector.
+        micro_batch_size: Most rows processed at a time, None for all. It bounds the
+            memory, and changes results to rounding only.
         fisher_batch: The rows over which F is computed, such as a subsample of `batch`;
             None for `batch`. F is the same matrix in every product of a solve.
     """

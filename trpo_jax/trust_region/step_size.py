@@ -12,7 +12,7 @@ def undamped_curvature(
     """Return xᵀFx = gᵀx − λ‖x‖² for the x of conjugate gradient on (F + λI) x = g.
 
     The iteration starts from zero, so its residual is orthogonal to x at every step
-    and xᵀ(F + λI)x = gᵀx exactly: the curvature without the damping costs no product.
+    and xᵀ(F + λI)x = gᵀx in exact arithmetic: the curvature costs no product.
 
     Args:
         gradient: g, a pytree.
@@ -20,7 +20,7 @@ def undamped_curvature(
         damping: λ ≥ 0.
 
     Returns:
-        A scalar, positive unless rounding hides it.
+        A scalar, not negative in exact arithmetic.
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C, with the damping taken
     out of its sᵀAs.
@@ -57,7 +57,7 @@ def trust_region_step_size(
         max_kl: δ, in nats.
 
     Returns:
-        β ≥ 0, scalar; 0 where the curvature is not positive or not finite.
+        β ≥ 0, scalar; 0 where the curvature is not positive or not finite, or δ ≤ 0.
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C.
     """

@@ -61,9 +61,9 @@ def trust_region_update(
     solved by  (F + λI) x = g,  β = √(2δ / xᵀFx),  θ = θ_old + fraction · β x.
 
     Pure; `jit` it with `policy_fn` and the keyword arguments bound. Differentiable in
-    params, batch and the floats, with the accepted fraction as a constant. Derivatives
-    are those of a converged solve: raise `cg_iterations` until the residual is small.
-    Without interpolation the fraction is constant nearby, and they are exact.
+    params, batch, max_kl, damping and entropy_coefficient, with the accepted fraction
+    as a constant, which it is nearby without interpolation. Derivatives are those of a
+    converged solve: raise `cg_iterations` until the residual is small.
 
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
@@ -80,8 +80,10 @@ def trust_region_update(
         make_preconditioner_fn: (policy_fn, params, batch, groups=, damping=) ↦
             (r ↦ P⁻¹ r): `score_preconditioner`, `diagonal_preconditioner`, or
             `kronecker_preconditioner`.
-        max_backtracks: The largest number of fractions that the line search tries.
-        backtrack_factor: Ratio of each fraction to the one before.
+        max_backtracks: The largest number of fractions that the line search tries;
+            with interpolation, of rounds of `line_search_width` fractions.
+        backtrack_factor: c, the ratio of a fraction to the one before; with
+            interpolation only where the KL says nothing, and 1/c bounds its growth.
         interpolate: Whether the line search uses the KL of a candidate to land near δ.
         line_search_width: Candidates evaluated at once, see `line_search`.
         fisher_batch: Transitions over which the Fisher information is computed, such as
@@ -119,14 +121,14 @@ def trust_region_update(
         micro_batch_size=micro_batch_size,
         fisher_batch=fisher_batch,
     )
-    # One precision for all: a gradient in TF32 with products in float32 would be of
-    # another function than F.
+    # One precision for gradient, products and candidates: otherwise they would be of
+    # different numerical functions.
     with jax.default_matmul_precision(precision):
         # 1. The policy gradient g = ∇L at θ_old.
         old, gradient = problem.value_and_gradient(theta_old)
 
-        # 2. The natural direction x ≈ (F + λI)⁻¹ g, with the curvature F of the KL
-        # there, over a subsample of the states.
+        # 2. The natural gradient direction x ≈ (F + λI)⁻¹ g, with the curvature F of
+        # the KL there, over `fisher_batch`.
         cg = problem.natural_direction(
             theta_old,
             gradient,
