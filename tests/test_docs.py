@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import trpo_jax
+from trpo_jax.training import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(trpo_jax.__file__).parent
@@ -121,6 +122,10 @@ WITH_EXAMPLES = [name for name in PAGES if blocks(PAGES[name])]
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_page_run(name, failures):
     assert name not in failures, failures[name]
+
+
+def test_the_number_of_presets_is_true():
+    assert f"settings for {len(PRESETS)} environments" in PAGES["README.md"]
 
 
 def test_pages_have_examples():
