@@ -31,7 +31,7 @@ class CGStatus(Status):
     CONVERGED = 0
     """‖r‖ ≤ tolerance · ‖b‖."""
     MAX_ITERATIONS = 1
-    """The iterations ran out first; x has the least error in A's norm."""
+    """The iterations ran out first; x is best in its Krylov space, in A's norm."""
     NON_POSITIVE_CURVATURE = 2
     """pᵀAp ≤ 0 along a direction p, or rᵀP⁻¹r < 0: A or the preconditioner is not
     positive definite. x stops before it."""
