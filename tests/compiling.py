@@ -20,6 +20,21 @@ fast_jit = functools.partial(
 )
 
 
+def compile_quickly() -> None:
+    """Let the package compile so in this process, whatever options it asks for.
+
+    Examples and the command line are tested with the package's own options, in
+    processes of their own.
+    """
+    options_fn = compilation.compiler_options
+
+    def quick_options(env_steps: int | None = None) -> dict[str, bool | int | str]:
+        options = options_fn(env_steps)
+        return options and options | _QUICK
+
+    compilation.compiler_options = quick_options
+
+
 @contextlib.contextmanager
 def compilations() -> Iterator[list[float]]:
     """Yield a list that gets the seconds of each compilation in the block."""

@@ -29,6 +29,9 @@ if jaxlib.version.__version_info__ < (0, 11, 1):
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 import jax  # noqa: E402
+from compiling import compile_quickly  # noqa: E402
+
+compile_quickly()
 
 # A trace makes so many objects that, with Python's thresholds, the collector takes a
 # tenth of the time, and hardly any of them are garbage.

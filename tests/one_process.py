@@ -16,6 +16,7 @@ import time
 
 import jax
 import numpy as np
+from compiling import compile_quickly
 from jax._src import distributed
 from orbax.checkpoint import PyTreeCheckpointHandler
 
@@ -166,6 +167,7 @@ def finish_run(result):
 
 
 def main(coordinator, num_processes, process, folder, call):
+    compile_quickly()
     processes.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     trpo_jax.runs.connect_processes(coordinator, int(num_processes), int(process))
     calls = {

@@ -16,10 +16,13 @@ from notebooks.execute import execute
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-START = """
+START = f"""
 import sys, trpo_jax
 print(sys.executable)
 print(trpo_jax.__file__)
+sys.path.append({str(pathlib.Path(__file__).parent)!r})
+import compiling
+compiling.compile_quickly()
 """
 
 # Text that differs from one machine or run to the next: paths, addresses of objects.

@@ -229,8 +229,10 @@ import dataclasses, pathlib, sys
 import jax
 import numpy as np
 import trpo_jax
+from compiling import compile_quickly
 from trpo_jax.sweeps import cell_programs
 
+compile_quickly()
 config = trpo_jax.TRPOConfig(
     num_envs=3, rollout_length=8, total_timesteps=48, hidden_sizes=(4,)
 )
