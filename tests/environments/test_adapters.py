@@ -3,6 +3,7 @@
 A suite that is not installed is left out; what compiles for long is `slow`.
 """
 
+import dataclasses
 import functools
 import importlib
 import subprocess
@@ -38,6 +39,7 @@ from trpo_jax.environments.contract import num_costs
 from trpo_jax.environments.jumanji import _observe
 from trpo_jax.environments.suites import one_hot_layers
 from trpo_jax.environments.varied import reset_batch
+from trpo_jax.errors import UsageError
 
 LIMIT = 4
 STEPS = 2 * LIMIT + 1
@@ -55,7 +57,8 @@ class Raw(NamedTuple):
     cost: Any = None
 
 
-class Case(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # its own key: fields may be dicts
+class Case:
     """One environment, whose episodes are cut after `LIMIT` steps.
 
     Attributes:
@@ -64,7 +67,7 @@ class Case(NamedTuple):
         ends: How its episodes end, in alphabetical order.
         random_starts: Whether no two episodes start alike.
         mask_size: Entries of an observation's mask, None if it has none.
-        dtype: Of an observation.
+        dtype: Of an observation, of each of its entries if it has some.
     """
 
     environment: Any
@@ -148,9 +151,24 @@ class Ball:
         return state.replace(obs=place, reward=place.sum(), done=jnp.float32(far))
 
 
-def ball_case():
-    environment = BraxEnvironment(Ball(), LIMIT)
-    return in_brax_form(environment, Ball(), ("terminated", "truncated"))
+class SeenBall(Ball):
+    """Observes entries of two types, as robots do: what they sense, and more."""
+
+    def observed(self, state):
+        entries = {"state": state.obs, "privileged": {"steps": state.info["steps"]}}
+        return state.replace(obs=entries)
+
+    def reset(self, rng):
+        return self.observed(super().reset(rng))
+
+    def step(self, state, action):
+        alone = state.replace(obs=state.obs["state"])
+        return self.observed(super().step(alone, action))
+
+
+def ball_case(ball, **options):
+    environment = BraxEnvironment(ball, LIMIT)
+    return in_brax_form(environment, ball, ("terminated", "truncated"), **options)
 
 
 def jumanji_case(make, observe, ends, **options):
@@ -225,13 +243,16 @@ def cube_case():
     )
 
 
-def playground_case(name):
+def playground_case(name, **options):
     registry = pytest.importorskip("mujoco_playground").registry
     config = registry.get_default_config(name)
     config.impl = "jax"
+    try:
+        environment = make_playground(name, episode_length=LIMIT)
+    except UsageError as error:
+        pytest.skip(str(error))
     env = registry.load(name, config)
-    environment = make_playground(name, episode_length=LIMIT)
-    return in_brax_form(environment, env, ("truncated",))
+    return in_brax_form(environment, env, ("truncated",), **options)
 
 
 def target_gym_case(name):
@@ -364,7 +385,10 @@ def gymnasium_case():
 CASES = {
     "gymnax": pendulum_case,
     "gymnasium": gymnasium_case,
-    "brax's form": ball_case,
+    "brax's form": lambda: ball_case(Ball()),
+    "brax's form, entries": lambda: ball_case(
+        SeenBall(), dtype={"state": jnp.float32, "privileged": {"steps": jnp.int32}}
+    ),
     "brax fast": lambda: brax_case(
         "fast", "spring", ("truncated",), random_starts=False
     ),
@@ -387,6 +411,10 @@ CASES = {
     "navix": lambda: navix_case("Navix-Empty-5x5-v0", random_starts=False),
     "navix, random starts": lambda: navix_case("Navix-Empty-Random-5x5-v0"),
     "playground": lambda: playground_case("CartpoleBalance"),
+    "playground, entries": lambda: playground_case(
+        "Go1JoystickFlatTerrain",
+        dtype={"state": jnp.float32, "privileged_state": jnp.float32},
+    ),
     "target_gym": lambda: target_gym_case("cstr"),
     "xland": lambda: xland_case(
         lambda xminigrid: xminigrid.make("MiniGrid-Empty-5x5"),
@@ -400,7 +428,7 @@ CASES = {
 }
 SLOW = {name for name in CASES if name.startswith("brax ")} - {"brax fast"}
 SLOW |= {name for name in CASES if name.startswith("crax ")}
-SLOW |= {"craftax", "craftax classic", "playground"}
+SLOW |= {"craftax", "craftax classic", "playground", "playground, entries"}
 EVERY_SUITE = pytest.mark.parametrize(
     "case",
     [
@@ -472,8 +500,9 @@ def close(left, right):
 
 
 def values(observation):
+    """The leaves of an observation, without its mask."""
     masked = isinstance(observation, MaskedObservation)
-    return observation.values if masked else observation
+    return jax.tree.leaves(observation.values if masked else observation)
 
 
 def describe(leaf):
@@ -490,7 +519,11 @@ def test_types_are_the_protocols_and_stay_so(case):
     assert [*map(describe, jax.tree.leaves(following))] == [
         *map(describe, jax.tree.leaves(state))
     ]
-    expected = (environment.observation_shape, case.dtype, False)
+    expected = jax.tree.map(
+        lambda dtype, shape: (shape, dtype, False),
+        case.dtype,
+        environment.observation_shape,
+    )
     if case.mask_size is not None:
         expected = MaskedObservation(expected, ((case.mask_size,), bool, False))
     for given in (observation, taken.observation, taken.final_observation):
@@ -509,7 +542,7 @@ def test_a_step_is_the_suites_own(case):
     close(taken.reward, raw.reward)
     # Of the step, and of no reset; None where the suite has none.
     close(taken.cost, raw.cost)
-    assert np.isfinite(values(taken.final_observation)).all()
+    assert all(np.isfinite(leaf).all() for leaf in values(taken.final_observation))
 
 
 @EVERY_SUITE
@@ -540,7 +573,9 @@ def test_every_episode_starts_anew(case):
         lambda leaf: leaf[~done], (taken.observation, taken.final_observation)
     )
     close(*going_on)
-    starts = np.concatenate([values(first), values(taken.observation)[done]])
+    pairs = zip(values(first), values(taken.observation), strict=True)
+    starts = [np.concatenate([leaf, later[done]]) for leaf, later in pairs]
+    starts = np.column_stack([leaf.reshape(len(leaf), -1) for leaf in starts])
     different = np.unique(np.round(starts.astype(float), 6), axis=0)
     assert len(different) == (len(starts) if case.random_starts else 1)
 

@@ -128,6 +128,16 @@ _GRID: dict[str, Any] = {
     "rollout_length": 64,
 }
 
+_CRAFTAX: dict[str, Any] = {
+    "total_timesteps": 999_424,
+    "num_envs": 64,
+    "rollout_length": 64,
+    "hidden_sizes": (128, 128),
+    "max_kl": 0.03,
+    "gae_lambda": 0.8,
+    "entropy_coefficient": 0.01,
+}
+
 _PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         **_SMALL,
@@ -333,6 +343,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "update": "cpo",
         "cost_limits": (1.5,),
     },
+    "craftax/Craftax-Classic-Symbolic-v1": _CRAFTAX,
     # grid worlds ----------------------------------------------------------------------
     "navix/Navix-DoorKey-5x5-v0": {**_GRID, "total_timesteps": 200_704},
     "navix/Navix-Empty-5x5-v0": _GRID,
