@@ -16,6 +16,7 @@ import tyro
 
 from benchmarks.harness import RESULTS, append_row
 from benchmarks.relatives import ENVS, task, train_and_evaluate, tuned
+from benchmarks.runs import command
 from benchmarks.statistics import finite, summarize
 
 PLAIN = {
@@ -64,6 +65,7 @@ def compare(
         "agent": name,
         "steps": config.total_timesteps,
         "num_seeds": num_seeds,
+        "fields": tuned(env, update) | fields,
         "final": summarize(means[:, -last:].mean(axis=1)),
         "mean_over_training": summarize(means.mean(axis=1)),
         "kl_median": finite(np.median(np.asarray(metrics.update.kl))),
@@ -83,7 +85,11 @@ def main(
     """
     for env in envs:
         for name in GRID:
-            row = compare(env, name, num_seeds=num_seeds, num_episodes=num_episodes)
+            counts = {"num_seeds": num_seeds, "num_episodes": num_episodes}
+            row = compare(env, name, **counts)
+            row["command"] = command(
+                "benchmarks.implementation", envs=(env,), **counts
+            )
             append_row(RESULTS / "implementation.jsonl", row)
             print(row["name"], row["final"]["mean"], row["final"]["interval"])
 

@@ -83,6 +83,9 @@ SEARCHES: dict[str, dict[str, Any]] = {
     },
 }
 
+# Bounds and steps of its own, which the page of updates recommends.
+PROJECTION = {"max_kl": 0.05, "policy_learning_rate": 3e-3}
+
 # Whose tuned settings an update takes over.
 TUNED_AS = {
     "trpo": "trpo",
@@ -138,7 +141,7 @@ def tune(
 
 
 def tuned(env: str, update: str) -> dict[str, Any]:
-    """Return the fields that the search found, for those that the update reads."""
+    """Return the fields that the search found and that the update reads."""
     source = TUNED_AS[update]
     rows = [
         row for row in read_rows(TUNED) if (row["env"], row["update"]) == (env, source)
@@ -149,8 +152,10 @@ def tuned(env: str, update: str) -> dict[str, Any]:
             f"python -m benchmarks.relatives tune --envs {env}"
         )
     best = dict(rows[-1]["best"])
-    if update in ("npg", "ppo_penalty", "projection"):
-        best.pop("clip_ratio", None)
+    if update in ("ppo_penalty", "projection"):
+        del best["clip_ratio"]
+    if update == "projection":
+        best |= PROJECTION
     return best
 
 
@@ -220,7 +225,9 @@ def harm(returns: NDArray) -> dict[str, Any]:
     """Describe how often, and how far, an update lowered the evaluated return.
 
     An update is harmful if the return fell by more than two standard errors of the
-    difference, over episodes that start in the same states.
+    difference, over episodes that start in the same states. The first update is not
+    counted: nothing was evaluated before it. Sizes are shares of the range that the
+    mean return has in training.
 
     Args:
         returns: float[seeds, updates, episodes].
@@ -229,10 +236,15 @@ def harm(returns: NDArray) -> dict[str, Any]:
     error = change.std(axis=-1, ddof=1) / np.sqrt(change.shape[-1])
     mean = change.mean(axis=-1)
     span = np.ptp(returns.mean(axis=(0, 2))) or 1.0
+    harmful = mean < -2 * error - 1e-9
+    # A policy that has hardly begun may stand still, and fall when it first moves.
+    begun = max(1, returns.shape[1] // 10)
     return {
-        "harmful": finite((mean < -2 * error - 1e-9).mean()),
+        "harmful": finite(harmful.mean()),
+        "harmful_size": finite(np.median(-mean[harmful]) / span),
         "helpful": finite((mean > 2 * error + 1e-9).mean()),
         "worst_drop": finite(np.median(-mean.min(axis=1)) / span),
+        "worst_later_drop": finite(np.median(-mean[:, begun:].min(axis=1)) / span),
     }
 
 

@@ -45,11 +45,19 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
         "KL above δ",
         "gain / its error",
         "harmful, helpful updates",
-        "worst drop",
+        "size of a harmful one",
+        "worst drop: ever, later",
         "ms a step, s of training",
+        "return after TRPO's seconds",
     )
     lines = []
-    for row in last_rows(rows):
+    rows = last_rows(rows)
+    limits = {
+        row["env"]: row["step_seconds"]["median"] * len(row["curve"])
+        for row in rows
+        if row["update"] == "trpo"
+    }
+    for row in rows:
         bounded = row["update"] not in ("npg", "ppo")
         above = f"{row['share_above_radius']:.0%}" if bounded else "no δ"
         seconds = row["step_seconds"]["median"]
@@ -65,11 +73,30 @@ def comparison(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:
                 above,
                 number(row["gain_over_error"]),
                 f"{row['harmful']:.0%}, {row['helpful']:.0%}",
-                f"{row['worst_drop']:.0%}",
+                share(row.get("harmful_size")),
+                f"{share(row['worst_drop'])}, {share(row.get('worst_later_drop'))}",
                 f"{1e3 * seconds:.1f}, {seconds * len(row['curve']):.2g}",
+                number(return_after(row, limits.get(row["env"]))),
             )
         )
     return header, lines
+
+
+def share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def return_after(row: dict[str, Any], seconds: float | None) -> float | None:
+    """Return the mean return that an update has after so many seconds of training.
+
+    Over a tenth of the updates, the last ones that fit into this time; None where TRPO,
+    whose seconds they are, was not measured.
+    """
+    if seconds is None:
+        return None
+    curve = row["curve"]
+    done = max(1, min(len(curve), round(seconds / row["step_seconds"]["median"])))
+    return float(np.mean(curve[max(0, done - max(1, len(curve) // 10)) : done]))
 
 
 def code(rows: list[dict]) -> tuple[tuple[str, ...], list[tuple]]:

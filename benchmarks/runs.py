@@ -37,12 +37,12 @@ def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
     return trpo_jax.TRPOConfig(env=env, **overrides)
 
 
-def command(module: str, env: str, **options: Any) -> str:
+def command(module: str, *arguments: str, **options: Any) -> str:
     """Return the command line of a module's `main`, without options that are None.
 
     A tuple becomes one option with several values; `override` is repeated instead.
     """
-    words = ["python", "-m", module, env]
+    words = ["python", "-m", module, *arguments]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         if name == "override":

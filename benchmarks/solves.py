@@ -19,7 +19,7 @@ import tyro
 
 import trpo_jax
 from benchmarks.harness import RESULTS, Timing, append_row, compile_program, take_turns
-from benchmarks.runs import configure, parse_overrides
+from benchmarks.runs import command, configure, parse_overrides
 from benchmarks.statistics import finite, summarize
 
 ENVS = (
@@ -135,6 +135,14 @@ def main(
                 **measure(config, num_episodes=num_episodes),
                 "step_seconds": timing,
                 "step_over_first": timing.median / timings[0].median,
+                "command": command(
+                    "benchmarks.solves",
+                    env,
+                    num_seeds=num_seeds,
+                    num_episodes=num_episodes,
+                    override=override,
+                )
+                + (" --combine" if combine else ""),
             }
             append_row(output, row)
             print(row, flush=True)

@@ -112,15 +112,23 @@ CASES = (
     ),
     *(
         Case(
-            f"return, {env.partition('-')[0]}, PPO both, rejax's settings, 16 seeds",
+            f"return, {env.partition('-')[0]}, PPO both, rejax's settings{how}",
             "rejax PPO",
-            ("ppo_return", env, "16", str(settings["total_timesteps"])),
-            ("ppo_return", env, "16", str(settings["total_timesteps"])),
+            ("ppo_return", env, "16", str(SETTINGS[env]["total_timesteps"])),
+            (measure, env, "16", str(SETTINGS[env]["total_timesteps"])),
             "return",
             "–",
             rounds=1,
         )
-        for env, settings in SETTINGS.items()
+        for env, measure, how in (
+            ("CartPole-v1", "ppo_return", ", 16 seeds"),
+            (
+                "CartPole-v1",
+                "ppo_return_without_truncation",
+                " and ends of episodes, 16 seeds",
+            ),
+            ("Pendulum-v1", "ppo_return", ", 16 seeds"),
+        )
     ),
     *(
         Case(

@@ -10,6 +10,7 @@ python run_trpo_jax.py compile_short                   # the same, by the comman
 python run_trpo_jax.py solve SEEDS                     # seconds to a return of 475
 python run_trpo_jax.py ppo_steps ENV                   # our PPO, rejax's settings
 python run_trpo_jax.py ppo_return ENV SEEDS STEPS      # its return, by seed
+python run_trpo_jax.py ppo_return_without_truncation ENV SEEDS STEPS
 python run_trpo_jax.py sweep SETTINGS SEEDS STEPS      # side by side, with records
 python run_trpo_jax.py single RUNS STEPS               # one after the other
 """
@@ -22,6 +23,7 @@ import resource
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,6 +31,7 @@ import optax
 
 import trpo_jax
 from benchmarks.peers.ppo_settings import SETTINGS
+from trpo_jax.environments import TimeStep, make_environment
 
 ZOO = trpo_jax.TRPOConfig(
     num_envs=2,
@@ -122,9 +125,40 @@ def ppo_steps(env: str) -> dict:
     return steps(ppo(env, 80_000 // batch * batch))
 
 
+class WithoutTruncation:
+    """Takes a truncated episode for a terminated one, as rejax does."""
+
+    def __init__(self, env: str):
+        self._environment = make_environment(env)
+        self.action_space = self._environment.action_space
+        self.observation_shape = self._environment.observation_shape
+        self.reset = self._environment.reset
+
+    def step(
+        self, key: jax.Array, state: Any, action: jax.Array
+    ) -> tuple[Any, TimeStep]:
+        state, taken = self._environment.step(key, state, action)
+        ended = taken.terminated | taken.truncated
+        return state, taken._replace(
+            terminated=ended, truncated=jax.numpy.zeros_like(ended)
+        )
+
+
+def ppo_return_without_truncation(env: str, num_seeds: int, timesteps: int) -> dict:
+    """Do the same, with the environment as rejax takes it."""
+    config = ppo(env, timesteps)
+    return return_of(
+        dataclasses.replace(config, env=WithoutTruncation(env)), num_seeds
+    )
+
+
 def ppo_return(env: str, num_seeds: int, timesteps: int) -> dict:
     """Train each seed, and evaluate it over 128 episodes with sampled actions."""
-    config = ppo(env, timesteps)
+    return return_of(ppo(env, timesteps), num_seeds)
+
+
+def return_of(config: trpo_jax.TRPOConfig, num_seeds: int) -> dict:
+    """Return the median over seeds, and each seed's return over 128 episodes."""
     by_seed = []
     for seed in range(num_seeds):
         state = trpo_jax.train(config, jax.random.key(seed)).state
@@ -258,6 +292,7 @@ if __name__ == "__main__":
         "solve": solve,
         "ppo_steps": ppo_steps,
         "ppo_return": ppo_return,
+        "ppo_return_without_truncation": ppo_return_without_truncation,
         "sweep": sweep,
         "single": single,
     }

@@ -69,7 +69,7 @@ class UpdateInputs(NamedTuple):
         batch: The rows of the rollout.
         fisher_batch: A subsample of them, for the Fisher information.
         micro_batch_size: Rows processed at a time, None for all.
-        hyperparameters: The floats in force, times the factors of their schedules.
+        hyperparameters: The floats in force, after schedules and adaptation.
         key: Randomness of updates that draw minibatches.
         costs: Those of the rollout, for updates that keep limits; else None.
     """

@@ -5,8 +5,8 @@ from jaxtyping import Array, Bool, Float
 
 from trpo_jax.trust_region.evidence import UpdateInfo, UpdateStatus
 
-# Of Levenberg and Marquardt as in Martens 2010: two changes of one sign more than
-# double a number, and one of the other undoes one.
+# As in Martens 2010. Two increases more than double a number; one decrease undoes one
+# increase.
 _CHANGE = 1.5
 
 
@@ -21,7 +21,7 @@ def adapt_damping(
 
     λ · 1.5 after a step whose KL was above 1.5 times the predicted one, or that was
     rejected for its KL or its objective; λ / 1.5 after one whose KL was below 1.25
-    times; otherwise λ.
+    times the predicted one; otherwise λ.
 
     Args:
         damping: λ > 0 of the last update, or its factor.
@@ -51,8 +51,8 @@ def adapt_radius(
 
     δ / 1.5 after a step whose gain L(θ) − L(θ_old) was below its standard error, or
     that was rejected for its KL or its objective; δ · 1.5 after one whose KL was within
-    a quarter of the predicted one and whose gain was at least three quarters of it;
-    otherwise δ.
+    a quarter of the predicted one and whose gain was at least three quarters of the
+    predicted one; otherwise δ.
 
     Args:
         max_kl: δ > 0 of the last update, or its factor.
@@ -79,7 +79,7 @@ def adapt_radius(
 
 
 def _rejected(info: UpdateInfo) -> Bool[Array, ""]:
-    """Return whether the model promised a step that was not to be had."""
+    """Return whether the step was rejected for its KL or its objective."""
     exceeded = info.status == UpdateStatus.KL_EXCEEDED
     return exceeded | (info.status == UpdateStatus.NO_IMPROVEMENT)
 

@@ -119,7 +119,7 @@ class UpdateInfo(NamedTuple):
 
     @property
     def signal_to_noise(self) -> Float[Array | np.ndarray, "..."]:
-        """Gain over its standard error: one below 2 may be chance. NaN for 0/0."""
+        """Gain over its standard error: one below 2 may be chance. NaN without one."""
         return ratio_or_nan(self.gain, self.surrogate_standard_error)
 
 

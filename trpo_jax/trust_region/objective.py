@@ -139,8 +139,8 @@ def mean_kl_improvement_bound(
     Raises:
         UsageError: If `discount` is not in [0, 1).
 
-    Source: Achiam et al. 2017 (arXiv 1705.10528), corollaries 2 and 3, with the total
-    variation bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); Pinsker's
+    Source: Achiam et al. 2017 (arXiv 1705.10528), corollaries 1 and 3: the total
+    variation is bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); Pinsker's
     inequality holds for either direction.
     """
     _check_discount(discount)

@@ -2,7 +2,7 @@
 
 max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
 
-These updates evaluate the same three things on a policy and a batch: the objective and
+Every update of this kind evaluates three things on a policy and a batch: the objective and
 its gradient, Fisher-vector products, and candidates. TRPO, the natural gradient,
 constrained policy optimisation and a critic's trust region differ only in how they use
 them.

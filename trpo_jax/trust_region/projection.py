@@ -82,6 +82,8 @@ def projection_update(
         UsageError: As `trust_region_update`, or if `num_minibatches` does not divide.
 
     Source: Otto et al. 2021 (arXiv 2101.09207), section 4, with the KL of the package.
+    There the projected policy acts, which has to carry all old policies along; the
+    search, after which the parameters' own policy can act, is ours.
     """
     check_positive(max_kl=max_kl)
     check_not_negative(
