@@ -87,9 +87,7 @@ def main(
         for name in GRID:
             counts = {"num_seeds": num_seeds, "num_episodes": num_episodes}
             row = compare(env, name, **counts)
-            row["command"] = command(
-                "benchmarks.implementation", envs=(env,), **counts
-            )
+            row["command"] = command("benchmarks.implementation", envs=(env,), **counts)
             append_row(RESULTS / "implementation.jsonl", row)
             print(row["name"], row["final"]["mean"], row["final"]["interval"])
 

@@ -147,9 +147,7 @@ class WithoutTruncation:
 def ppo_return_without_truncation(env: str, num_seeds: int, timesteps: int) -> dict:
     """Do the same, with the environment as rejax takes it."""
     config = ppo(env, timesteps)
-    return return_of(
-        dataclasses.replace(config, env=WithoutTruncation(env)), num_seeds
-    )
+    return return_of(dataclasses.replace(config, env=WithoutTruncation(env)), num_seeds)
 
 
 def ppo_return(env: str, num_seeds: int, timesteps: int) -> dict:

@@ -140,7 +140,7 @@ def mean_kl_improvement_bound(
         UsageError: If `discount` is not in [0, 1).
 
     Source: Achiam et al. 2017 (arXiv 1705.10528), corollaries 1 and 3: the total
-    variation is bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); Pinsker's
+    variation is bounded by Pinsker's inequality. The KL there is KL(π ‖ π_old); the
     inequality holds for either direction.
     """
     _check_discount(discount)

@@ -2,8 +2,8 @@
 
 max_θ L(θ)  subject to  mean_s KL(π_old ‖ π_θ) ≤ δ
 
-Every update of this kind evaluates three things on a policy and a batch: the objective and
-its gradient, Fisher-vector products, and candidates. TRPO, the natural gradient,
+Every update of this kind evaluates three things on a policy and a batch: the objective
+and its gradient, Fisher-vector products, and candidates. TRPO, the natural gradient,
 constrained policy optimisation and a critic's trust region differ only in how they use
 them.
 """
