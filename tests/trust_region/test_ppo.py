@@ -147,6 +147,8 @@ def test_all_steps_of_a_penalized_update_are_the_references(kind, float64):
     )
     for name, leaf in unravel(expected).items():
         np.testing.assert_allclose(moved[name], leaf, rtol=1e-6)
+    evidence = evidence_of(kind, params, moved, batch)
+    chex.assert_trees_all_close(info, evidence, rtol=1e-9, atol=1e-12)
     assert info.kl > 1.5 * DELTA
     assert following == 2 * weight
 
@@ -206,20 +208,26 @@ def test_an_optimiser_that_overflows_is_a_refused_update(float64):
     assert info.surrogate_after == info.surrogate_before
 
 
-def test_an_update_needs_no_jit_and_is_mapped_over_clip_ratios_and_keys(float64):
+@pytest.mark.parametrize(
+    ("update", "values"), [(clipped, [0.01, 0.5]), (penalized, [50.0, 2.0])]
+)
+def test_an_update_needs_no_jit_and_is_mapped_over_values_and_keys(
+    update, values, float64
+):
     *_, params, batch = make_problem("softmax")
     state = optax.adam(RATE).init(params)
-    ratios, keys = jnp.array([0.01, 0.5]), jax.random.split(jax.random.key(0))
-    together = jax.vmap(partial(clipped, "softmax"), (None, None, None, 0, 0))(
-        params, state, batch, keys, ratios
+    values, keys = jnp.array(values), jax.random.split(jax.random.key(0))
+    together = jax.vmap(partial(update, "softmax"), (None, None, None, 0, 0))(
+        params, state, batch, keys, values
     )
     for index in range(2):
         # The first without a compiler.
         with jax.disable_jit(index == 0):
-            alone = clipped("softmax", params, state, batch, keys[index], ratios[index])
+            alone = update("softmax", params, state, batch, keys[index], values[index])
         one = jax.tree.map(lambda leaf, i=index: leaf[i], together)
         chex.assert_trees_all_close(one, alone, rtol=1e-9, atol=1e-12)
-    assert together[2].kl[0] < together[2].kl[1]
+    kl = together[-1].kl
+    assert kl[0] < kl[1]
 
 
 @pytest.mark.usefixtures("no_shape_checks")

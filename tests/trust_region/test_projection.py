@@ -385,6 +385,8 @@ def test_an_update_improves_within_the_trust_region_of_every_state(kind):
         kl = compare(kind, params, new, batch.observations)
         np.testing.assert_allclose(info.kl_max, kl.max(), rtol=1e-3)
         np.testing.assert_allclose(info.kl, kl.mean(), rtol=1e-3)
+        nearest = np.quantile(kl, 0.95, method="inverted_cdf")
+        np.testing.assert_allclose(info.kl_95, nearest, rtol=0.01)
         assert kl.max() <= max_kl * (1 + 1e-3)
         assert info.share_beyond == 0
         assert 0 < info.accepted_fraction <= 1
