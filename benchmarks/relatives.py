@@ -1,5 +1,6 @@
 """TRPO beside its relatives and PPO: one rollout, one critic, other policy updates.
 
+    python -m benchmarks.relatives                # all of the following
     python -m benchmarks.relatives tune           # the same budget of settings for each
     python -m benchmarks.relatives compare        # 16 seeds, each update evaluated
     python -m benchmarks.relatives sensitivity    # δ and ε over two decades
@@ -20,7 +21,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -295,8 +296,11 @@ def sensitivity(
     }
 
 
+Part = Literal["tune", "compare", "sensitivity"]
+
+
 def rows(
-    what: Literal["tune", "compare", "sensitivity"],
+    what: Part,
     envs: tuple[str, ...],
     updates: tuple[str, ...],
     num_seeds: int,
@@ -327,7 +331,8 @@ def rows(
 
 
 def main(
-    what: tyro.conf.Positional[Literal["tune", "compare", "sensitivity"]],
+    what: tyro.conf.Positional[Part | Literal["all"]] = "all",
+    /,
     envs: tuple[str, ...] = ENVS,
     updates: tuple[str, ...] = tuple(TUNED_AS),
     num_seeds: int = 16,
@@ -338,7 +343,7 @@ def main(
     """Measure, and add a row to a file for each environment and update.
 
     Args:
-        what: Part of the comparison.
+        what: Part of the comparison, by default all in this order.
         envs: Environments.
         updates: Policy updates, see `TRPOConfig.update`.
         num_seeds: Seeds of each; at most 3 in `tune`.
@@ -352,18 +357,19 @@ def main(
         "num_episodes": num_episodes,
     }
     fields = {} if total_timesteps is None else {"total_timesteps": total_timesteps}
-    for path, row in rows(what, envs, updates, **counts, **fields):
-        row["command"] = command(
-            "benchmarks.relatives",
-            what,
-            envs=(row["env"],),
-            updates=(row["update"],),
-            **counts,
-            **fields,
-        )
-        append_row(path, row)
-        brief = {k: v for k, v in row.items() if k not in ("curve", "by_setting")}
-        print(brief, flush=True)
+    for part in get_args(Part) if what == "all" else (what,):
+        for path, row in rows(part, envs, updates, **counts, **fields):
+            row["command"] = command(
+                "benchmarks.relatives",
+                part,
+                envs=(row["env"],),
+                updates=(row["update"],),
+                **counts,
+                **fields,
+            )
+            append_row(path, row)
+            brief = {k: v for k, v in row.items() if k not in ("curve", "by_setting")}
+            print(brief, flush=True)
 
 
 if __name__ == "__main__":

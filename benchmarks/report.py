@@ -133,7 +133,7 @@ def peers(rows: list[dict]) -> str:
                 "–" if row["figure"] == "return" else f"**{row['ratio']:.2f}**",
                 row["target"],
             )
-            for row in rows
+            for row in {row["measure"]: row for row in rows}.values()
         ),
     )
 

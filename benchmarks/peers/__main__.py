@@ -258,7 +258,7 @@ def main(
         environments: Folder of the virtual environments.
         policy_gradients_jax: Checkout of PolicyGradientsJax; skipped without one.
         only: Cases whose measure has this in it. Their rows are appended to the file,
-            whose others stay.
+            whose others stay; of a measure the last row counts.
         output: File for the rows.
     """
     cases = tuple(
