@@ -634,6 +634,58 @@ def test_a_state_is_not_written_into():
     assert state.env_state.info["steps"] == 0
 
 
+class AutoResetWrapper:
+    """Has brax's name and form."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    @property
+    def unwrapped(self):
+        return self.env
+
+
+class HarmlessWrapper(AutoResetWrapper):
+    """A wrapper of one's own, of rewards for example."""
+
+
+def test_wrappers_that_hide_how_an_episode_ended_are_refused():
+    for wrapped in (
+        AutoResetWrapper(Ball()),
+        HarmlessWrapper(AutoResetWrapper(Ball())),
+    ):
+        advice = r"env is wrapped in AutoResetWrapper, .*; write env\.unwrapped"
+        with pytest.raises(ValueError, match=advice):
+            BraxEnvironment(wrapped, LIMIT)
+    with pytest.raises(TypeError, match=r"without wrappers: env\.unwrapped"):
+        make_environment(AutoResetWrapper(Ball()))
+    BraxEnvironment(AutoResetWrapper(Ball()).unwrapped, LIMIT)
+    BraxEnvironment(HarmlessWrapper(Ball()), LIMIT)
+
+
+def test_wrappers_of_brax_are_refused_and_the_advice_works():
+    envs = pytest.importorskip("brax.envs")
+    env = envs.create("fast", episode_length=5)
+    with pytest.raises(ValueError, match="env is wrapped in AutoResetWrapper"):
+        BraxEnvironment(env, LIMIT)
+    for alone in (env.unwrapped, envs.get_environment("fast")):
+        assert BraxEnvironment(alone, LIMIT).name == "Fast"
+
+
+def test_physics_that_a_batch_shares_is_refused():
+    """As that of an object of Playground with its default configuration."""
+    model = types.SimpleNamespace(impl=types.SimpleNamespace(name="WARP"))
+    env = types.SimpleNamespace(mjx_model=model)
+    with pytest.raises(ValueError, match=r"config_overrides=\{'impl': 'jax'\}"):
+        BraxEnvironment(env, LIMIT)
+    registry = pytest.importorskip("mujoco_playground").registry
+    advised = registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+    BraxEnvironment(advised, LIMIT)
+
+
 def test_termination_wins_at_the_time_limit():
     class Falling(Ball):
         def step(self, state, action):

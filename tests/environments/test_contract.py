@@ -119,6 +119,14 @@ def masked(size, dtype=bool):
             r"observes \{'a': int32\[\]\}.*write observation_shape = \{'a': \(\)\},",
         ),
         ({"observe": lambda place: {}}, r"observes \{\}; write an array"),
+        (
+            {"reset": lambda key: (jnp.int32(0), {"name": "left"})},
+            r"Corridor\.reset returns what is no array of numbers; .*\['name'\]",
+        ),
+        (
+            {"step": lambda key, state, action: (state, np.array(["left"]))},
+            r"Corridor\.step returns what is no array of numbers; leave it out",
+        ),
         ({"observation_shape": (3,)}, r"float32\[2\].*is \(3,\); write .* = \(2,\)"),
         ({"observation_shape": {"a": (2,)}}, r"is a dict .*such as \(2,\)"),
         (

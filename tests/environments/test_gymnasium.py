@@ -403,6 +403,28 @@ def test_actions_of_another_kind_are_refused(space):
         GymnasiumEnvironment(Made, actions=space)
 
 
+def test_a_function_must_make_a_new_environment_each_time():
+    one = gymnasium.make("CartPole-v1")
+    with pytest.raises(ValueError, match=r"the same environment twice, .* as lambda: "):
+        GymnasiumEnvironment(lambda: one)
+    GymnasiumEnvironment(lambda: gymnasium.make("CartPole-v1"))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("env", "arguments", "advice"),
+    [
+        (gymnasium.make("CartPole-v1"), {}, "a batch needs several; write its id, or"),
+        (lambda: 3, {}, "returns the int 3; write a function that returns a new"),
+        ("CartPole-v1", {"pole": 2}, r"cannot be made with \{'pole': 2\}: .*'pole'"),
+        (lambda: 3, {"pole": 2}, r"cannot be made with \{'pole': 2\}"),
+    ],
+)
+def test_what_makes_no_environment_is_refused(env, arguments, advice):
+    with pytest.raises((ValueError, TypeError), match=advice):
+        GymnasiumEnvironment(env, **arguments)
+
+
 def test_an_environment_that_is_already_made_is_refused_with_both_forms():
     with pytest.raises(TypeError, match=r"'gymnasium/CartPole-v1', or trpo_jax\.env"):
         trpo_jax.TRPOConfig(env=gymnasium.make("CartPole-v1"))

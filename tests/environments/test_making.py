@@ -87,6 +87,9 @@ def test_a_run_is_resumed_and_acted_with_by_the_name(module, tmp_path):
         ("own_lines:a_name", "is the string 'CartPole-v1'; write that as env"),
         ("own_lines:OnHost", "is stepped on the host; write its id"),
         ("NoSuch-v0", "those of your own are 'module:name'"),
+        ("HalfCheetah-v5", "begin with the suite: .*'gymnasium/HalfCheetah-v5'"),
+        ("mujoco_playground/Go1", r"no suite 'mujoco_playground'; .* brax, craftax, "),
+        ("safe/qqqq", "It has 'halfcheetah_velocity', "),
     ],
 )
 def test_what_is_no_environment_is_refused(module, env, advice):

@@ -25,8 +25,10 @@ from trpo_jax.training.batching import (
     BoundNetwork,
     FlatNetwork,
     batched,
+    merge_steps,
     reset_nonfinite_memory,
     rows_per_micro_batch,
+    split_steps,
 )
 from trpo_jax.training.components import make_components, make_networks
 from trpo_jax.training.state import make_act_fn, make_value_fn, observe
@@ -388,3 +390,12 @@ def test_recurrent_seeds_train_side_by_side_as_alone():
         (state.params, state.critic_params),
         atol=1e-3,
     )
+
+
+def test_steps_are_merged_by_environment_and_split_again():
+    """Also entries of an observation without numbers."""
+    steps = {"number": np.arange(6).reshape(3, 2), "none": np.zeros((3, 2, 0))}
+    merged = merge_steps(steps)
+    assert merged["number"].tolist() == [0, 2, 4, 1, 3, 5]
+    assert merged["none"].shape == (6, 0)
+    chex.assert_trees_all_equal(split_steps(merged, 3), steps)

@@ -48,14 +48,18 @@ class BraxEnvironment:
     def __init__(self, env: Any, episode_length: int, name: str | None = None):
         """Wrap `env`, which has `action_size`, `reset(rng)` and `step(state, action)`.
 
-        The two return a state with `obs`, `reward` and `done`, and `env` must not be
-        wrapped: it neither resets itself nor counts its steps.
+        The two return a state with `obs`, `reward` and `done`.
 
         Args:
-            env: The environment.
+            env: The environment, without the wrappers that reset it, count its steps
+                or map it.
             episode_length: Steps after which an episode is cut.
             name: Its name in messages; its class if None.
+
+        Raises:
+            UsageError: If `env` is in such a wrapper, or its physics is Warp.
         """
+        _check_alone(env)
         self._env = env = suites.narrowed_attributes(env)
         self._episode_length = episode_length
         self.name = name or type(env).__name__
@@ -190,6 +194,31 @@ def make_brax(
             f"'brax/{name}/generalized'."
         ) from error
     return BraxEnvironment(env, episode_length, f"brax/{name}/{backend}")
+
+
+# Wrappers of brax and Playground whose work is done here, and would hide how an episode
+# ended, or take a batch of keys.
+_WRAPPERS = ("EpisodeWrapper", "AutoResetWrapper", "VmapWrapper", "EvalWrapper")
+
+
+def _check_alone(env: Any) -> None:
+    model = getattr(env, "mjx_model", None)
+    if getattr(getattr(model, "impl", None), "name", None) == "WARP":
+        raise UsageError(
+            "the physics of env is Warp, whose state has arrays that a whole batch "
+            "shares; make it with MJX in JAX: mujoco_playground.registry.load(name, "
+            "config_overrides={'impl': 'jax'})."
+        )
+    wrapped = env
+    while wrapped is not None:
+        name = type(wrapped).__name__
+        if name.endswith(_WRAPPERS):
+            raise UsageError(
+                f"env is wrapped in {name}, whose work the adapter does; write "
+                "env.unwrapped, or make it without, as brax.envs.get_environment(name) "
+                "does."
+            )
+        wrapped = getattr(wrapped, "__dict__", {}).get("env")
 
 
 def _mend_fluid() -> None:

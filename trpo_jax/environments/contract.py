@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,12 +38,24 @@ def _float_bits() -> int:
     return jnp.finfo(jnp.result_type(float)).bits
 
 
+def _traced(name: str, fn: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(fn, *arguments)
+    except TypeError as error:
+        if "not a valid JAX type" not in str(error):
+            raise
+        raise UsageTypeError(
+            f"{name} returns what is no array of numbers; leave it out, or encode it: "
+            f"{error}."
+        ) from error
+
+
 @cached
 def _check(environment: Environment, float_bits: int) -> None:
     name = type(environment).__name__
     action = action_type(environment)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    started = jax.eval_shape(environment.reset, key)
+    started = _traced(f"{name}.reset", environment.reset, key)
     if not isinstance(started, tuple) or len(started) != 2:
         raise UsageTypeError(
             f"{name}.reset returns {describe_type(started)}; write a pair (state, "
@@ -57,7 +70,7 @@ def _check(environment: Environment, float_bits: int) -> None:
             "this order, or another observation_shape."
         )
     _check_observation(f"{name}.reset", observation, environment)
-    stepped = jax.eval_shape(environment.step, key, state, action)
+    stepped = _traced(f"{name}.step", environment.step, key, state, action)
     if (
         not isinstance(stepped, tuple)
         or len(stepped) != 2

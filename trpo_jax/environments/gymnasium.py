@@ -22,7 +22,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import Observation
 
@@ -87,7 +87,9 @@ class GymnasiumEnvironment:
 
         Raises:
             UsageError: If Gymnasium or a package of the environment is not installed,
-                it does not have the environment, or a space is not supported.
+                it does not have the environment, a space is not supported, the
+                arguments are wrong, or the function returns one environment twice.
+            UsageTypeError: If `env` is neither, or the function makes something else.
         """
         self._gymnasium = gymnasium = import_extra("gymnasium", extra="gymnasium")
         self._vectors = import_extra("gymnasium.vector", extra="gymnasium")
@@ -96,13 +98,27 @@ class GymnasiumEnvironment:
             self.name = f"gymnasium/{env}"
             self._make = functools.partial(gymnasium.make, env, **kwargs)
         else:
+            if not callable(env):
+                raise UsageTypeError(
+                    f"env is {describe_type(env)}, and a batch needs several; write "
+                    "its id, or a function that makes a new one, as lambda: "
+                    "gymnasium.make('CartPole-v1')."
+                )
             self.name = getattr(env, "__qualname__", type(env).__name__)
             self._make = functools.partial(env, **kwargs)
         one = self._make_one()
+        another = one if isinstance(env, str) else self._make_one()
         try:
+            if not isinstance(env, str) and another.unwrapped is one.unwrapped:
+                raise UsageError(
+                    f"{self.name} returns the same environment twice, and the rows of "
+                    "a batch would share it; write a function that makes a new one, as "
+                    "lambda: gymnasium.make('CartPole-v1')."
+                )
             self._actions, self._observations = one.action_space, one.observation_space
         finally:
             one.close()
+            another.close()
         self.action_space: ActionSpace = _action_space(self._actions, self.name)
         _check_observations(self._observations, self.name)
         self._observation_type = jax.tree.map(
@@ -230,7 +246,11 @@ class GymnasiumEnvironment:
     def _make_one(self) -> Any:
         error = self._gymnasium.error
         try:
-            return self._make()
+            made = self._make()
+        except TypeError as problem:
+            raise UsageError(
+                f"{self.name} cannot be made with {self._make.keywords}: {problem}."
+            ) from problem
         except (error.Error, ImportError) as problem:
             # The message of Gymnasium itself says how to install other packages.
             advice = "Install what it needs, or choose another environment."
@@ -240,6 +260,12 @@ class GymnasiumEnvironment:
             raise UsageError(
                 f"{self.name} cannot be made: {reason}. {advice}"
             ) from problem
+        if not isinstance(made, self._gymnasium.Env):
+            raise UsageTypeError(
+                f"{self.name} returns {describe_type(made)}; write a function that "
+                "returns a new gymnasium.Env."
+            )
+        return made
 
     def observe(self, observation: Any) -> PyTree:
         """Return an observation of Gymnasium as a policy takes it.

@@ -200,8 +200,9 @@ def _make_by_id(env_id: str) -> GymnaxEnvironment:
     gymnax = import_gymnax()
     advice = (
         "Register your own by gymnax.register(id, factory), or write env=(environment, "
-        "params). Ids of other suites begin with the suite: 'brax/halfcheetah'; those "
-        "of your own are 'module:name'."
+        "params). Ids of other suites begin with the suite: 'brax/halfcheetah', "
+        "'gymnasium/HalfCheetah-v5', 'navix/Navix-Empty-5x5-v0'; those of your own are "
+        "'module:name'."
     )
     suites.check_known(env_id, gymnax.registered_envs, "gymnax", advice)
     try:

@@ -13,7 +13,7 @@ from trpo_jax.environments.contract import check_environment
 from trpo_jax.environments.craftax import make_craftax
 from trpo_jax.environments.crax import make_crax
 from trpo_jax.environments.gymnasium import is_on_host, make_gymnasium
-from trpo_jax.environments.gymnax import make_gymnax
+from trpo_jax.environments.gymnax import import_gymnax, make_gymnax
 from trpo_jax.environments.jumanji import make_jumanji
 from trpo_jax.environments.navix import make_navix
 from trpo_jax.environments.playground import make_playground
@@ -82,7 +82,14 @@ def make_environment(env: Any) -> Environment:
         suite, slash, name = env.partition("/")
         if ":" in suite:
             return make_environment(_import(env))
-        return SUITES[suite](name) if slash and suite in SUITES else make_gymnax(env)
+        if slash and suite in SUITES:
+            return SUITES[suite](name)
+        if slash and env not in import_gymnax().registered_envs:
+            raise UsageError(
+                f"no suite {suite!r}; an id begins with one of {', '.join(SUITES)}, or "
+                "is one of gymnax without any, as 'CartPole-v1'."
+            )
+        return make_gymnax(env)
     is_pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
     for base in type(env[0] if is_pair else env).__mro__:
         package = base.__module__.partition(".")[0]
@@ -107,7 +114,8 @@ def make_environment(env: Any) -> Environment:
         if hasattr(env, "step") and hasattr(env, "action_size"):
             raise UsageTypeError(
                 f"env is {describe_type(env)}, which has brax's form; write "
-                "env=trpo_jax.environments.BraxEnvironment(env, episode_length=1000)."
+                "env=trpo_jax.environments.BraxEnvironment(env, episode_length=1000), "
+                "without wrappers: env.unwrapped if it has some."
             )
     if getattr(type(env), "__hash__", None) is None and hasattr(env, "reset"):
         raise UsageTypeError(

@@ -102,7 +102,7 @@ def check_known(
     advice: str,
     kind: str = "environment",
 ) -> None:
-    """Raise UsageError unless a suite has the environment; name the nearest three.
+    """Raise UsageError unless a suite has the environment; name those near to it.
 
     Args:
         name: The environment.
@@ -115,8 +115,13 @@ def check_known(
     if name in lowered.values():
         return
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
-    names = ", ".join(repr(lowered[other]) for other in near or lowered)
-    raise UsageError(f"no {kind} {name!r} in {suite}. Did you mean {names}? {advice}")
+    names = ", ".join(repr(lowered[other]) for other in near or sorted(lowered)[:30])
+    more = len(lowered) - 30
+    if near:
+        hint = f"Did you mean {names}?"
+    else:
+        hint = f"It has {names}" + (f" and {more} more." if more > 0 else ".")
+    raise UsageError(f"no {kind} {name!r} in {suite}. {hint} {advice}")
 
 
 def refuse_download(name: str, error: Exception) -> NoReturn:

@@ -116,9 +116,7 @@ class _Memory(nn.Module):
         observations: Observation,
         starts: Bool[Array, "B T"],
     ) -> tuple[Float[Array, "B T M"], Float[Array, "B T H"]]:
-        steps = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), observations
-        )
+        steps = jax.tree.map(lambda leaf: jax.lax.collapse(leaf, 0, 2), observations)
         features = self.torso(steps).reshape(*starts.shape, -1)
         if self.memory == "lru":
             return LRU(self.size)(memory, features, starts)

@@ -65,7 +65,7 @@ class FlatNetwork(NamedTuple):
         def take(leaf: Array) -> Array:
             steps = leaf.reshape(num_envs, num_steps, *leaf.shape[1:])
             chosen = jax.vmap(lambda steps, taken: steps[taken])(steps, taken)
-            return chosen.reshape(-1, *leaf.shape[1:])
+            return jax.lax.collapse(chosen, 0, 2)
 
         return jax.tree.map(take, rows)
 
@@ -256,15 +256,18 @@ def one_step(leaves: PyTree) -> PyTree:
 
 def merge_steps(leaves: PyTree) -> PyTree:
     """[T, B, …] → [B·T, …], environment-major."""
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), _swapped(leaves)
-    )
+    return jax.tree.map(lambda leaf: jax.lax.collapse(leaf, 0, 2), _swapped(leaves))
 
 
 def split_steps(leaves: PyTree, num_steps: int) -> PyTree:
     """[B·T, …] → [T, B, …], the inverse of `merge_steps`."""
     return _swapped(
-        jax.tree.map(lambda leaf: leaf.reshape(-1, num_steps, *leaf.shape[1:]), leaves)
+        jax.tree.map(
+            lambda leaf: leaf.reshape(
+                leaf.shape[0] // num_steps, num_steps, *leaf.shape[1:]
+            ),
+            leaves,
+        )
     )
 
 

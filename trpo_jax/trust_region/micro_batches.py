@@ -41,7 +41,7 @@ class MicroBatches(NamedTuple):
         if self.equal is None:
             return self.rest
         equal = jax.tree.map(
-            lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]),
+            lambda leaf: jax.lax.collapse(jnp.swapaxes(leaf, 0, 1), 0, 2),
             self.equal,
         )
         if self.rest is None:
