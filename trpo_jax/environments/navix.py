@@ -21,8 +21,8 @@ class NavixEnvironment:
 
     Symbolic observations, Navix's default, become one-hot, bool[H, W, 21]: 11 entities,
     6 colours, 4 states. Images stay bytes, and other integers become float32.
-    Terminated and truncated are told apart as by Navix. All is computed in 32 bits, also
-    under `jax_enable_x64`.
+    Terminated and truncated are told apart as by Navix. All is computed in 32 bits,
+    also under `jax_enable_x64`.
     """
 
     @suites.single_precision
