@@ -128,6 +128,8 @@ _GRID: dict[str, Any] = {
     "rollout_length": 64,
 }
 
+# Greedy actions get stuck: after 500k steps they had 1.2, sampled ones 4.3. A λ of 0.9
+# changed nothing (one seed).
 _CRAFTAX: dict[str, Any] = {
     "total_timesteps": 999_424,
     "num_envs": 64,
