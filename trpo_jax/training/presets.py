@@ -356,7 +356,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "playground/CartpoleSwingup": {**_CONTROL, "total_timesteps": 9_830_400},
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": {**_CONTROL_SPARSE, "discount": 0.95},
-    # The critic sees what the robot cannot measure.
+    # The critic sees what the robot cannot measure. Not tuned.
     "playground/Go1JoystickFlatTerrain": {
         **_BRAX,
         "critic_fit": "trust_region",
