@@ -84,7 +84,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Bounds and steps of its own, which the page of updates recommends.
+# δ and learning rate that its field recommends, on the classic tasks.
 PROJECTION = {"max_kl": 0.05, "policy_learning_rate": 3e-3}
 
 # Whose tuned settings an update takes over.
@@ -142,7 +142,7 @@ def tune(
 
 
 def tuned(env: str, update: str) -> dict[str, Any]:
-    """Return the fields that the search found and that the update reads."""
+    """Return the fields that the search found, less those that the update refuses."""
     source = TUNED_AS[update]
     rows = [
         row for row in read_rows(TUNED) if (row["env"], row["update"]) == (env, source)
@@ -155,7 +155,7 @@ def tuned(env: str, update: str) -> dict[str, Any]:
     best = dict(rows[-1]["best"])
     if update in ("ppo_penalty", "projection"):
         del best["clip_ratio"]
-    if update == "projection":
+    if update == "projection" and env in ENVS:
         best |= PROJECTION
     return best
 
@@ -324,10 +324,9 @@ def rows(
                 counts = {"num_settings": num_settings, "num_seeds": min(num_seeds, 3)}
                 yield TUNED, tune(env, update, **counts, **fields)
             else:
-                yield (
-                    RESULTS / "relatives-sensitivity.jsonl",
-                    sensitivity(env, update, num_seeds=num_seeds, points=9, **fields),
-                )
+                counts = {"num_seeds": min(num_seeds, 8), "points": 9}
+                row = sensitivity(env, update, **counts, **fields)
+                yield RESULTS / "relatives-sensitivity.jsonl", row
 
 
 def main(
@@ -346,7 +345,7 @@ def main(
         what: Part of the comparison, by default all in this order.
         envs: Environments.
         updates: Policy updates, see `TRPOConfig.update`.
-        num_seeds: Seeds of each; at most 3 in `tune`.
+        num_seeds: Seeds of each; at most 3 in `tune` and 8 in `sensitivity`.
         num_settings: Settings of each random search, in `tune`.
         num_episodes: Episodes of each evaluation, in `compare`.
         total_timesteps: Steps of training; those of the preset if None.

@@ -126,7 +126,7 @@ def ppo_steps(env: str) -> dict:
 
 
 class WithoutTruncation:
-    """Takes a truncated episode for a terminated one, as rejax does."""
+    """An environment whose truncated episodes are terminated, as rejax takes them."""
 
     def __init__(self, env: str):
         self._environment = make_environment(env)
@@ -145,7 +145,7 @@ class WithoutTruncation:
 
 
 def ppo_return_without_truncation(env: str, num_seeds: int, timesteps: int) -> dict:
-    """Do the same, with the environment as rejax takes it."""
+    """Return as `ppo_return`, with truncated episodes taken for terminated ones."""
     config = ppo(env, timesteps)
     return return_of(dataclasses.replace(config, env=WithoutTruncation(env)), num_seeds)
 

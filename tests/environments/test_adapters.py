@@ -250,6 +250,8 @@ def playground_case(name, **options):
     try:
         environment = make_playground(name, episode_length=LIMIT)
     except UsageError as error:
+        if "downloads its robots" not in str(error):
+            raise
         pytest.skip(str(error))
     env = registry.load(name, config)
     return in_brax_form(environment, env, ("truncated",), **options)
@@ -645,7 +647,7 @@ class AutoResetWrapper:
 
     @property
     def unwrapped(self):
-        return self.env
+        return getattr(self.env, "unwrapped", self.env)
 
 
 class HarmlessWrapper(AutoResetWrapper):
@@ -660,10 +662,10 @@ def test_wrappers_that_hide_how_an_episode_ended_are_refused():
         advice = r"env is wrapped in AutoResetWrapper, .*; write env\.unwrapped"
         with pytest.raises(ValueError, match=advice):
             BraxEnvironment(wrapped, LIMIT)
-    with pytest.raises(TypeError, match=r"without wrappers: env\.unwrapped"):
+        BraxEnvironment(wrapped.unwrapped, LIMIT)
+        BraxEnvironment(HarmlessWrapper(wrapped.unwrapped), LIMIT)
+    with pytest.raises(TypeError, match=r"wrappers of training: env\.unwrapped"):
         make_environment(AutoResetWrapper(Ball()))
-    BraxEnvironment(AutoResetWrapper(Ball()).unwrapped, LIMIT)
-    BraxEnvironment(HarmlessWrapper(Ball()), LIMIT)
 
 
 def test_wrappers_of_brax_are_refused_and_the_advice_works():

@@ -121,11 +121,11 @@ def masked(size, dtype=bool):
         ({"observe": lambda place: {}}, r"observes \{\}; write an array"),
         (
             {"reset": lambda key: (jnp.int32(0), {"name": "left"})},
-            r"Corridor\.reset returns what is no array of numbers; .*\['name'\]",
+            r"Corridor\.reset returns something that is not an array .*\['name'\]",
         ),
         (
             {"step": lambda key, state, action: (state, np.array(["left"]))},
-            r"Corridor\.step returns what is no array of numbers; leave it out",
+            r"Corridor\.step returns something that is not an array of numbers; leave",
         ),
         ({"observation_shape": (3,)}, r"float32\[2\].*is \(3,\); write .* = \(2,\)"),
         ({"observation_shape": {"a": (2,)}}, r"is a dict .*such as \(2,\)"),

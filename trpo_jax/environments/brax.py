@@ -215,8 +215,8 @@ def _check_alone(env: Any) -> None:
         if name.endswith(_WRAPPERS):
             raise UsageError(
                 f"env is wrapped in {name}, whose work the adapter does; write "
-                "env.unwrapped, or make it without, as brax.envs.get_environment(name) "
-                "does."
+                "env.unwrapped, with wrappers of your own around it, or make it as by "
+                "brax.envs.get_environment(name)."
             )
         wrapped = getattr(wrapped, "__dict__", {}).get("env")
 

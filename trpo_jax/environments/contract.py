@@ -42,11 +42,11 @@ def _traced(name: str, fn: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return jax.eval_shape(fn, *arguments)
     except TypeError as error:
-        if "not a valid JAX type" not in str(error):
+        if "which is not a valid JAX type" not in str(error):
             raise
         raise UsageTypeError(
-            f"{name} returns what is no array of numbers; leave it out, or encode it: "
-            f"{error}."
+            f"{name} returns something that is not an array of numbers; leave it out, "
+            f"or encode it: {str(error).rstrip('.')}."
         ) from error
 
 

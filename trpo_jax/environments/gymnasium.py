@@ -101,24 +101,18 @@ class GymnasiumEnvironment:
             if not callable(env):
                 raise UsageTypeError(
                     f"env is {describe_type(env)}, and a batch needs several; write "
-                    "its id, or a function that makes a new one, as lambda: "
+                    "its id, or a function that makes a new one, such as lambda: "
                     "gymnasium.make('CartPole-v1')."
                 )
             self.name = getattr(env, "__qualname__", type(env).__name__)
             self._make = functools.partial(env, **kwargs)
         one = self._make_one()
-        another = one if isinstance(env, str) else self._make_one()
         try:
-            if not isinstance(env, str) and another.unwrapped is one.unwrapped:
-                raise UsageError(
-                    f"{self.name} returns the same environment twice, and the rows of "
-                    "a batch would share it; write a function that makes a new one, as "
-                    "lambda: gymnasium.make('CartPole-v1')."
-                )
+            if not isinstance(env, str):
+                self._check_new(one)
             self._actions, self._observations = one.action_space, one.observation_space
         finally:
             one.close()
-            another.close()
         self.action_space: ActionSpace = _action_space(self._actions, self.name)
         _check_observations(self._observations, self.name)
         self._observation_type = jax.tree.map(
@@ -248,6 +242,8 @@ class GymnasiumEnvironment:
         try:
             made = self._make()
         except TypeError as problem:
+            if not self._make.keywords:
+                raise
             raise UsageError(
                 f"{self.name} cannot be made with {self._make.keywords}: {problem}."
             ) from problem
@@ -266,6 +262,16 @@ class GymnasiumEnvironment:
                 "returns a new gymnasium.Env."
             )
         return made
+
+    def _check_new(self, one: Any) -> None:
+        another = self._make_one()
+        if another.unwrapped is one.unwrapped:
+            raise UsageError(
+                f"{self.name} returns the same environment twice, and the rows of a "
+                "batch would share it; write a function that makes a new one, such as "
+                "lambda: gymnasium.make('CartPole-v1')."
+            )
+        another.close()
 
     def observe(self, observation: Any) -> PyTree:
         """Return an observation of Gymnasium as a policy takes it.

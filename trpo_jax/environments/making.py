@@ -87,7 +87,7 @@ def make_environment(env: Any) -> Environment:
         if slash and env not in import_gymnax().registered_envs:
             raise UsageError(
                 f"no suite {suite!r}; an id begins with one of {', '.join(SUITES)}, or "
-                "is one of gymnax without any, as 'CartPole-v1'."
+                "is an id of gymnax without a prefix, such as 'CartPole-v1'."
             )
         return make_gymnax(env)
     is_pair = isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "step")
@@ -115,7 +115,7 @@ def make_environment(env: Any) -> Environment:
             raise UsageTypeError(
                 f"env is {describe_type(env)}, which has brax's form; write "
                 "env=trpo_jax.environments.BraxEnvironment(env, episode_length=1000), "
-                "without wrappers: env.unwrapped if it has some."
+                "without the wrappers of training: env.unwrapped has none."
             )
     if getattr(type(env), "__hash__", None) is None and hasattr(env, "reset"):
         raise UsageTypeError(

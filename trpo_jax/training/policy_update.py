@@ -45,9 +45,9 @@ from trpo_jax.trust_region import (
 def init_update(config: TRPOConfig, params: PyTree) -> PyTree:
     """Return the state of the first update of a run, () if it keeps none.
 
-    Of a first-order update that of the optimiser, for "ppo_penalty" with the weight of
-    the penalty as a multiple of `kl_coefficient`, which may be another in each cell of
-    a sweep; of the others the factors of what adapts, or the multipliers of the limits.
+    First-order updates keep that of the optimiser; "ppo_penalty" also the weight of the
+    penalty, as a multiple of `kl_coefficient`, which may differ between the cells of a
+    sweep. Other updates keep the factors of what adapts, or the multipliers of limits.
     """
     if config.update in CONSTRAINED:
         return init_constrained(config)
