@@ -110,34 +110,6 @@ _CONTROL = Case(
 _CONTROL_SHORT_SIGHTED = dataclasses.replace(
     _CONTROL, ppo=_CONTROL.ppo | {"discounting": 0.95}
 )
-# Playground's settings for its robots, with a 128th of the environments and a 32nd of
-# the rows of a minibatch.
-_JOYSTICK = Case(
-    {
-        "episode_length": EPISODE_LENGTH,
-        "normalize_observations": True,
-        "action_repeat": 1,
-        "reward_scaling": 1,
-        "unroll_length": 20,
-        "num_minibatches": 32,
-        "num_updates_per_batch": 4,
-        "discounting": 0.97,
-        "learning_rate": 3e-4,
-        "entropy_cost": 1e-2,
-        "num_envs": 64,
-        "batch_size": 8,
-        "max_grad_norm": 1.0,
-        "network_factory": {
-            "policy_hidden_layer_sizes": (512, 256, 128),
-            "value_hidden_layer_sizes": (512, 256, 128),
-            "policy_obs_key": "state",
-            "value_obs_key": "privileged_state",
-        },
-    },
-    rounds=16,
-    evaluations=24,
-    episodes=16,
-)
 # Physics without contacts is cheap: ten million steps of TRPO take a minute and a half.
 _CARTPOLE = dataclasses.replace(_CONTROL, trpo_evaluations=80)
 
@@ -196,7 +168,6 @@ CASES = {
     "playground/CartpoleSwingup": _CARTPOLE,
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": _CONTROL_SHORT_SIGHTED,
-    "playground/Go1JoystickFlatTerrain": _JOYSTICK,
     "playground/HopperHop": _CONTROL,
     "playground/ReacherHard": _CONTROL,
     "playground/WalkerWalk": _CONTROL,

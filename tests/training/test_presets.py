@@ -9,25 +9,12 @@ from trpo_jax.training import PRESETS
 SUITES = ("brax/", "craftax/", "navix/", "playground/", "safe/", "xland/")
 SHIPPED = tuple(gymnax.registered_envs)
 
-# A limit is checked against the costs of the environment, and the parts of its
-# observation that a network sees against those it has: it is made for that.
-NEEDS = {
-    **dict.fromkeys((env for env in PRESETS if env.endswith("_velocity")), "brax"),
-    "playground/Go1JoystickFlatTerrain": "mujoco_playground",
-}
-
-
-def installed(env):
-    return env not in NEEDS or importlib.util.find_spec(NEEDS[env])
-
-
+# A limit is checked against the costs of the environment, which is made for that.
+NEEDS_BRAX = pytest.mark.skipif(
+    not importlib.util.find_spec("brax"), reason="brax is not installed"
+)
 BUILT = [
-    pytest.param(
-        env,
-        marks=pytest.mark.skipif(
-            not installed(env), reason=f"{NEEDS.get(env)} is not installed"
-        ),
-    )
+    pytest.param(env, marks=NEEDS_BRAX) if env.endswith("_velocity") else env
     for env in PRESETS
 ]
 
