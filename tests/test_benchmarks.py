@@ -24,6 +24,8 @@ from benchmarks import (
     learning,
     locomotion,
     random_policy,
+    relatives,
+    relatives_tables,
     report,
     scaling,
     solves,
@@ -665,3 +667,21 @@ def test_as_a_process(module):
     )
     assert finished.returncode == 0, finished.stderr
     assert "--output" in finished.stdout
+
+
+def test_updates_that_lower_the_return_are_counted_and_sized():
+    up = np.array([0.0, 9.0, 6.0, 10.0])  # means of the evaluations of one seed
+    noise = np.array([-0.1, 0.1])
+    found = relatives.harm(up[None, :, None] + noise)
+    assert found["harmful"] == pytest.approx(1 / 3, abs=1e-5)
+    assert found["helpful"] == pytest.approx(2 / 3, abs=1e-5)
+    for name in ("harmful_size", "worst_drop", "worst_later_drop"):
+        assert found[name] == pytest.approx(0.3)
+
+
+def test_the_return_after_the_seconds_of_another_update():
+    row = {"curve": list(range(20)), "step_seconds": {"median": 2.0}}
+    assert relatives_tables.return_after(row, 20.0) == 8.5  # updates 9 and 10 of 20
+    assert relatives_tables.return_after(row, 90.0) == 18.5
+    assert relatives_tables.return_after(row, 0.1) == 0
+    assert relatives_tables.return_after(row, None) is None
