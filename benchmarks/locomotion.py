@@ -110,6 +110,35 @@ _CONTROL = Case(
 _CONTROL_SHORT_SIGHTED = dataclasses.replace(
     _CONTROL, ppo=_CONTROL.ppo | {"discounting": 0.95}
 )
+# Playground's settings for its robots, with a 128th of the environments and a 32nd of
+# the rows of a minibatch.
+_JOYSTICK = Case(
+    {
+        "episode_length": EPISODE_LENGTH,
+        "normalize_observations": True,
+        "action_repeat": 1,
+        "reward_scaling": 1,
+        "unroll_length": 20,
+        "num_minibatches": 32,
+        "num_updates_per_batch": 4,
+        "discounting": 0.97,
+        "learning_rate": 3e-4,
+        "entropy_cost": 1e-2,
+        "num_envs": 64,
+        "batch_size": 8,
+        "max_grad_norm": 1.0,
+        "network_factory": {
+            "policy_hidden_layer_sizes": (512, 256, 128),
+            "value_hidden_layer_sizes": (512, 256, 128),
+            "policy_obs_key": "state",
+            "value_obs_key": "privileged_state",
+        },
+    },
+    rounds=32,
+    evaluations=12,
+    trpo_evaluations=60,
+    episodes=16,
+)
 # Physics without contacts is cheap: ten million steps of TRPO take a minute and a half.
 _CARTPOLE = dataclasses.replace(_CONTROL, trpo_evaluations=80)
 
@@ -168,6 +197,7 @@ CASES = {
     "playground/CartpoleSwingup": _CARTPOLE,
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": _CONTROL_SHORT_SIGHTED,
+    "playground/Go1JoystickFlatTerrain": _JOYSTICK,
     "playground/HopperHop": _CONTROL,
     "playground/ReacherHard": _CONTROL,
     "playground/WalkerWalk": _CONTROL,
@@ -208,8 +238,8 @@ def train_ppo(
     env: str, case: Case, seed: int, watch_fn: WatchFn, overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Train brax's PPO in a subprocess, with its published settings; return them."""
-    settings = case.ppo | overrides
-    arguments = settings | {
+    case = dataclasses.replace(case, ppo=case.ppo | overrides)
+    arguments = case.ppo | {
         "num_timesteps": case.steps,
         "num_evals": case.evaluations + 1,
         "num_eval_envs": case.episodes,
@@ -229,7 +259,7 @@ def train_ppo(
             watch_fn(evaluation["steps"], evaluation["return"])
     if process.returncode:
         raise RuntimeError(f"{shlex.join(argv)} ended with {process.returncode}")
-    return settings
+    return case.ppo
 
 
 SEEDS: dict[Algorithm, tuple[int, ...]] = {"trpo": (0, 1), "ppo": (0,)}

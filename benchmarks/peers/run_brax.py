@@ -3,11 +3,13 @@
 python run_brax.py '{"env": …, "backend": …, "train_arguments": {…}}'
 """
 
+import functools
 import json
 import sys
 from typing import Any
 
 from brax import envs
+from brax.training.agents.ppo.networks import make_ppo_networks
 from brax.training.agents.ppo.train import train
 
 
@@ -31,6 +33,10 @@ def main(env: str, backend: str, train_arguments: dict) -> None:
         mean_return = float(metrics["eval/episode_reward"])
         print(json.dumps({"steps": int(steps), "return": mean_return}), flush=True)
 
+    if networks := train_arguments.pop("network_factory", None):
+        train_arguments["network_factory"] = functools.partial(
+            make_ppo_networks, **networks
+        )
     train(progress_fn=tell, **make(env, backend), **train_arguments)
 
 

@@ -9,14 +9,20 @@ from trpo_jax.training import PRESETS
 SUITES = ("brax/", "craftax/", "navix/", "playground/", "safe/", "xland/")
 SHIPPED = tuple(gymnax.registered_envs)
 
-# A limit is checked against the costs of the environment, which is made for that.
-NEEDS_BRAX = pytest.mark.skipif(
-    not importlib.util.find_spec("brax"), reason="brax is not installed"
-)
-BUILT = [
-    pytest.param(env, marks=NEEDS_BRAX) if env.endswith("_velocity") else env
-    for env in PRESETS
-]
+
+def needs(package):
+    missing = not importlib.util.find_spec(package)
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+# Limits, and entries of an observation, are checked against the environment, which is
+# made for that.
+MARKS = {
+    "safe/halfcheetah_velocity": needs("brax"),
+    "safe/hopper_velocity": needs("brax"),
+    "playground/Go1JoystickFlatTerrain": (needs("mujoco_playground"), pytest.mark.slow),
+}
+BUILT = [pytest.param(env, marks=MARKS.get(env, ())) for env in PRESETS]
 
 
 @pytest.mark.parametrize("env", BUILT)

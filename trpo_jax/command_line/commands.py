@@ -230,13 +230,14 @@ def presets(env: _Preset = None, /) -> None:
         env: Environment whose preset to print.
     """
     if env is None:
-        for name in PRESETS:
-            # Without limits, whose check needs the environment's suite installed.
-            config = preset(name, update="trpo")
-            print(
-                f"{name:<28}{config.total_timesteps:>12,} steps, {config.num_envs} × "
-                f"{config.rollout_length} per update"
+        width = max(map(len, PRESETS)) + 1
+        for name, fields in PRESETS.items():
+            # A config would make the environment, whose suite may not be installed.
+            steps, num_envs, length = (
+                fields.get(field, getattr(TRPOConfig, field))
+                for field in ("total_timesteps", "num_envs", "rollout_length")
             )
+            print(f"{name:<{width}}{steps:>11,} steps, {num_envs} × {length} per update")
     elif env in PRESETS:
         print(json.dumps(config_to_dict(preset(env)), indent=1))
     else:

@@ -356,6 +356,19 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "playground/CartpoleSwingup": {**_CONTROL, "total_timesteps": 9_830_400},
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": {**_CONTROL_SPARSE, "discount": 0.95},
+    # The critic sees what the robot cannot measure. With the σ of the others every
+    # reward is cut off at 0, and nothing is learnt.
+    "playground/Go1JoystickFlatTerrain": {
+        **_BRAX,
+        "critic_fit": "trust_region",
+        "total_timesteps": 9_830_400,
+        "rollout_length": 80,
+        "hidden_sizes": (128, 128),
+        "policy_observation": ("state",),
+        "critic_observation": ("privileged_state",),
+        "discount": 0.97,
+        "initial_log_std": -1.0,
+    },
     "playground/HopperHop": _CONTROL,
     "playground/ReacherHard": _CONTROL_SPARSE,
     "playground/WalkerWalk": _CONTROL,
