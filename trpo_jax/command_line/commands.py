@@ -237,7 +237,9 @@ def presets(env: _Preset = None, /) -> None:
                 fields.get(field, getattr(TRPOConfig, field))
                 for field in ("total_timesteps", "num_envs", "rollout_length")
             )
-            print(f"{name:<{width}}{steps:>11,} steps, {num_envs} × {length} per update")
+            print(
+                f"{name:<{width}}{steps:>11,} steps, {num_envs} × {length} per update"
+            )
     elif env in PRESETS:
         print(json.dumps(config_to_dict(preset(env)), indent=1))
     else:

@@ -86,6 +86,12 @@ class BraxEnvironment:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         return self._start(key, self._leaves)
 
+    def at_random_time(self, key: Key[Array, ""], state: BraxState) -> BraxState:
+        """Return the state with a random part of its time limit used up."""
+        return state._replace(
+            length=jax.random.randint(key, (), 0, self._episode_length, jnp.int32)
+        )
+
     @suites.single_precision
     def step(
         self, key: Key[Array, ""], state: BraxState, action: Float[Array, " D"]

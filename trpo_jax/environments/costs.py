@@ -22,6 +22,7 @@ from trpo_jax.environments.protocol import (
     Drawable,
     Environment,
     TimeStep,
+    at_random_time,
     step_without_reset,
 )
 from trpo_jax.errors import UsageError, UsageTypeError, describe_type
@@ -97,6 +98,8 @@ class CostEnvironment:
             varied: Any = self._environment
             self.num_variants = varied.num_variants
             self.reset_variant = self._reset_variant
+        if hasattr(self._environment, "at_random_time"):
+            self.at_random_time = self._at_random_time
 
     def __repr__(self) -> str:
         return f"CostEnvironment({self._environment!r})"
@@ -124,6 +127,11 @@ class CostEnvironment:
     ) -> tuple[CostState, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         return self._with_cost(self._environment.step, key, state, action)
+
+    def _at_random_time(self, key: Key[Array, ""], state: CostState) -> CostState:
+        """Return the state with a random part of its time limit used up."""
+        time_fn = at_random_time(self._environment)
+        return state._replace(env_state=time_fn(key, state.env_state))
 
     def step_without_reset(
         self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]

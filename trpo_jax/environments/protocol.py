@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
+from trpo_jax.errors import UsageError
 from trpo_jax.observations import Observation
 
 
@@ -110,6 +111,26 @@ def step_without_reset(environment: Environment) -> Callable[..., Any]:
     CartPole. After the end of an episode it must stay finite.
     """
     return getattr(environment, "step_without_reset", environment.step)
+
+
+def at_random_time(environment: Environment) -> Callable[..., Any]:
+    """Return `environment.at_random_time`, (key, state) ↦ state.
+
+    The state is that of a reset, with a random part of the time limit used up: so a
+    first episode is truncated earlier.
+
+    Raises:
+        UsageError: If the environment does not have this method.
+    """
+    if not hasattr(environment, "at_random_time"):
+        raise UsageError(
+            f"staggered_starts=True sets the clock of each environment, and {environment!r} "
+            "has no method for that; write False, or add the method at_random_time(key, "
+            "state), which returns the state with a random part of the time limit used "
+            "up. Environments of gymnax with a time limit, brax and MuJoCo Playground "
+            "have it."
+        )
+    return environment.at_random_time
 
 
 @runtime_checkable

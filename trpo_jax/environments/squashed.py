@@ -51,7 +51,7 @@ class SquashedActions:
         self._low, self._high = np.array([low, high], np.float32)
         self.action_space = Box(space.size)
         # One that varies may be inside of another wrapper.
-        for name in ("num_variants", "reset_variant"):
+        for name in ("num_variants", "reset_variant", "at_random_time"):
             if hasattr(environment, name):
                 setattr(self, name, getattr(environment, name))
         self.observation_shape = environment.observation_shape

@@ -16,6 +16,7 @@ from trpo_jax.environments.protocol import (
     ActionSpace,
     Environment,
     TimeStep,
+    at_random_time,
     step_without_reset,
 )
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
@@ -89,6 +90,8 @@ class VariedEnvironment:
         self.num_costs = num_costs(made[0])
         self.picture_suffix: str | None = getattr(made[0], "picture_suffix", None)
         self._name = getattr(made[0], "name", type(made[0]).__name__)
+        if hasattr(made[0], "at_random_time"):
+            self.at_random_time = self._at_random_time
 
     def __repr__(self) -> str:
         return f"VariedEnvironment({self._name} × {self.num_variants}{self._digest})"
@@ -120,6 +123,11 @@ class VariedEnvironment:
         step_fn = step_without_reset(self._make_fn(state.params))
         env_state, step = step_fn(key, state.env_state, action)
         return VariedState(env_state, state.params), step
+
+    def _at_random_time(self, key: Key[Array, ""], state: VariedState) -> VariedState:
+        """Return the state with a random part of its time limit used up."""
+        time_fn = at_random_time(self._make_fn(state.params))
+        return state._replace(env_state=time_fn(key, state.env_state))
 
     def draw(
         self, states: VariedState, returns: Float[np.ndarray, " T"], path: Path

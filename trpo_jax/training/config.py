@@ -50,6 +50,10 @@ class TRPOConfig:
     """Environments stepped in parallel."""
     rollout_length: int = 128
     """Steps in each environment per rollout."""
+    staggered_starts: bool = False
+    """Whether the first episode of each environment begins with a random part of its
+    time limit used up. Where most episodes last until the limit, a batch then has
+    states of all their phases; otherwise all environments are reset together."""
     seed: int = 0
     """Seed of all randomness."""
     num_seeds: int = 1

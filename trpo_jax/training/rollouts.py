@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import Environment, TimeStep
 from trpo_jax.environments.contract import num_costs
+from trpo_jax.environments.protocol import at_random_time
 from trpo_jax.environments.varied import reset_batch
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.observations import Observation
@@ -86,7 +87,12 @@ ActFn = Callable[
 
 
 def init_rollout(
-    environment: Environment, key: Key[Array, ""], *, num_envs: int, memory: PyTree = ()
+    environment: Environment,
+    key: Key[Array, ""],
+    *,
+    num_envs: int,
+    memory: PyTree = (),
+    staggered: bool = False,
 ) -> RolloutState:
     """Reset `num_envs` environments, each with its own randomness.
 
@@ -95,12 +101,21 @@ def init_rollout(
         key: A typed key; consumed.
         num_envs: B.
         memory: The policy's initial memory, [B, …]; () if it has none.
+        staggered: Whether each begins with a random part of its time limit used up.
 
     Returns:
         The state of B environments at the start of an episode.
+
+    Raises:
+        UsageError: If `staggered`, and the environment cannot do this.
     """
+    if staggered:
+        key, time_key = jax.random.split(key)
     keys = jax.random.split(key, num_envs)
     env_state, observation = reset_batch(environment, keys)
+    if staggered:
+        time_keys = jax.random.split(time_key, num_envs)
+        env_state = jax.vmap(at_random_time(environment))(time_keys, env_state)
     costs = num_costs(environment)
     return RolloutState(
         env_state,

@@ -196,6 +196,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         rollout_key,
         num_envs=config.num_envs,
         memory=policy.initial_memory(config.num_envs),
+        staggered=config.staggered_starts,
     )
     # Strongly typed: weak types would change in the first step, and compile it twice.
     hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
