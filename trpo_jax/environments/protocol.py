@@ -124,11 +124,11 @@ def at_random_time(environment: Environment) -> Callable[..., Any]:
     """
     if not hasattr(environment, "at_random_time"):
         raise UsageError(
-            f"staggered_starts=True sets the clock of each environment, and {environment!r} "
-            "has no method for that; write False, or add the method at_random_time(key, "
-            "state), which returns the state with a random part of the time limit used "
-            "up. Environments of gymnax with a time limit, brax and MuJoCo Playground "
-            "have it."
+            "staggered_starts=True sets the clock of each environment, and "
+            f"{environment!r} has no method for that; write False, or add the method "
+            "at_random_time(key, state), which returns the state with a random part of "
+            "the time limit used up. Environments of gymnax with a time limit, of brax "
+            "and of MuJoCo Playground have it."
         )
     return environment.at_random_time
 
