@@ -354,7 +354,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # grid worlds ----------------------------------------------------------------------
     "navix/Navix-DoorKey-5x5-v0": {**_GRID, "total_timesteps": 200_704},
     "navix/Navix-Empty-5x5-v0": _GRID,
-    # MuJoCo Playground: settings found on the cheetah and the ball ------------------
+    # MuJoCo Playground: settings found on cheetah, ball and CartpoleBalance. ---------
     "playground/AcrobotSwingup": _CONTROL,
     "playground/BallInCup": _CONTROL_SPARSE,
     "playground/CartpoleBalance": _CONTROL,
@@ -368,7 +368,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "critic_fit": "trust_region",
         "rollout_length": 80,
         "hidden_sizes": (128, 128),
-        "staggered_starts": True,
         "policy_observation": ("state",),
         "critic_observation": ("privileged_state",),
         "discount": 0.97,
