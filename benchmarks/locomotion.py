@@ -190,10 +190,8 @@ CASES = {
     "brax/halfcheetah": Case(_HALFCHEETAH_PPO, rounds=1, evaluations=6),
     "playground/AcrobotSwingup": _CONTROL,
     "playground/BallInCup": _CONTROL_SHORT_SIGHTED,
-    "playground/CartpoleBalance": _CONTROL,
-    # Physics without contacts is cheap: ten million steps of TRPO take a minute and a
-    # half.
-    "playground/CartpoleSwingup": dataclasses.replace(_CONTROL, trpo_evaluations=80),
+    "playground/CartpoleBalance": dataclasses.replace(_CONTROL, evaluations=4),
+    "playground/CartpoleSwingup": _CONTROL,
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": _CONTROL_SHORT_SIGHTED,
     "playground/Go1JoystickFlatTerrain": _JOYSTICK,

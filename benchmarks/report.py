@@ -431,6 +431,13 @@ def locomotion(rows: list[dict]) -> str:
             known = means and None not in means  # None: a return that was not finite
             return score(sum(means) / len(means)) if known else "–"
 
+        def at_equal_steps(runs: list[dict]) -> str:
+            """Return the mean over the runs after the steps of the shortest of all."""
+            pairs = (zip(run["steps"], run["returns"], strict=True) for run in runs)
+            then = [mean for pair in pairs for step, mean in pair if step == min(ends)]
+            known = then and None not in then
+            return score(sum(then) / len(then)) if known else "–"
+
         def mean_seconds(runs: list[dict]) -> str:
             seconds = [run["wall_seconds"] for run in runs]
             return f"{sum(seconds) / len(seconds):,.0f}" if seconds else "–"
@@ -440,9 +447,10 @@ def locomotion(rows: list[dict]) -> str:
             for name in ("trpo", "ppo")
         }
         each = (", ".join(map(last, of[name])) or "–" for name in of)
+        equal = " : ".join(at_equal_steps(of[name]) for name in of)
         way = " : ".join(on_the_way(of[name]) for name in of)
         seconds = " : ".join(mean_seconds(of[name]) for name in of)
-        return env, f"{max(ends):,}", *each, way, seconds
+        return env, f"{max(ends):,}", *each, equal, way, seconds
 
     return table(
         (
@@ -450,6 +458,7 @@ def locomotion(rows: list[dict]) -> str:
             "steps",
             "TRPO, each seed",
             "PPO, each seed",
+            "mean after equal steps, TRPO : PPO",
             "mean of the evaluations on the way, TRPO : PPO",
             "seconds of a run",
         ),
