@@ -191,7 +191,7 @@ CASES = {
     "playground/AcrobotSwingup": _CONTROL,
     "playground/BallInCup": _CONTROL_SHORT_SIGHTED,
     "playground/CartpoleBalance": dataclasses.replace(_CONTROL, evaluations=4),
-    "playground/CartpoleSwingup": _CONTROL,
+    "playground/CartpoleSwingup": dataclasses.replace(_CONTROL, evaluations=4),
     "playground/CheetahRun": _CONTROL,
     "playground/FingerSpin": _CONTROL_SHORT_SIGHTED,
     "playground/Go1JoystickFlatTerrain": _JOYSTICK,
