@@ -53,6 +53,7 @@ BEFORE_THE_FIELD = {
     "preconditioner": "score",
     "initialization": "orthogonal",
     "scale_rewards": False,
+    "staggered_starts": False,
     "critic_max_gradient_norm": 0.0,
     "critic_value_clipping": 0.0,
 }
