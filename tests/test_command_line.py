@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -265,6 +266,9 @@ def test_presets_are_listed(capsys):
     assert main(["presets"]) == 0
     text = capsys.readouterr().out
     assert all(env in text for env in PRESETS)
+    config = trpo_jax.preset("Pendulum-v1")
+    steps = f"{config.total_timesteps:,} steps, {config.num_envs} × "
+    assert re.search(rf"Pendulum-v1 +{steps}{config.rollout_length} per update", text)
 
 
 def test_a_reader_of_the_output_may_go_away():

@@ -2,7 +2,6 @@
 
 import functools
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +15,11 @@ from trpo_jax.environments import (
     VariedEnvironment,
     make_environment,
 )
-from trpo_jax.environments.gymnax import make_gymnax
 from trpo_jax.environments.squashed import squash_actions
 from trpo_jax.errors import UsageError
 from trpo_jax.training import init_rollout
 
 LIMIT, NUM_ENVS = 6, 64
-
-
-def pendulum(length=1.0):
-    env, params = gymnax.make("Pendulum-v1")
-    return env, params.replace(max_steps_in_episode=LIMIT, l=length)
 
 
 @struct.dataclass
@@ -49,16 +42,17 @@ class Resting:
 
 
 BRAX = BraxEnvironment(Resting(), LIMIT)
+COSTLY = CostEnvironment(BRAX, lambda observation, action, following: following[0])
 
 
 @pytest.mark.parametrize(
     "environment",
     [
-        make_environment(pendulum()),
         BRAX,
-        squash_actions(make_environment(pendulum())),
-        CostEnvironment(pendulum(), lambda s, a, t: t[0]),
-        VariedEnvironment(lambda n: make_gymnax(pendulum(n)), jnp.array([0.5, 1.0])),
+        squash_actions(BRAX),
+        COSTLY,
+        VariedEnvironment(lambda _: BRAX, jnp.array([0.5, 1.0])),
+        squash_actions(VariedEnvironment(lambda _: BRAX, jnp.array([0.5, 1.0]))),
     ],
     ids=repr,
 )
@@ -96,7 +90,15 @@ def test_a_run_is_staggered_and_its_evaluation_is_not():
     np.testing.assert_array_equal(returns, LIMIT)
 
 
-def test_an_environment_without_a_clock_is_refused():
-    config = TRPOConfig(env="gymnasium/CartPole-v1", staggered_starts=True)
+@pytest.mark.parametrize("env", ["MemoryChain-bsuite", "gymnasium/CartPole-v1"])
+def test_an_environment_without_a_clock_of_its_own_is_refused(env):
+    config = TRPOConfig(env=env, staggered_starts=True)
     with pytest.raises(UsageError, match="no method for that; write False"):
         init(config, jax.random.key(0))
+    with pytest.raises(UsageError, match="no method for that; write False"):
+        TRPOConfig(env=make_environment(env), staggered_starts=True)
+
+
+def test_costs_of_a_part_are_not_taken_for_those_of_an_episode():
+    with pytest.raises(UsageError, match="write staggered_starts=False"):
+        TRPOConfig(env=COSTLY, update="cpo", cost_limits=(1.0,), staggered_starts=True)

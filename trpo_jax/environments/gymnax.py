@@ -68,8 +68,6 @@ class GymnaxEnvironment:
         # An overridden `step` may do more than `step_env` and a reset.
         if getattr(type(env), "step", None) is _base_class().step:
             self.step_without_reset = self._step_without_reset
-        if hasattr(state, "time") and hasattr(env_params, "max_steps_in_episode"):
-            self.at_random_time = self._at_random_time
         self.observation_shape: PyTree = suites.shape_of(observation)
 
     def __repr__(self) -> str:
@@ -107,13 +105,6 @@ class GymnaxEnvironment:
         truncated = self._env.is_truncated(state, self._params)
         info = {**info, "final_observation": observation}
         return self._taken(observation, state, reward, terminated, truncated, info)
-
-    @suites.single_precision
-    def _at_random_time(self, key: Key[Array, ""], state: Any) -> PyTree:
-        """Return the state with a random part of its time limit used up."""
-        limit = jnp.asarray(self._params.max_steps_in_episode, jnp.int32)
-        time = jax.random.randint(key, (), 0, limit, jnp.int32)
-        return state.replace(time=time.astype(self._state_type.time.dtype))
 
     def _taken(
         self,

@@ -116,8 +116,9 @@ def step_without_reset(environment: Environment) -> Callable[..., Any]:
 def at_random_time(environment: Environment) -> Callable[..., Any]:
     """Return `environment.at_random_time`, (key, state) ↦ state.
 
-    The state is that of a reset, with a random part of the time limit used up: so a
-    first episode is truncated earlier.
+    The state is that of a reset, with a random part of the time limit used up, so that
+    a first episode is truncated earlier. Neither observations nor dynamics may depend
+    on this clock.
 
     Raises:
         UsageError: If the environment does not have this method.
@@ -127,8 +128,7 @@ def at_random_time(environment: Environment) -> Callable[..., Any]:
             "staggered_starts=True sets the clock of each environment, and "
             f"{environment!r} has no method for that; write False, or add the method "
             "at_random_time(key, state), which returns the state with a random part of "
-            "the time limit used up. Environments of gymnax with a time limit, of brax "
-            "and of MuJoCo Playground have it."
+            "the time limit used up. Those of brax and MuJoCo Playground have it."
         )
     return environment.at_random_time
 

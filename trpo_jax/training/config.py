@@ -23,6 +23,7 @@ from trpo_jax.training.config_checks import (
     check_ignored,
     check_memory,
     check_parts,
+    check_staggered,
     check_static,
     check_types,
     check_update,
@@ -53,7 +54,8 @@ class TRPOConfig:
     staggered_starts: bool = False
     """Whether the first episode of each environment begins with a random part of its
     time limit used up. Where most episodes last until the limit, a batch then has
-    states of all their phases; otherwise all environments are reset together."""
+    states of all their phases; otherwise all environments are reset together. Recorded
+    returns of first episodes are of the part that is left."""
     seed: int = 0
     """Seed of all randomness."""
     num_seeds: int = 1
@@ -274,6 +276,7 @@ class TRPOConfig:
         check_fractions(self)
         check_functions(self)
         check_variants(self)
+        check_staggered(self)
         check_parts(self)
         check_costs(self)
         check_memory(self)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from trpo_jax.environments import make_environment
 from trpo_jax.environments.contract import num_costs, observation_type
 from trpo_jax.environments.gymnasium import is_on_host
+from trpo_jax.environments.protocol import at_random_time
 from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.networks import Network, StateDependentGaussianHead
 from trpo_jax.observations import Part, entries_of, values_of
@@ -259,6 +260,20 @@ def check_variants(config: Any) -> None:
             f"{config.num_envs}; write num_envs={variants}, or parameters with a "
             f"leading axis of {config.num_envs}."
         )
+
+
+def check_staggered(config: Any) -> None:
+    """Check that first episodes can start late; of an id, `init` checks the rest."""
+    if not config.staggered_starts:
+        return
+    if config.update in CONSTRAINED:
+        raise UsageError(
+            f"staggered_starts=True and update={config.update!r}: first episodes would "
+            "be shorter, and their costs count as those of whole ones; write "
+            "staggered_starts=False."
+        )
+    if not isinstance(config.env, str):
+        at_random_time(config.env)
 
 
 def check_parts(config: Any) -> None:

@@ -108,10 +108,9 @@ _CONTROL: dict[str, Any] = {
 }
 
 # With those, CartpoleBalance falls back to 150 once it is up: where all environments
-# are reset together, most batches have no state near a reset. After 491k steps, 4
-# seeds: 828 with these, 891 without the entropy bonus, 792 without staggered starts,
-# 499 without both. CartpoleSwingup 743 in place of 240 (2 seeds). Cheetah had 425 in
-# place of 582.
+# are reset together, most batches have no state near a reset. CartpoleSwingup had 362
+# and 117 after 9.8M steps with those, 835 and 652 after 0.5M with these. Cheetah had
+# 425 with these (one seed), 582 and 683 with those.
 _CONTROL_STAGGERED: dict[str, Any] = {
     **_CONTROL,
     "rollout_length": 192,
