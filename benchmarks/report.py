@@ -421,23 +421,16 @@ def locomotion(rows: list[dict]) -> str:
             early = "" if end == max(ends) else f" (at {end:,})"
             return score(run["returns"][-1]) + early
 
-        def on_the_way(runs: list[dict]) -> str:
-            """Return the mean over the steps of all runs after training began."""
+        def mean_return(runs: list[dict], counts: Callable[[int], bool]) -> str:
+            """Return the mean over runs and evaluations after steps that count."""
             means = [
                 mean
                 for run in runs
                 for step, mean in zip(run["steps"], run["returns"], strict=True)
-                if 0 < step <= min(ends)
+                if counts(step)
             ]
             known = means and None not in means  # None: a return that was not finite
             return score(sum(means) / len(means)) if known else "–"
-
-        def at_equal_steps(runs: list[dict]) -> str:
-            """Return the mean over the runs after the steps of the shortest of all."""
-            pairs = (zip(run["steps"], run["returns"], strict=True) for run in runs)
-            then = [mean for pair in pairs for step, mean in pair if step == min(ends)]
-            known = then and None not in then
-            return score(sum(then) / len(then)) if known else "–"
 
         def mean_seconds(runs: list[dict]) -> str:
             seconds = [run["wall_seconds"] for run in runs]
@@ -448,8 +441,13 @@ def locomotion(rows: list[dict]) -> str:
             for name in ("trpo", "ppo")
         }
         each = (", ".join(map(last, of[name])) or "–" for name in of)
-        equal = " : ".join(at_equal_steps(of[name]) for name in of)
-        way = " : ".join(on_the_way(of[name]) for name in of)
+        # Up to the steps of the shortest run.
+        equal = " : ".join(
+            mean_return(of[name], lambda step: step == min(ends)) for name in of
+        )
+        way = " : ".join(
+            mean_return(of[name], lambda step: 0 < step <= min(ends)) for name in of
+        )
         seconds = " : ".join(mean_seconds(of[name]) for name in of)
         return env, f"{max(ends):,}", *each, equal, way, seconds
 

@@ -87,7 +87,7 @@ class BraxEnvironment:
         return self._start(key, self._leaves)
 
     def at_random_time(self, key: Key[Array, ""], state: BraxState) -> BraxState:
-        """Return the state with a random part of its time limit used up."""
+        """Return the state with a random part of its limit used up; consumes `key`."""
         return state._replace(
             length=jax.random.randint(key, (), 0, self._episode_length, jnp.int32)
         )

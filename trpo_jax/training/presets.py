@@ -107,10 +107,10 @@ _CONTROL: dict[str, Any] = {
     "gae_lambda": 0.97,
 }
 
-# With those, CartpoleBalance falls back to 150 once it is up: where all environments
-# are reset together, most batches have no state near a reset. CartpoleSwingup had 362
-# and 117 after 9.8M steps with those, 835 and 652 after 0.5M with these. Cheetah had
-# 425 with these (one seed), 582 and 683 with those.
+# With those, CartpoleBalance fell at once from the 600 of an untrained policy to 150. A
+# likely reason: where all environments are reset together, most batches have no state
+# near a reset. CartpoleSwingup had 362 and 117 after 9.8M steps with those, 835 and 652
+# after 0.5M with these. Cheetah had 425 with these (one seed), 582 and 683 with those.
 _CONTROL_STAGGERED: dict[str, Any] = {
     **_CONTROL,
     "rollout_length": 192,
