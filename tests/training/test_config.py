@@ -35,7 +35,8 @@ def test_numbers_of_numpy_become_pythons(no_shape_checks):
 @pytest.mark.parametrize("run", [train, lambda c: init(c, jax.random.key(0))])
 def test_an_unknown_environment_is_refused_before_anything_compiles(run):
     config = TRPOConfig(env="CartPol-v1", **SMALL)
-    jax.block_until_ready((run_keys(config), jax.random.key(0)))  # needs a program
+    # Numbers become arrays by programs of their own, compiled here.
+    jax.block_until_ready((run_keys(config), config.hyperparameters.as_float32()))
     with compilations() as compiled, pytest.raises(ValueError, match="'CartPole-v1'"):
         run(config)
     assert not compiled

@@ -73,7 +73,7 @@ def init_cells(program: TRPOConfig, cells: Cells) -> TrainState:
     def init_one(key: Key[Array, ""], hyperparameters: Hyperparameters) -> TrainState:
         return init(program, key)._replace(hyperparameters=hyperparameters)
 
-    return jax.vmap(init_one)(cells.keys, _as_float32(cells.hyperparameters))
+    return jax.vmap(init_one)(cells.keys, cells.hyperparameters.as_float32())
 
 
 def step_cells(program: TRPOConfig, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -110,8 +110,4 @@ def train_cells(program: TRPOConfig, cells: Cells) -> tuple[TrainState, Metrics]
         result = train(program, key, hyperparameters=hyperparameters)
         return result.state, result.metrics
 
-    return jax.vmap(train_one)(cells.keys, _as_float32(cells.hyperparameters))
-
-
-def _as_float32(hyperparameters: Hyperparameters) -> Hyperparameters:
-    return jax.tree.map(jnp.float32, hyperparameters)
+    return jax.vmap(train_one)(cells.keys, cells.hyperparameters.as_float32())

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from trpo_jax.errors import UsageTypeError
 from trpo_jax.trust_region.checks import (
     check_fraction,
@@ -32,6 +35,10 @@ class Hyperparameters(NamedTuple):
     multiplier_learning_rate: float
     multiplier_proportional_gain: float
     multiplier_derivative_gain: float
+
+    def as_float32(self) -> "Hyperparameters":
+        """Return them as strongly typed arrays: a weak type would compile twice."""
+        return jax.tree.map(jnp.float32, self)
 
 
 _POSITIVE = (

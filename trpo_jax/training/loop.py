@@ -4,7 +4,6 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from trpo_jax.training.compilation import jit_with_options
@@ -64,7 +63,7 @@ def train(
     if hyperparameters is None:
         hyperparameters = config.hyperparameters
     check_hyperparameters(hyperparameters)
-    hyperparameters = jax.tree.map(jnp.float32, hyperparameters)
+    hyperparameters = hyperparameters.as_float32()
     program = dataclasses.replace(config, seed=0, **_ANY_FLOATS)
     run = jit_with_options(_train, program, env_steps=config.all_env_steps)
     state, metrics = run(keys, hyperparameters)

@@ -198,8 +198,7 @@ def _init(config: TRPOConfig, key: Key[Array, ""]) -> TrainState:
         memory=policy.initial_memory(config.num_envs),
         staggered=config.staggered_starts,
     )
-    # Strongly typed: weak types would change in the first step, and compile it twice.
-    hyperparameters = jax.tree.map(jnp.float32, config.hyperparameters)
+    hyperparameters = config.hyperparameters.as_float32()
     # Not normalised: the statistics are empty, and only shapes matter.
     params = init_params(policy, policy_key, rollout_state.observation)
     critic_params = init_params(critic, critic_key, rollout_state.observation)
@@ -320,7 +319,7 @@ def _differing_shapes(config: TRPOConfig, state: TrainState) -> list[str]:
     """Name arrays that do not fit environment, optimiser or networks of the config."""
     wanted = jax.eval_shape(_init_program(config), state.key)
     # They may have been replaced by Python numbers, whole ones among them.
-    floats = jax.tree.map(jnp.float32, state.hyperparameters)
+    floats = state.hyperparameters.as_float32()
     state = state._replace(hyperparameters=floats)
     found, wanted = jax.tree.map(_in_single_precision, (state, wanted))
     return differences(found, wanted) or [
