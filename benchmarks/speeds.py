@@ -17,7 +17,7 @@ from benchmarks.harness import RESULTS, append_row
 from benchmarks.statistics import finite
 from trpo_jax.environments import CostEnvironment
 from trpo_jax.environments.safe import VELOCITY_TASKS
-from trpo_jax.training import PRESETS, rollout
+from trpo_jax.training import rollout
 from trpo_jax.training.components import make_components
 from trpo_jax.training.state import make_act_fn
 
@@ -27,7 +27,7 @@ def measure(name: str, num_steps: int, **overrides: Any) -> dict[str, Any]:
     task = VELOCITY_TASKS[name]
     # The speed as a cost, which changes nothing, and which a rollout records.
     env = CostEnvironment(task.env, lambda s, a, s_next: s_next[task.speed_index])
-    config = trpo_jax.TRPOConfig(env=env, **{**PRESETS[task.env], **overrides})
+    config = trpo_jax.preset(task.env, env=env, **overrides)
     state = trpo_jax.train(config).state
     components = make_components(config)
 

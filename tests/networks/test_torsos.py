@@ -85,6 +85,10 @@ def test_an_image_without_channels_has_one():
     ("observations", "message"),
     [
         (OBSERVATIONS, r"observation, float32\[4\], is not an image.*channels=\(\)"),
+        (
+            jnp.zeros((2, 4, 84, 84), jnp.uint8),
+            r"uint8\[4, 84, 84\], has its channels f",
+        ),
         (IMAGES[:, :4, :2], "images of 4 × 2 are smaller than filters of 3 × 3"),
         ({"place": OBSERVATIONS}, r"\{'place': .*have no image.*channels=\(\)"),
         (

@@ -99,5 +99,9 @@ def test_overrides_are_validated():
 
 
 def test_an_environment_in_place_of_its_id_is_refused(no_shape_checks):
-    with pytest.raises(TypeError, match=r"write an id, or TRPOConfig\(env=\.\.\.\)"):
-        preset(gymnax.make("CartPole-v1"))
+    made = gymnax.make("CartPole-v1")
+    with pytest.raises(TypeError, match=r"write preset\(ID, env=\.\.\.\)"):
+        preset(made)
+    config = preset("CartPole-v1", env=made)
+    assert config.env is TRPOConfig(env=made).env
+    assert config.max_kl == PRESETS["CartPole-v1"]["max_kl"]

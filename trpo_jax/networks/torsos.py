@@ -81,8 +81,8 @@ class CNN(nn.Module):
         """Map images [N, H, W, C], or [N, H, W] of one channel, to features [N, F].
 
         Raises:
-            UsageError: If there is no image, an image is smaller than the filters, or a
-                leaf is neither an image nor flat.
+            UsageError: If there is no image, an image is smaller than the filters or
+                has its channels first, or a leaf is neither an image nor flat.
         """
         maps, flat = [], []
         for name, leaf in _named_leaves(observations):
@@ -95,6 +95,7 @@ class CNN(nn.Module):
                     f"{', nor flat' if name else ''}; reshape it, or write channels=() "
                     "for an MLP on flat observations."
                 )
+            _check_channels_last(name, leaf)
             x = _as_float(leaf)
             x = x.reshape(*x.shape[:3], -1)
             for filters in self.channels:
@@ -128,6 +129,16 @@ def _named_leaves(
                 "critic of your own."
             )
     return leaves
+
+
+def _check_channels_last(name: str, leaf: Shaped[Array, "N ..."]) -> None:
+    """Refuse what must be [C, H, W], as PyTorch and frame stacks have it."""
+    if leaf.ndim == 4 and leaf.shape[1] <= 4 and min(leaf.shape[2:]) >= 32:
+        raise UsageError(
+            f"{_described(name, leaf)} has its channels first; move them to the last "
+            "axis in the environment, jnp.moveaxis(image, 0, -1), or write channels=() "
+            "for an MLP."
+        )
 
 
 def _described(name: str, leaf: Shaped[Array, "N ..."]) -> str:

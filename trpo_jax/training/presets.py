@@ -391,12 +391,13 @@ PRESETS = {env: {**_COMMON, **fields} for env, fields in _PRESETS.items()}
 """Fields that differ from their defaults, by environment id."""
 
 
-def preset(env: str, **overrides: Any) -> TRPOConfig:
+def preset(env: str, /, **overrides: Any) -> TRPOConfig:
     """Return the tuned settings for an environment.
 
     Args:
         env: The id of an environment that has a preset.
-        **overrides: Fields of `TRPOConfig` to set otherwise.
+        **overrides: Fields of `TRPOConfig` to set otherwise; among them another `env`,
+            such as the same one in a wrapper, to train with these settings.
 
     Returns:
         A `TRPOConfig`.
@@ -411,8 +412,8 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
     """
     if not isinstance(env, str):
         raise UsageTypeError(
-            f"env is {describe_type(env)}; write an id, or TRPOConfig(env=...) for the "
-            "defaults."
+            f"{describe_type(env)} is not the id of a preset; write preset(ID, "
+            "env=...) for the settings of one, or TRPOConfig(env=...) for the defaults."
         )
     if env not in PRESETS:
         near = difflib.get_close_matches(env, PRESETS, n=1)
@@ -421,11 +422,11 @@ def preset(env: str, **overrides: Any) -> TRPOConfig:
             f"no preset for {env!r}.{hint} There are presets for {', '.join(PRESETS)}; "
             f"for the defaults write TRPOConfig(env={env!r})."
         )
-    fields = {**PRESETS[env], **overrides}
+    fields = {"env": env, **PRESETS[env], **overrides}
     # Another update or fit than the preset's does not read some of its fields.
     chosen = [
         fields.get(name, getattr(TRPOConfig, name)) for name in ("update", "critic_fit")
     ]
     for name in set(ignored_fields(*chosen)) - overrides.keys():
         fields.pop(name, None)
-    return TRPOConfig(env=env, **fields)
+    return TRPOConfig(**fields)
