@@ -6,6 +6,7 @@ greedy actions.
 
 from typing import NamedTuple
 
+from benchmarks.environments import DOOR_KEY_FIRST_PERSON
 from trpo_jax.policies import Actions
 
 
@@ -38,6 +39,15 @@ _MEMORY = (
 _MINATAR = (Case(num_seeds=4, seeds_at_once=1),)
 
 _CASES: dict[str, tuple[Case, ...]] = {
+    DOOR_KEY_FIRST_PERSON: (
+        Case(actions="sample", num_seeds=8, override=("memory_size=32",)),
+        Case(
+            actions="sample",
+            num_seeds=8,
+            override=("memory_size=32", "memory=lru"),
+        ),
+        Case(actions="sample", num_seeds=8),
+    ),
     "Asterix-MinAtar": _MINATAR,
     "Breakout-MinAtar": _MINATAR,
     "Freeway-MinAtar": _MINATAR,

@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 import trpo_jax
+from benchmarks.environments import PRESET_OF
 from trpo_jax.training import PRESETS
 
 
@@ -32,8 +33,9 @@ def configure(env: str, **overrides: Any) -> trpo_jax.TRPOConfig:
     Raises:
         TypeError: If an override is not a field of the config.
     """
-    if env in PRESETS:
-        return trpo_jax.preset(env, **overrides)
+    preset = PRESET_OF.get(env, env)
+    if preset in PRESETS:
+        return trpo_jax.preset(preset, env=env, **overrides)
     return trpo_jax.TRPOConfig(env=env, **overrides)
 
 

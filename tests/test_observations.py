@@ -296,6 +296,32 @@ def test_flat_entries_train_as_their_concatenation():
     )
 
 
+def test_an_array_trains_as_a_dict_of_one_entry_bit_for_bit():
+    def train(wrap):
+        config = trpo_jax.TRPOConfig(
+            env=Rooms(wrap), normalize_observations=True, **SMALL
+        )
+        return trpo_jax.train(config)
+
+    array, entry = train(lambda o: o["place"]), train(lambda o: {"place": o["place"]})
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (array.metrics, array.state.params, array.state.critic_params),
+        (entry.metrics, entry.state.params, entry.state.critic_params),
+    )
+
+
+def test_an_entry_that_no_default_network_takes_is_named_before_training():
+    def wrap(observation):
+        pixels = observation["pixels/0"]
+        clip = (1, *pixels) if isinstance(pixels, tuple) else pixels[None]
+        return {"clip": clip, "image": pixels}
+
+    config = trpo_jax.TRPOConfig(env=Rooms(wrap), channels=(4,), **SMALL)
+    with pytest.raises(ValueError, match=r"'clip', uint8\[1, 4, 4, 1\], is not an im"):
+        trpo_jax.train(config)
+
+
 def test_a_network_of_ones_own_gets_the_pytree():
     def init(key, observations):
         return {"gain": jnp.zeros((2, 2))}

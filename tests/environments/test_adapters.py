@@ -760,6 +760,13 @@ def test_playground_passes_its_observations_on(monkeypatch):
         "privileged_state",
         "state",
     }
+    # The limit is that of the environment's own configuration.
+    state, _ = environment.reset(KEY)
+    ends = []
+    for _ in range(LIMIT):
+        state, taken = environment.step(KEY, state, jnp.zeros(2))
+        ends.append(bool(taken.truncated))
+    assert ends == [False] * (LIMIT - 1) + [True]
     with pytest.raises(ValueError, match=r"no 'hidden'; .*'privileged_state', 'state'"):
         TRPOConfig(env="playground/RobotWithCamera", critic_observation="hidden")
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import operator
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +108,23 @@ def test_a_run_trains_and_evaluates_on_them():
     assert np.isfinite(returns).all()
     with pytest.raises(ValueError, match="write num_envs=2"):
         trpo_jax.train(dataclasses.replace(config, num_envs=4))
+
+
+def test_a_robot_of_playground_has_the_function_that_its_registry_names(monkeypatch):
+    """With a stand-in for the package, which need not be installed."""
+    registry = types.SimpleNamespace(get_domain_randomizer={"Faller": heavier}.get)
+    package = types.SimpleNamespace(registry=registry)
+    monkeypatch.setitem(sys.modules, "mujoco_playground", package)
+    keys = jax.random.split(jax.random.key(0), 3)
+    environment = BraxEnvironment(Robot(), LIMIT, "playground/Faller")
+    found, given = (
+        reset_batch(randomize_domain(environment, fn, num_envs=3), keys)[0].params
+        for fn in (None, heavier)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, given)
+    unnamed = BraxEnvironment(Robot(), LIMIT, "playground/Standing")
+    with pytest.raises(ValueError, match="Playground randomises nothing in Standing"):
+        randomize_domain(unnamed, num_envs=3)
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, True])

@@ -243,6 +243,18 @@ def test_a_run_that_goes_on_longer_ends_as_one_of_that_length(halves, tmp_path):
     assert [event["total_timesteps"] for event in asked] == [320, 640]
 
 
+@pytest.mark.slow
+def test_fifty_thousand_steps_and_fifty_more_are_a_hundred_thousand(tmp_path):
+    config = trpo_jax.preset("CartPole-v1", total_timesteps=100_000)
+    assert config.max_kl_schedule == config.critic_learning_rate_schedule == "constant"
+    run(tmp_path / "whole", config)
+    half = dataclasses.replace(config, total_timesteps=50_000)
+    run(tmp_path / "half", half)
+    result = resume(tmp_path / "half", total_timesteps=100_000)
+    assert result.config == config
+    assert differences(tmp_path / "whole", tmp_path / "half") == []
+
+
 def test_a_longer_run_that_is_killed_needs_the_number_only_once(
     halves, tmp_path, monkeypatch
 ):

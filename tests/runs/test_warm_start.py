@@ -61,7 +61,8 @@ def test_the_first_rollout_is_one_of_the_trained_policy(finished, warm):
     np.testing.assert_allclose(
         row["explained_variance"], metrics.explained_variance, 1e-3
     )
-    # The mean of ratio · advantage is that of the standardised advantages.
+    # The mean of ratio · advantage is that of the standardised advantages, 0, if every
+    # ratio is 1.
     np.testing.assert_allclose(row["surrogate_before"], 0, atol=1e-6)
     _, fresh = jax.jit(trpo_jax.step)(WARM, start)
     assert not np.allclose(metrics.update.entropy, fresh.update.entropy, 1e-3)
