@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from benchmarks import constraints_tables
 from benchmarks.cases import cases_of
 from benchmarks.compiled.musts import exchanges, faults
@@ -40,6 +42,7 @@ from benchmarks.relatives_tables import (
 )
 from benchmarks.runs import configure, parse_overrides
 from trpo_jax.runs.config_file import config_to_dict
+from trpo_jax.runs.intervals import mean_interval
 
 README = pathlib.Path(__file__).parent / "README.md"
 FRONT_PAGE = README.parent.parent / "README.md"
@@ -422,15 +425,23 @@ def locomotion(rows: list[dict]) -> str:
             return score(run["returns"][-1]) + early
 
         def mean_return(runs: list[dict], counts: Callable[[int], bool]) -> str:
-            """Return the mean over runs and evaluations after steps that count."""
-            means = [
-                mean
+            """Return the mean over runs and evaluations after steps that count.
+
+            With its 95 % interval over the runs if there are at least three.
+            """
+            by_run = [
+                [
+                    mean
+                    for step, mean in zip(run["steps"], run["returns"], strict=True)
+                    if counts(step)
+                ]
                 for run in runs
-                for step, mean in zip(run["steps"], run["returns"], strict=True)
-                if counts(step)
             ]
-            known = means and None not in means  # None: a return that was not finite
-            return score(sum(means) / len(means)) if known else "–"
+            if not by_run or any(None in means for means in by_run):
+                return "–"  # None: a return that was not finite
+            (mean,), (half_width,) = mean_interval(np.mean(by_run, axis=1)[:, None])
+            interval = f" ± {score(half_width)}" if len(runs) > 2 else ""
+            return score(mean) + interval
 
         def mean_seconds(runs: list[dict]) -> str:
             seconds = [run["wall_seconds"] for run in runs]

@@ -268,6 +268,10 @@ def locomotion_row(algorithm, seed, returns):
         ([[0.0, None, 1.0]], "| 1.00 | 5.00 : 1.00 | 4.00 : – | 3 : 3 |"),
         # A run that stopped early: the means are over the steps that all have.
         ([[0.0, 1.0]], "| 1.00 (at 10) | 3.00 : 1.00 | 3.00 : 1.00 | 3 : 3 |"),
+        (  # t₀.₉₇₅(2) / √3 = 2.48
+            [[0.0, 1.0, 1.0], [0.0, 2.0, 2.0], [0.0, 3.0, 3.0]],
+            "| 1.00, 2.00, 3.00 | 5.00 : 2.00 ± 2.48 | 4.00 : 2.00 ± 2.48 | 3 : 3 |",
+        ),
     ],
 )
 def test_the_locomotion_table(ppo, line):
