@@ -78,10 +78,6 @@ class Modelled:
     def total(self) -> float:
         return sum(dataclasses.astuple(self))
 
-    @property
-    def communication_share(self) -> float:
-        return self.communication / self.total
-
 
 def modelled_seconds(
     target: Target, kernels: list[tuple[Work, int]], exchanges: list[Collective]

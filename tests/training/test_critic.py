@@ -9,6 +9,7 @@ import pytest
 import reference
 from compiling import compilations, fast_jit
 from jax.flatten_util import ravel_pytree
+from policies import mlp
 
 from trpo_jax.training import (
     Regression,
@@ -150,11 +151,6 @@ def test_explained_variance_of_special_critics(scale, shift, expected):
 
 
 # In a trust region -------------------------------------------------------------------
-
-
-def mlp(params, observations):
-    hidden = jnp.tanh(observations @ params["hidden"] + params["bias"])
-    return hidden @ params["output"]
 
 
 def gauss_newton(params, observations, targets, value_fn=mlp, stride=1, **options):

@@ -177,8 +177,8 @@ def test_each_needs_fewer_products_for_the_same_solution(make_fn, most, float64)
             params,
             gradient,
             damping=1e-4,
-            max_iterations=400,
-            tolerance=1e-9,
+            cg_iterations=400,
+            cg_tolerance=1e-9,
             preconditioner_groups=groups,
             make_preconditioner_fn=make_fn,
         )

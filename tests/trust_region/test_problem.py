@@ -22,7 +22,9 @@ from trpo_jax.trust_region import (
     mean_kl,
     natural_gradient_update,
     surrogate_terms,
+    trust_region_step_size,
     trust_region_update,
+    undamped_curvature,
 )
 
 NUM_ROWS = 12
@@ -134,6 +136,32 @@ def test_staying_is_no_improvement_and_a_bad_batch_is_not_finite(float64):
 
 
 # Relatives --------------------------------------------------------------------------
+
+
+def truncated_natural_gradient(policy_fn, params, batch, *, max_kl, damping=0.1):
+    """θ + √(2δ / xᵀFx) x with x ≈ (F + λI)⁻¹ ∇L: TRPO without its line search."""
+    problem = Problem(policy_fn, terms_of, batch)
+    old, gradient = problem.value_and_gradient(params)
+    cg = problem.natural_direction(params, gradient, damping=damping)
+    curvature = undamped_curvature(gradient, cg.x, damping)
+    step_size = trust_region_step_size(curvature, max_kl=max_kl)
+    moved = optax.tree.add_scale(params, step_size, cg.x)
+    return moved, problem.candidate(moved, old)
+
+
+@pytest.mark.parametrize("kind", policies.KINDS)
+def test_an_update_of_ones_own_is_a_few_lines_on_the_problem(kind, float64):
+    problem, params = make_problem(kind, num_rows=40)
+
+    @fast_jit
+    def both(params):
+        inputs = (problem.policy_fn, params, problem.batch)
+        shipped, info = natural_gradient_update(*inputs, max_kl=1e-4)
+        return truncated_natural_gradient(*inputs, max_kl=1e-4), shipped, info.kl
+
+    (own, candidate), shipped, kl = both(params)
+    chex.assert_trees_all_close(own, shipped, rtol=1e-9)
+    np.testing.assert_allclose(candidate.kl, kl, rtol=1e-7)
 
 
 @pytest.mark.parametrize("kind", policies.KINDS)

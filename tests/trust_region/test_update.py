@@ -1,5 +1,6 @@
 """The whole update against NumPy, its invariances, and everything that can go wrong."""
 
+import re
 from functools import partial
 
 import chex
@@ -712,6 +713,27 @@ def test_a_log_prob_for_each_dimension_is_told_to_be_summed(no_shape_checks):
 
     with pytest.raises(ValueError, match="sum the log-probabilities of several"):
         trust_region_update(policy_fn, params, batch)
+
+
+def test_one_distribution_for_all_observations_is_refused(no_shape_checks):
+    params, batch = make_problem("categorical", dtype=np.float32)
+
+    def first_only(params, observations):
+        return policies.categorical(params, observations[:1])
+
+    def unbatched(params, observations):
+        return policies.categorical(params, observations[0])
+
+    for policy_fn, shape in ((first_only, "(1,)"), (unbatched, "()")):
+        message = f"of shape {shape} for observations of shape ({len(batch.actions)},)"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            trust_region_update(policy_fn, params, batch)
+
+
+def test_numbers_are_named_as_they_were_given(no_shape_checks):
+    params, batch = make_problem("categorical", dtype=np.float32)
+    with pytest.raises(TypeError, match=r"cg_iterations is the float 2\.5"):
+        trust_region_update(policies.categorical, params, batch, cg_iterations=2.5)
 
 
 def test_actions_that_would_broadcast_are_refused(no_shape_checks):

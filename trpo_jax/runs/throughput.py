@@ -32,9 +32,12 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
     check_config(config)
     if not seconds >= 0.1:
         raise UsageError(f"seconds={seconds} is too short to measure; write 5.")
-    # Without schedules: δ = 0 after the last update would change what is measured.
+    # Without schedules: what is measured must not depend on how long it is measured.
     config = dataclasses.replace(
-        config, max_kl_schedule="constant", critic_learning_rate_schedule="constant"
+        config,
+        max_kl_schedule="constant",
+        policy_learning_rate_schedule="constant",
+        critic_learning_rate_schedule="constant",
     )
     start = time.perf_counter()
     programs = compile_programs(config)

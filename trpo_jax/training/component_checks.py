@@ -14,7 +14,7 @@ from trpo_jax.training.batching import BatchedNetwork, one_step
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollouts import RolloutState
 from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
-from trpo_jax.trust_region.problem import check_distribution
+from trpo_jax.trust_region.problem import check_distribution, check_rows
 
 
 def check_policy(
@@ -25,8 +25,9 @@ def check_policy(
 ) -> None:
     """Raise unless the policy's actions are what the environment takes."""
 
-    def draw(distribution: Distribution) -> Array:
+    def draw(distribution: Distribution, rows: tuple[int, ...]) -> Array:
         check_distribution("the policy", distribution)
+        check_rows("the policy", distribution.entropy().shape, rows)
         if isinstance(distribution, TanhGaussian) and not isinstance(
             environment, SquashedActions
         ):
@@ -61,8 +62,12 @@ def check_critic(
     critic: BatchedNetwork, params: PyTree, memory: PyTree, state: RolloutState
 ) -> None:
     """Raise unless the critic returns one value for each observation."""
-    values = _choose("critic", critic, params, memory, state, lambda values: values)
-    check_values(values, state.episode_length.shape)
+
+    def check(values: Array, rows: tuple[int, ...]) -> Array:
+        check_values(values, rows)
+        return values
+
+    _choose("critic", critic, params, memory, state, check)
 
 
 def _choose(
@@ -71,9 +76,11 @@ def _choose(
     params: PyTree,
     memory: PyTree,
     state: RolloutState,
-    choose_fn: Callable[[Any], Array],
+    choose_fn: Callable[[Any, tuple[int, ...]], Array],
 ) -> jax.ShapeDtypeStruct:
     """Return the type of what `choose_fn` makes of the output of one step, [B, …].
+
+    It also gets the shape of the rows that the network was applied to.
 
     Raises:
         UsageError: Unless the network returns its memory after each step, [B, T, …].
@@ -82,7 +89,8 @@ def _choose(
     def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
         seen = one_step((state.observation, state.episode_length == 0))
         memories, output = network.apply(params, network.rows(memory, *seen))
-        by_time = network.from_rows(choose_fn(output), 1)
+        rows = network.to_rows(one_step(state.episode_length)).shape
+        by_time = network.from_rows(choose_fn(output, rows), 1)
         return memories, jax.tree.map(lambda leaf: leaf[0], by_time)
 
     memories, chosen = jax.eval_shape(step, params, memory, state)

@@ -608,9 +608,9 @@ def check_functions(config: Any) -> None:
             optimizer = None
         if not isinstance(optimizer, optax.GradientTransformation):
             raise UsageError(
-                f"{name}={given!r} is not in Optax; write one of its names, as 'adam' "
-                "or 'rmsprop', or a function of the learning rate that returns an "
-                "Optax optimiser."
+                f"{name} is {describe_type(given)}, not in Optax; write one of its "
+                "names, as 'adam' or 'rmsprop', or a function of the learning rate "
+                "that returns an Optax optimiser, as optax.adam without arguments."
             )
 
 

@@ -108,8 +108,8 @@ def fit_critic_in_trust_region(
         theta_old,
         gradient,
         damping=damping,
-        max_iterations=cg_iterations,
-        tolerance=cg_tolerance,
+        cg_iterations=cg_iterations,
+        cg_tolerance=cg_tolerance,
     )
     curvature = undamped_curvature(gradient, cg.x, damping)
     # At 1 the damped quadratic model of the loss has its minimum.
@@ -213,6 +213,11 @@ def check_values(values: Any, expected: tuple[int, ...]) -> None:
         raise UsageTypeError(
             f"the critic returns {describe_type(values)}; write a network that returns "
             f"values, an array {list(expected)}."
+        )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise UsageTypeError(
+            f"the critic returns {values.dtype} values; write a network that returns "
+            "float32 ones."
         )
     shape = values.shape
     if shape != expected:

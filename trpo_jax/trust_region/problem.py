@@ -181,8 +181,8 @@ class Problem(NamedTuple):
         gradient: PyTree,
         *,
         damping: Float[Array, ""] | float,
-        max_iterations: int = 10,
-        tolerance: float = 1e-5,
+        cg_iterations: int = 10,
+        cg_tolerance: float = 1e-5,
         preconditioner_groups: int = 0,
         make_preconditioner_fn: MakePreconditionerFn = score_preconditioner,
         operator_fn: OperatorFn = gauss_newton_vector_product,
@@ -193,8 +193,8 @@ class Problem(NamedTuple):
             theta: θ_old.
             gradient: g, a pytree like θ.
             damping: λ ≥ 0.
-            max_iterations: The largest number of Fisher-vector products.
-            tolerance: Relative residual at which the iteration stops earlier.
+            cg_iterations: The largest number of Fisher-vector products.
+            cg_tolerance: Relative residual at which the iteration stops earlier.
             preconditioner_groups: Gradients that precondition the solve; 0 for none.
             make_preconditioner_fn: See `MakePreconditionerFn`.
             operator_fn: See `OperatorFn`.
@@ -208,8 +208,8 @@ class Problem(NamedTuple):
                 damping=damping,
                 make_preconditioner_fn=make_preconditioner_fn,
             ),
-            max_iterations=max_iterations,
-            tolerance=tolerance,
+            max_iterations=whole("cg_iterations", cg_iterations, least=0),
+            tolerance=cg_tolerance,
         )
 
     def preconditioner(
@@ -351,12 +351,12 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
             "[N, T] for whole sequences."
         )
 
-    def evaluate(params: PyTree) -> Array:
+    def evaluate(params: PyTree) -> tuple[Array, Array]:
         distribution = policy_fn(params, batch.observations)
         check_distribution("policy_fn", distribution)
-        return distribution.log_prob(batch.actions)
+        return distribution.log_prob(batch.actions), distribution.entropy()
 
-    log_probs = jax.eval_shape(evaluate, params)
+    log_probs, entropy = jax.eval_shape(evaluate, params)
     if log_probs.shape != jnp.shape(batch.log_probs):
         raise UsageError(
             f"policy_fn's distribution gives log_prob(batch.actions) of shape "
@@ -364,6 +364,20 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
             f"must be {jnp.shape(batch.log_probs)}, one joint log-probability for each "
             "transition. Write actions[:, 0] for a Categorical, and sum the "
             "log-probabilities of several action dimensions."
+        )
+    check_rows("policy_fn", entropy.shape, log_probs.shape)
+
+
+def check_rows(name: str, shape: tuple[int, ...], rows: tuple[int, ...]) -> None:
+    """Raise UsageError unless a policy has a distribution for each observation.
+
+    One distribution for all would broadcast against the actions in silence.
+    """
+    if shape != rows:
+        raise UsageError(
+            f"{name} returned distributions of shape {shape} for observations "
+            f"of shape {rows}: write a policy that keeps the leading axes of its "
+            "observations, one distribution for each."
         )
 
 
