@@ -159,7 +159,7 @@ def resume(
     With more `total_timesteps` than first asked, the run goes on as one of that length
     would from there: bit-identical to it with constant schedules and the same
     `compiler_options`. Other schedules extend over the new length, so that a factor may
-    jump: a linear one that has come down to 0 goes on at ½ in a run twice as long.
+    jump: a linear one that has reached 0 resumes at ½ in a run twice as long.
 
     Args:
         folder: The folder that `run` was given.

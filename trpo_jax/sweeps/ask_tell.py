@@ -45,8 +45,8 @@ def ask_and_tell(
     The study is asked for a batch of trials, they are trained as one program, and it is
     told the mean return of each over its seeds and evaluation episodes; a trial without
     a finite return has failed. In an environment with costs, the trial's user attribute
-    "costs" has the mean of each, for the `constraints_func` of a sampler. What is
-    found, and how a search goes on another day, is in the study:
+    "costs" has the mean of each, for the `constraints_func` of a sampler. The study
+    stores all results and the state of the search, so that it can be resumed:
     `optuna.create_study(direction="maximize", storage=...)`.
 
     Args:

@@ -81,9 +81,9 @@ def sweep(
 
     Args:
         config: The config whose fields are swept.
-        folder: A folder for the records, new or of this same sweep: then the sweep goes
-            on where it stopped, even if it was killed, and ends in the same bits on the
-            same kind of machine. None to keep nothing.
+        folder: A folder for the records, new or of this same sweep: then the sweep
+            resumes where it stopped, even if it was killed, and its results are
+            bit-identical on the same kind of machine. None to keep nothing.
         num_seeds: Runs of each setting; `config.num_seeds` by default.
         num_settings: Settings of a random search.
         search_seed: Seed of its draws.
