@@ -14,7 +14,7 @@ from trpo_jax.command_line.options import (
     Folder,
     Options,
     Path,
-    check_environment,
+    check_id,
     connected,
 )
 from trpo_jax.environments import make_environment
@@ -65,7 +65,7 @@ def train(
         records: What is recorded, and how often.
     """
     with connected(coordinator, num_processes, process):
-        check_environment(run.env)
+        check_id(run.env)
         runs.run(TRPOConfig(**vars(run)), folder, records, warm_start=warm_start)
     if not is_writer():
         return
@@ -259,7 +259,7 @@ def benchmark(
         run: The run.
         seconds: Seconds to measure for.
     """
-    check_environment(run.env)
+    check_id(run.env)
     plain = TRPOConfig(**vars(run))
     print(json.dumps(runs.measure_throughput(plain, seconds=seconds)))
 

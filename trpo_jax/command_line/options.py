@@ -195,7 +195,7 @@ def base_config(
         raise UsageError(f"{path}: {error}") from error
 
 
-def check_environment(env: str) -> None:
+def check_id(env: str) -> None:
     """Raise UsageError if the environment is unknown. Leave out advice about Python."""
     try:
         make_environment(env)

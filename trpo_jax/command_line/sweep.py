@@ -14,7 +14,7 @@ from trpo_jax.command_line.options import (
     Count,
     Path,
     base_config,
-    check_environment,
+    check_id,
     connected,
     whole_number,
 )
@@ -132,7 +132,7 @@ def _read_fields(
         if len(getattr(fields, name)) == 1
     }
     base = base_config(env, config, chosen)
-    check_environment(base.env)
+    check_id(base.env)
     values = {
         name: [_read_value(name, word) for word in words]
         for name, words in vars(fields).items()

@@ -32,7 +32,7 @@ from trpo_jax.observations import Observation
 CostFn = Callable[[Observation, Num[Array, "..."], Observation], Float[Array, "*K"]]
 
 
-class CostState(NamedTuple):
+class ObservedState(NamedTuple):
     """State of an episode: the environment's own, and the observation to act on."""
 
     env_state: PyTree
@@ -109,33 +109,35 @@ class CostEnvironment:
         """File suffix of pictures, as in the environment inside."""
         return getattr(self._environment, "picture_suffix", None)
 
-    def reset(self, key: Key[Array, ""]) -> tuple[CostState, Observation]:
+    def reset(self, key: Key[Array, ""]) -> tuple[ObservedState, Observation]:
         """Start an episode; consumes `key`. Returns (state, observation)."""
         state, observation = self._environment.reset(key)
-        return CostState(state, observation), observation
+        return ObservedState(state, observation), observation
 
     def _reset_variant(
         self, key: Key[Array, ""], row: Int[Array, ""] | int
-    ) -> tuple[CostState, Observation]:
+    ) -> tuple[ObservedState, Observation]:
         """Start an episode of a row, where the environment inside has several."""
         varied: Any = self._environment
         state, observation = varied.reset_variant(key, row)
-        return CostState(state, observation), observation
+        return ObservedState(state, observation), observation
 
     def step(
-        self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]
-    ) -> tuple[CostState, TimeStep]:
+        self, key: Key[Array, ""], state: ObservedState, action: Num[Array, "..."]
+    ) -> tuple[ObservedState, TimeStep]:
         """Act once, starting the next episode if this one ends; consumes `key`."""
         return self._with_cost(self._environment.step, key, state, action)
 
-    def _at_random_time(self, key: Key[Array, ""], state: CostState) -> CostState:
+    def _at_random_time(
+        self, key: Key[Array, ""], state: ObservedState
+    ) -> ObservedState:
         """Return the state with a random part of its time limit used up."""
         time_fn = at_random_time(self._environment)
         return state._replace(env_state=time_fn(key, state.env_state))
 
     def step_without_reset(
-        self, key: Key[Array, ""], state: CostState, action: Num[Array, "..."]
-    ) -> tuple[CostState, TimeStep]:
+        self, key: Key[Array, ""], state: ObservedState, action: Num[Array, "..."]
+    ) -> tuple[ObservedState, TimeStep]:
         """Act once as `step` does, without a reset where supported; consumes `key`."""
         step_fn = step_without_reset(self._environment)
         return self._with_cost(step_fn, key, state, action)
@@ -144,16 +146,16 @@ class CostEnvironment:
         self,
         step_fn: Callable[..., tuple[PyTree, TimeStep]],
         key: Key[Array, ""],
-        state: CostState,
+        state: ObservedState,
         action: Num[Array, "..."],
-    ) -> tuple[CostState, TimeStep]:
+    ) -> tuple[ObservedState, TimeStep]:
         env_state, step = step_fn(key, state.env_state, action)
         cost = self._cost_fn(state.observation, action, step.final_observation)
         step = step._replace(cost=jnp.asarray(cost, jnp.float32))
-        return CostState(env_state, step.observation), step
+        return ObservedState(env_state, step.observation), step
 
     def draw(
-        self, states: CostState, returns: Float[np.ndarray, " T"], path: Path
+        self, states: ObservedState, returns: Float[np.ndarray, " T"], path: Path
     ) -> None:
         """Draw one episode of T steps, as the environment inside does."""
         assert isinstance(self._environment, Drawable)

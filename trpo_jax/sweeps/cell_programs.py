@@ -238,17 +238,17 @@ def _gib(count: float | int) -> str:
     return f"{count / 2**30:.3g}"
 
 
-class _Memory(NamedTuple):
+class _MemoryUse(NamedTuple):
     total: int
     records: int
 
 
-def _memory(compiled: jax.stages.Compiled) -> _Memory:
+def _memory(compiled: jax.stages.Compiled) -> _MemoryUse:
     """Return the bytes a program needs on a device, and those of its new output."""
     stats: Any = compiled.memory_analysis()
     new = stats.output_size_in_bytes - stats.alias_size_in_bytes
     total = stats.argument_size_in_bytes + stats.temp_size_in_bytes + new
-    return _Memory(int(total), int(new))
+    return _MemoryUse(int(total), int(new))
 
 
 def _free_host_memory() -> int:
