@@ -33,7 +33,10 @@ class Candidate(NamedTuple):
 
 
 class LineSearchResult(NamedTuple):
-    """The acceptable candidate of the largest L seen, or the last one tried.
+    """The candidate accepted, or the last one tried.
+
+    Of one evaluation it is the largest acceptable fraction; of several the one with the
+    largest L.
 
     Attributes:
         accepted: Whether any candidate was acceptable, bool scalar.

@@ -72,7 +72,8 @@ class UpdateInfo(NamedTuple):
         share_beyond: Share of states with KL(π_old ‖ π) > δ, in [0, 1].
         kl_predicted: ½ (fraction · β)² xᵀFx, the prediction of the quadratic model.
         step_size: β; the full step is β x. Of a constrained update α of its step.
-        accepted_fraction: The line search's fraction; 0 if the update was rejected.
+        accepted_fraction: The line search's fraction f, above 1 where the full step
+            fell short of δ; 0 if the update was rejected.
         evaluations: Number of candidates evaluated, int32 scalar.
         cg_status: A `CGStatus`, int32 scalar.
         cg_iterations: int32 scalar.

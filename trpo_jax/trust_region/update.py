@@ -62,8 +62,8 @@ def trust_region_update(
 
     Pure; `jit` it with `policy_fn` and the keyword arguments bound. Differentiable in
     params, batch, max_kl, damping and entropy_coefficient, with the accepted fraction
-    held constant, as it is nearby where the search only halves. Derivatives are those
-    of a converged solve: raise `cg_iterations` until the residual is small.
+    treated as a constant; with `interpolate=False` it is one nearby. Derivatives are
+    those of a converged solve: raise `cg_iterations` until the residual is small.
 
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
