@@ -688,6 +688,21 @@ def test_physics_that_a_batch_shares_is_refused():
     BraxEnvironment(advised, LIMIT)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("length", "error", "message"),
+    [
+        (0, ValueError, "episode_length=0 is not positive; write 1000"),
+        (-1, ValueError, "episode_length=-1 is not positive"),
+        (None, TypeError, "episode_length is None; write a whole number"),
+        ("20", TypeError, "episode_length is the str '20'; write a whole number"),
+    ],
+)
+def test_an_episode_has_a_whole_number_of_steps(length, error, message):
+    with pytest.raises(error, match=message):
+        BraxEnvironment(Ball(), length)
+
+
 def test_termination_wins_at_the_time_limit():
     class Falling(Ball):
         def step(self, state, action):

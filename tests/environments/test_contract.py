@@ -53,6 +53,18 @@ class Corridor:
         return ended.astype(float)
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [jnp.int8(1), (jnp.int32(1), jnp.zeros(2)), None],
+    ids=["int8", "pair", "none"],
+)
+def test_a_random_time_is_a_state(moved):
+    message = "Corridor.at_random_time returns .*, but the state of reset is int32"
+    with pytest.raises(ValueError, match=message):
+        make_environment(Corridor(at_random_time=lambda key, state: moved))
+    make_environment(Corridor(at_random_time=lambda key, state: state + 1))
+
+
 NAN = float("nan")
 INF = float("inf")
 

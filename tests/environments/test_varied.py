@@ -190,6 +190,13 @@ def test_parameters_need_the_same_number_of_rows(params):
         VariedEnvironment(lambda params: Heavy(params["a"]), params)
 
 
+def test_an_environment_on_the_host_is_refused():
+    with pytest.raises(ValueError, match=r"stepped on the host.*another suite"):
+        VariedEnvironment(
+            lambda _: make_environment("gymnasium/CartPole-v1"), jnp.arange(2.0)
+        )
+
+
 def test_one_that_makes_no_environment_is_refused():
     advice = "return an Environment, such as .*GymnaxEnvironment"
     with pytest.raises(TypeError, match=advice):

@@ -427,6 +427,12 @@ def test_zero_rewards_are_harmless(start):
             ValueError,
             "of shape () for observations of shape (4,): write a policy that keeps",
         ),
+        (
+            "policy",
+            lambda x: Categorical(x[:, :2].astype(int)),
+            TypeError,
+            "a Categorical of int32 numbers, which have no derivative; write floating",
+        ),
         ("critic", lambda x: x[0, 0], ValueError, "Write value[..., 0]"),
         (
             "critic",
@@ -442,6 +448,18 @@ def test_networks_that_do_not_fit_are_refused(network, output_fn, error, advice)
     own = NetworkFns(lambda key, x: (), lambda params, x: output_fn(x))
     config = make_config(**{network: own})
     with pytest.raises(error, match=re.escape(advice)):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
+def test_choices_of_other_numbers_are_refused():
+    """They would be drawn, and taken by the environment as others."""
+    environment = make_environment((TWO_CHOICES, CHAIN))
+    head = MultiCategoricalHead(environment.action_space.num_actions)
+    factors = [Categorical(jnp.zeros((4, k + 1))) for k in head.num_actions]
+    own = NetworkFns(lambda *_: (), lambda *_: MultiCategorical(tuple(factors)))
+    config = TRPOConfig(env=(TWO_CHOICES, CHAIN), policy=own, **SMALL)
+    advice = f"write trpo_jax.networks.MultiCategoricalHead({head.num_actions})"
+    with pytest.raises(ValueError, match=re.escape(advice)):
         jax.eval_shape(init, config, jax.random.key(0))
 
 

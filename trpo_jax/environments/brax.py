@@ -15,7 +15,7 @@ from trpo_jax.environments import suites
 from trpo_jax.environments.drawing import draw_bodies, has_bodies
 from trpo_jax.environments.protocol import Box, TimeStep
 from trpo_jax.environments.restart import restarting
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import Observation
 
@@ -57,9 +57,21 @@ class BraxEnvironment:
             name: Its name in messages; its class if None.
 
         Raises:
-            UsageError: If `env` is in such a wrapper, or its physics is Warp.
+            UsageError: If `env` is in such a wrapper, its physics is Warp, or
+                `episode_length` is not positive.
+            UsageTypeError: If `episode_length` is not a whole number.
         """
         _check_alone(env)
+        whole = isinstance(episode_length, int | np.integer)
+        if not whole or isinstance(episode_length, bool):
+            raise UsageTypeError(
+                f"episode_length is {describe_type(episode_length)}; write a whole "
+                "number of steps, as 1000."
+            )
+        if episode_length < 1:
+            raise UsageError(
+                f"episode_length={episode_length} is not positive; write 1000."
+            )
         self._env = env = suites.narrowed_attributes(env)
         self._episode_length = episode_length
         self.name = name or type(env).__name__

@@ -82,6 +82,10 @@ def _check(environment: Environment, float_bits: int) -> None:
         )
     following, step = stepped
     _check_alike(f"{name}.step returns the state", following, "that of reset", state)
+    if hasattr(environment, "at_random_time"):
+        what = f"{name}.at_random_time"
+        moved = _traced(what, environment.at_random_time, key, state)
+        _check_alike(f"{what} returns", moved, "the state of reset", state)
     for which, found in {
         "observation": step.observation,
         "final_observation": step.final_observation,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from trpo_jax.environments import suites
 from trpo_jax.environments.contract import num_costs
+from trpo_jax.environments.gymnasium import is_on_host
 from trpo_jax.environments.protocol import (
     ActionSpace,
     Environment,
@@ -60,7 +61,8 @@ class VariedEnvironment:
                 of `params` if None.
 
         Raises:
-            UsageError: If the leaves do not have the same number of rows, at least one.
+            UsageError: If the leaves do not have the same number of rows, at least one,
+                or the environment is stepped on the host.
             UsageTypeError: If `make_fn` does not make an `Environment`.
         """
         if not callable(make_fn):
@@ -84,6 +86,11 @@ class VariedEnvironment:
             raise UsageTypeError(
                 f"make_fn returned {describe_type(made[0])}; return an Environment, "
                 "such as trpo_jax.environments.GymnaxEnvironment(env, params)."
+            )
+        if is_on_host(made[0]):
+            raise UsageError(
+                f"{made[0]!r} is stepped on the host, and parameters are chosen on the "
+                "device; write an environment of another suite."
             )
         self.action_space: ActionSpace = made[0].action_space
         self.observation_shape: PyTree = made[0].observation_shape

@@ -90,9 +90,10 @@ def _check(path: pathlib.Path, found: dict[str, Any], wanted: dict[str, Any]) ->
     if different:
         raise UsageError(
             f"{path} cannot start this run. What differs (there, here): "
-            f"{'; '.join(different)}. Give this run the values in the config.json of "
-            "that one, which the option --config reads, and its version of trpo_jax, "
-            "or leave out the warm start."
+            f"{'; '.join(different)}. Give this run an environment with the same "
+            "actions, bounds included, the values in the config.json of that one, "
+            "which the option --config reads, and its version of trpo_jax, or leave "
+            "out the warm start."
         )
 
 

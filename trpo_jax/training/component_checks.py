@@ -7,13 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from trpo_jax.environments import Box, Discrete, Environment, SquashedActions
+from trpo_jax.environments import (
+    Box,
+    Discrete,
+    Environment,
+    MultiDiscrete,
+    SquashedActions,
+)
 from trpo_jax.environments.contract import action_type
 from trpo_jax.errors import UsageError, array_types
 from trpo_jax.training.batching import BatchedNetwork, one_step
 from trpo_jax.training.critic import check_values
 from trpo_jax.training.rollouts import RolloutState
-from trpo_jax.trust_region import Categorical, Distribution, TanhGaussian
+from trpo_jax.trust_region import (
+    Categorical,
+    Distribution,
+    MultiCategorical,
+    TanhGaussian,
+)
 from trpo_jax.trust_region.problem import check_distribution, check_rows
 
 
@@ -36,15 +47,22 @@ def check_policy(
                 "before the environment sees them; write "
                 "action_distribution='tanh_gaussian', too."
             )
-        if isinstance(distribution, Categorical) and isinstance(space, Discrete):
+        if isinstance(space, Discrete) and isinstance(distribution, Categorical):
             choices = distribution.logits.shape[-1]
-            if choices != space.num_actions:
-                raise UsageError(
-                    f"the policy chooses among {choices} actions, but the environment "
-                    f"takes {space}; write trpo_jax.networks.CategoricalHead"
-                    f"({space.num_actions})."
-                )
+            check_choices("CategoricalHead", choices, space.num_actions)
+        if isinstance(space, MultiDiscrete) and isinstance(
+            distribution, MultiCategorical
+        ):
+            several = tuple(part.logits.shape[-1] for part in distribution.factors)
+            check_choices("MultiCategoricalHead", several, space.num_actions)
         return distribution.sample(jax.random.key(0))
+
+    def check_choices(head: str, choices: Any, num_actions: Any) -> None:
+        if choices != num_actions:
+            raise UsageError(
+                f"the policy chooses among {choices} actions, but the environment "
+                f"takes {space}; write trpo_jax.networks.{head}({num_actions})."
+            )
 
     space = environment.action_space
     actions = _choose("policy", policy, params, state.memory, state, draw)
