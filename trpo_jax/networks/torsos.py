@@ -81,8 +81,8 @@ class CNN(nn.Module):
         """Map images [N, H, W, C], or [N, H, W] of one channel, to features [N, F].
 
         Raises:
-            UsageError: If there is no image, an image is smaller than the filters or
-                has its channels first, or a leaf is neither an image nor flat.
+            UsageError: If no leaf is an image; if an image is smaller than the filters,
+                or has its channels first; or if a leaf is neither an image nor flat.
         """
         maps, flat = [], []
         for name, leaf in _named_leaves(observations):
@@ -132,7 +132,10 @@ def _named_leaves(
 
 
 def _check_channels_last(name: str, leaf: Shaped[Array, "N ..."]) -> None:
-    """Refuse what must be [C, H, W], as PyTorch and frame stacks have it."""
+    """Refuse what must be [C, H, W], as PyTorch and frame stacks have it.
+
+    Nobody has images four pixels high with 32 channels.
+    """
     if leaf.ndim == 4 and leaf.shape[1] <= 4 and min(leaf.shape[2:]) >= 32:
         raise UsageError(
             f"{_described(name, leaf)} has its channels first; move them to the last "

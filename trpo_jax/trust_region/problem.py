@@ -385,8 +385,7 @@ def check_distribution(name: str, returned: Any) -> None:
     """Raise UsageTypeError unless a policy, called `name`, returned a distribution."""
     # A class has the methods of its instances.
     if isinstance(returned, Distribution) and not isinstance(returned, type):
-        dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(returned)}
-        for dtype in dtypes:
+        for dtype in map(jnp.result_type, jax.tree.leaves(returned)):
             if jnp.issubdtype(dtype, jnp.integer):
                 raise UsageTypeError(
                     f"{name} returned a {type(returned).__name__} of {dtype} numbers, "
