@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments.minatar.seaquest import MinSeaquest
 
 import trpo_jax
 from benchmarks import (
@@ -34,6 +35,7 @@ from benchmarks import (
 )
 from benchmarks.constraints_tables import beside_published
 from benchmarks.constraints_tables import draw as draw_constraints
+from benchmarks.environments import seaquest
 from benchmarks.pictures import draw_bounds
 from benchmarks.runs import command, configure, parse_overrides
 from trpo_jax.environments import Box, Discrete, MaskedObservation, MultiDiscrete
@@ -384,6 +386,39 @@ def test_curves_have_names_that_file_systems_take(tmp_path):
     long = [curves.path_of(path, f"env, {x}={'y' * 300}").name for x in "ab"]
     assert long[0] != long[1]
     assert max(map(len, long)) < 200
+
+
+def test_the_smaller_buffers_of_seaquest_change_nothing():
+    """Enemies come every step, as in no game that lasts, and the boat never sinks."""
+
+    def play(env):
+        params = env.default_params
+
+        def step(state, key):
+            key, action_key = jax.random.split(key)
+            action = jax.random.randint(action_key, (), 0, 6)
+            observation, state, reward, done, _ = env.step_env(
+                key, state, action, params
+            )
+            counts = state.e_fish_count + state.e_subs_count
+            state = state.replace(
+                terminal=jnp.array(False),
+                oxygen=jnp.int32(200),
+                diver_count=jnp.maximum(state.diver_count, 1),
+                e_spawn_speed=jnp.int32(1),
+                move_speed=jnp.int32(2),
+            )
+            return state, (observation, reward, done, counts)
+
+        _, state = env.reset_env(jax.random.key(0), params)
+        return jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 300))[1]
+
+    played = [
+        jax.jit(play, static_argnums=0)(env) for env in (MinSeaquest(), seaquest())
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *played)
+    assert played[0][1].sum() >= 3
+    assert 16 < played[0][3].max() <= 32
 
 
 def test_overrides_are_read():
