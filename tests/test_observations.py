@@ -195,6 +195,23 @@ def test_an_entry_that_the_policy_needs_is_asked_for(folder):
             policy(wrong, jax.random.key(0))
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("filled", [np.full, jnp.full])
+def test_numbers_that_bytes_do_not_hold_are_refused(folder, filled):
+    policy = trpo_jax.load_policy(folder, CONFIG)
+    seen = {"place": np.ones(2)}
+    for number in (0.5, 256, -1, np.nan):  # 0.5 used to become 0, and 256, too
+        pixels = filled((4, 4, 1), number)
+        with pytest.raises(TypeError, match=r"write a pytree \{'pixels/0': uint8\[4"):
+            policy(seen | {"pixels/0": pixels}, jax.random.key(0))
+    expected = policy(
+        seen | {"pixels/0": np.full((4, 4, 1), 3, np.uint8)}, jax.random.key(0)
+    )
+    for number in (3, 3.0):  # is the same number
+        pixels = filled((4, 4, 1), number)
+        assert policy(seen | {"pixels/0": pixels}, jax.random.key(0)) == expected
+
+
 def test_an_exported_policy_takes_what_it_sees(folder, tmp_path):
     policy = trpo_jax.load_policy(folder, CONFIG, actions="sample")
     export_policy(policy, tmp_path / "policy", platforms=("cpu",))

@@ -130,7 +130,14 @@ def masked(size, dtype=bool):
             {"observe": lambda place: {"a": place}},
             r"observes \{'a': int32\[\]\}.*write observation_shape = \{'a': \(\)\},",
         ),
-        ({"observe": lambda place: {}}, r"observes \{\}; write an array"),
+        (
+            {"observe": lambda place: {}},
+            r"observes \{\}, .* no numbers; write an array",
+        ),
+        (
+            {"observe": lambda place: jnp.zeros(0), "observation_shape": (0,)},
+            r"observes float32\[0\], .* no numbers; write an array",
+        ),
         (
             {"reset": lambda key: (jnp.int32(0), {"name": "left"})},
             r"Corridor\.reset returns something that is not an array .*\['name'\]",

@@ -395,6 +395,80 @@ def test_observations_of_another_kind_are_refused(space):
         GymnasiumEnvironment(Made, observations=space)
 
 
+class Shown(gymnasium.Env):
+    """Shows the given observations one after another; remembers `options`."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, space, observations, options=None):
+        self.observation_space, self._observations = space, iter(observations)
+        self._options = options
+
+    def reset(self, *, seed=None, options=None):
+        if self._options is not None:
+            self._options.append(options)
+        return next(self._observations), {}
+
+    def step(self, action):
+        return next(self._observations), 0.0, True, False, {}
+
+
+WIDE = spaces.Dict(n=spaces.Box(0, 2**40, (1,), np.int64))
+
+
+@pytest.mark.parametrize(
+    ("space", "first", "later", "advice"),
+    [
+        (
+            WIDE,
+            {"n": np.array([1])},
+            {"n": np.array([2**31])},
+            "such as 2147483648; ch",
+        ),
+        (spaces.Discrete(3), 0, 3, r"observes \[3\], not all of .*Discrete\(3\)"),
+    ],
+)
+def test_numbers_that_the_device_does_not_hold_are_refused(space, first, later, advice):
+    environment = GymnasiumEnvironment(Shown, space=space, observations=[first, later])
+    state, _ = jax.vmap(environment.reset)(KEY[None])
+    with pytest.raises(Exception, match=advice):
+        jax.block_until_ready(
+            jax.vmap(environment.step)(KEY[None], state, jnp.zeros(1, jnp.int32))
+        )
+    for wrong in (later, 2**31):
+        with pytest.raises(ValueError, match=r"Shown observes"):
+            GymnasiumEnvironment(Shown, space=space, observations=[wrong])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 2)), "left", None, {}])
+def test_observations_that_are_not_of_their_space_are_refused(wrong):
+    space = spaces.Box(-1, 1, (2,))
+    with pytest.raises(
+        ValueError, match=r"Shown observes .*space is Box.*; change one"
+    ):
+        GymnasiumEnvironment(Shown, space=space, observations=[wrong])
+
+
+def test_a_reset_of_the_old_kind_is_refused(monkeypatch):
+    monkeypatch.setattr(Shown, "reset", lambda self, *, seed=None: np.zeros(2))
+    with pytest.raises(
+        ValueError, match=r"array float64\[2\]; write \(observation, in"
+    ):
+        GymnasiumEnvironment(Shown, space=spaces.Box(-1, 1, (2,)), observations=[])
+
+
+def test_every_reset_has_the_options_of_the_first():
+    given = []
+    environment = GymnasiumEnvironment(
+        Shown, space=spaces.Discrete(2), observations=[0, 1, 0], options=given
+    )
+    state, _ = jax.vmap(environment.reset)(KEY[None])
+    jax.block_until_ready(
+        jax.vmap(environment.step)(KEY[None], state, jnp.zeros(1, jnp.int32))
+    )
+    assert given == [None] * 3
+
+
 @pytest.mark.parametrize(
     "space", [spaces.Box(0, 9, (2,), np.int64), spaces.Dict(a=spaces.Discrete(2))]
 )

@@ -8,10 +8,12 @@ from probes import CHAIN, TABULAR
 from trpo_jax import (
     TRPOConfig,
     init,
+    train,
 )
 from trpo_jax.networks import (
     MLP,
     CategoricalHead,
+    NetworkFns,
     Policy,
     RecurrentNetworkFns,
     TanhGaussianHead,
@@ -80,6 +82,32 @@ def test_a_memory_that_changes_its_shape_is_refused(name, shape):
     config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, **{name: network})
     with pytest.raises(ValueError, match=rf"the {name} returns the memory .*T, …\]"):
         jax.eval_shape(init, config, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("policy", lambda params, x: Categorical(jnp.zeros(2))),
+        ("critic", lambda params, x: jnp.zeros(1)),
+    ],
+)
+def test_a_network_that_drops_a_batch_of_one_is_refused(name, network):
+    network = NetworkFns(lambda key, x: (), network)
+    settings = SMALL | {"num_envs": 1, name: network}
+    with pytest.raises(ValueError, match="2"):
+        jax.eval_shape(
+            init, TRPOConfig(env=(TABULAR, CHAIN), **settings), jax.random.key(0)
+        )
+
+
+def test_a_critic_without_parameters_is_fitted_as_is_advised():
+    critic = NetworkFns(lambda key, x: {}, lambda params, x: jnp.zeros(x.shape[:-1]))
+    config = TRPOConfig(
+        env=(TABULAR, CHAIN), **SMALL, critic=critic, critic_fit="first_order"
+    )
+    with pytest.raises(ValueError, match=r"Write critic_fit='trust_region', or"):
+        jax.eval_shape(init, config, jax.random.key(0))
+    train(dataclasses.replace(config, critic_fit="trust_region", total_timesteps=24))
 
 
 def test_a_policy_in_place_of_the_critic_is_named():

@@ -219,8 +219,11 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
     values = values_of(observation)
     if isinstance(observation, MaskedObservation):
         _check_mask(who, observation.action_mask, environment.action_space)
-    if not jax.tree.leaves(values):
-        raise UsageError(f"{who} observes {array_types(values)}; write an array.")
+    if not any(math.prod(leaf.shape) for leaf in jax.tree.leaves(values)):
+        raise UsageError(
+            f"{who} observes {array_types(values)}, which has no numbers; write an "
+            "array with at least one."
+        )
     shape = environment.observation_shape
     found = _shapes(values)
     if isinstance(found, tuple) and not isinstance(shape, tuple):

@@ -22,7 +22,7 @@ from trpo_jax.environments.protocol import (
     MultiDiscrete,
     TimeStep,
 )
-from trpo_jax.errors import UsageError, UsageTypeError, describe_type
+from trpo_jax.errors import UsageError, UsageTypeError, array_types, describe_type
 from trpo_jax.extras import import_extra
 from trpo_jax.observations import Observation
 
@@ -111,15 +111,14 @@ class GymnasiumEnvironment:
             if not isinstance(env, str):
                 self._check_new(one)
             self._actions, self._observations = one.action_space, one.observation_space
+            self.action_space: ActionSpace = _action_space(self._actions, self.name)
+            _check_observations(self._observations, self.name)
+            first = self._first_observation(one)
         finally:
             one.close()
-        self.action_space: ActionSpace = _action_space(self._actions, self.name)
-        _check_observations(self._observations, self.name)
         self._observation_type = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            self._observe(
-                self._vectors.utils.create_empty_array(self._observations, n=1)
-            ),
+            self._observe(first),
         )
         self.observation_shape: PyTree = suites.shape_of(self._observation_type)
         self.num_costs = 0
@@ -203,7 +202,7 @@ class GymnasiumEnvironment:
                 return vector
             vector.close()
         return self._vectors.SyncVectorEnv(
-            [self._make_one] * num_envs,
+            [self._make_one_of_batch] * num_envs,
             copy=False,
             autoreset_mode=self._vectors.AutoresetMode.DISABLED,
         )
@@ -236,6 +235,13 @@ class GymnasiumEnvironment:
         self._batches[number] = _Batch(vector, made + 1)
         self._batches.move_to_end(number)
         return number, vector, made + 1
+
+    def _make_one_of_batch(self) -> Any:
+        env = self._make_one()
+        reset = env.reset
+        # After the first reset the vector passes {}, what is left of its own options.
+        env.reset = lambda *, seed, options: reset(seed=seed, options=options or None)
+        return env
 
     def _make_one(self) -> Any:
         error = self._gymnasium.error
@@ -273,6 +279,28 @@ class GymnasiumEnvironment:
             )
         another.close()
 
+    def _first_observation(self, one: Any) -> PyTree:
+        """Return a batch of one observation after a reset.
+
+        Raises:
+            UsageError: If it is not of the observation space.
+        """
+        space, utils = self._observations, self._vectors.utils
+        returned = one.reset(seed=0)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise UsageError(
+                f"reset of {self.name} returns {describe_type(returned)}; write "
+                "(observation, info), as Gymnasium's environments do."
+            )
+        empty = utils.create_empty_array(space, n=1)
+        try:
+            return utils.concatenate(space, [returned[0]], empty)
+        except (KeyError, TypeError, ValueError) as problem:
+            raise UsageError(
+                f"{self.name} observes {array_types(returned[0])}, but its "
+                f"observation_space is {space}; change one of them."
+            ) from problem
+
     def observe(self, observation: Any) -> PyTree:
         """Return an observation of Gymnasium as a policy takes it.
 
@@ -298,14 +326,29 @@ class GymnasiumEnvironment:
         space = self._observations
         if isinstance(space, self._gymnasium.spaces.Discrete):
             categories = np.arange(space.start, space.start + space.n)
-            return (observations[:, None] == categories).astype(np.float32)
+            chosen = observations[:, None] == categories
+            if not chosen.any(axis=1).all():
+                raise UsageError(
+                    f"{self.name} observes {observations.tolist()}, not all of its "
+                    f"observation_space, {space}; change one of them."
+                )
+            return chosen.astype(np.float32)
 
         def convert(leaf: np.ndarray) -> np.ndarray:
             whole = leaf is observations
             if leaf.dtype == np.uint8:
                 return leaf.copy()
-            floating = whole or np.issubdtype(leaf.dtype, np.floating)
-            return leaf.astype(np.float32 if floating else np.int32)
+            if whole or np.issubdtype(leaf.dtype, np.floating):
+                return leaf.astype(np.float32)
+            narrow = leaf.astype(np.int32)
+            if (narrow != leaf).any():
+                raise UsageError(
+                    f"{self.name} observes integers that int32 does not hold, such as "
+                    f"{leaf[narrow != leaf][0]}; change them by "
+                    "gymnasium.wrappers.TransformObservation, to floating-point "
+                    "numbers for example."
+                )
+            return narrow
 
         return jax.tree.map(convert, observations)
 

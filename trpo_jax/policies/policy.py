@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Num, PyTree
 
 from trpo_jax.environments import Box, MaskedObservation, SquashedActions
@@ -130,7 +131,7 @@ class LoadedPolicy:
         except (KeyError, TypeError, ValueError) as error:
             wanted = f"a pytree {array_types(self._seen_type)}"
             if isinstance(self._seen_type, jax.ShapeDtypeStruct):
-                wanted = f"one array of numbers {self._seen_type.shape}"
+                wanted = f"one array {array_types(self._seen_type)}"
             raise UsageTypeError(
                 f"the observation is {describe_type(observation)}; write {wanted}."
             ) from error
@@ -170,9 +171,29 @@ class LoadedPolicy:
 
 
 def _as_array(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
-    """Return a leaf of an observation as an array; integers and masks in their type."""
-    floating = jnp.issubdtype(wanted.dtype, jnp.floating)
-    return jnp.asarray(leaf, None if floating else wanted.dtype)
+    """Return a leaf of an observation as an array of the type that was trained on.
+
+    Floating numbers keep their precision, of which a network makes its own.
+
+    Raises:
+        TypeError: If it is not of numbers, or they would change.
+    """
+    if not isinstance(leaf, jax.Array):
+        leaf = np.asarray(leaf)
+        if leaf.dtype == object:
+            raise TypeError("not an array of numbers")
+    if jnp.issubdtype(wanted.dtype, jnp.floating):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf, None if floating else wanted.dtype)
+    fits = np.can_cast(leaf.dtype, wanted.dtype)
+    if not fits and not isinstance(leaf, jax.core.Tracer):
+        # Integers are int64 in NumPy, however small.
+        numbers = np.asarray(leaf)
+        with np.errstate(invalid="ignore"):
+            fits = bool(np.all(numbers == numbers.astype(wanted.dtype)))
+    if not fits:
+        raise TypeError(f"{leaf.dtype} does not fit {wanted.dtype}")
+    return jnp.asarray(leaf, wanted.dtype)
 
 
 def export_policy(

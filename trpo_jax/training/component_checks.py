@@ -111,6 +111,9 @@ def _choose(
         by_time = network.from_rows(choose_fn(output, rows), 1)
         return memories, jax.tree.map(lambda leaf: leaf[0], by_time)
 
+    if len(state.episode_length) == 1:
+        # With one environment, a network that drops the batch returns the same shapes.
+        memory, state = jax.eval_shape(_twice, (memory, state))
     memories, chosen = jax.eval_shape(step, params, memory, state)
     found = array_types(memories)
     wanted = array_types(jax.tree.map(lambda leaf: leaf[:, None], memory))
@@ -121,3 +124,7 @@ def _choose(
             "initial_memory."
         )
     return chosen
+
+
+def _twice(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), tree)

@@ -272,6 +272,11 @@ def _init_optimizer(config: TRPOConfig, critic_params: PyTree) -> PyTree:
     """Return the state of a first-order fit; a trust region has none."""
     if config.critic_fit == "trust_region":
         return ()
+    if not jax.tree.leaves(critic_params):
+        raise UsageError(
+            "critic_fit='first_order' has nothing to fit: the critic has no "
+            "parameters. Write critic_fit='trust_region', or another critic."
+        )
     optimizer = make_optimizer(
         config.critic_optimizer, max_gradient_norm=config.critic_max_gradient_norm
     )
