@@ -28,25 +28,27 @@ def door_key_first_person() -> Any:
 
 
 def seaquest() -> Any:
-    """Return gymnax's Seaquest with buffers of 32 entities, for which it has 100.
+    """Return gymnax's Seaquest with buffers of 32 entities instead of 100.
 
-    The game is the same, and a step takes a seventh of the time on a CPU, where each of
-    the buffers is compared with each of the others. At most one enemy comes in a step
-    and it leaves after at most 30, a submarine has one bullet on the board at a time,
-    and of the player's bullets and the divers there are at most four.
+    The game is the same. On a CPU a step takes a seventh of the time: each bullet is
+    compared with each fish and each submarine, and a buffer is compacted after each
+    change. With 20 steps between two enemies each stays for 60, and in the fastest game
+    one comes in every step and stays for 30. A submarine has one bullet on the board at
+    a time, and of the player's bullets and the divers there are at most four.
     """
     from gymnax.environments.minatar import seaquest, seaquest_helpers
 
     def smaller(method: Any) -> Any:
-        def traced(*args: Any) -> Any:
+        def traced(*args: Any, **kwargs: Any) -> Any:
             with (
                 mock.patch.object(seaquest, "MAX_ENTITIES", 32),
                 mock.patch.object(seaquest_helpers, "MAX_ENTITIES", 32),
             ):
-                return method(*args)
+                return method(*args, **kwargs)
 
         return traced
 
     env = seaquest.MinSeaquest()
-    env.reset_env, env.step_env = smaller(env.reset_env), smaller(env.step_env)
+    for name in ("reset_env", "step_env", "get_obs"):
+        setattr(env, name, smaller(getattr(env, name)))
     return env

@@ -198,18 +198,34 @@ def test_an_entry_that_the_policy_needs_is_asked_for(folder):
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize("filled", [np.full, jnp.full])
 def test_numbers_that_bytes_do_not_hold_are_refused(folder, filled):
-    policy = trpo_jax.load_policy(folder, CONFIG)
-    seen = {"place": np.ones(2)}
-    for number in (0.5, 256, -1, np.nan):  # 0.5 used to become 0, and 256, too
+    policy, key = trpo_jax.load_policy(folder, CONFIG), jax.random.key(0)
+    seen = {"place": np.ones(2), "pixels/0": np.full((4, 4, 1), 3, np.uint8)}
+    for number in (0.5, 256, -1, np.nan):
         pixels = filled((4, 4, 1), number)
-        with pytest.raises(TypeError, match=r"write a pytree \{'pixels/0': uint8\[4"):
-            policy(seen | {"pixels/0": pixels}, jax.random.key(0))
-    expected = policy(
-        seen | {"pixels/0": np.full((4, 4, 1), 3, np.uint8)}, jax.random.key(0)
-    )
-    for number in (3, 3.0):  # is the same number
+        with pytest.raises(
+            TypeError, match=rf"number {number}.* trained on uint8; wri"
+        ):
+            policy(seen | {"pixels/0": pixels}, key)
+    for number in (3, 3.0):  # the same number in another type
         pixels = filled((4, 4, 1), number)
-        assert policy(seen | {"pixels/0": pixels}, jax.random.key(0)) == expected
+        assert policy(seen | {"pixels/0": pixels}, key) == policy(seen, key)
+
+
+def test_traced_numbers_are_told_by_their_type(folder):
+    policy, key = trpo_jax.load_policy(folder, CONFIG), jax.random.key(0)
+
+    def play(pixels):
+        nested = [[[pixels[i, j, 0]] for j in range(4)] for i in range(4)]
+        same = [
+            policy({"place": [1.0, 1], "pixels/0": x}, key) for x in (pixels, nested)
+        ]
+        return jnp.stack(same)
+
+    pixels = jnp.full((4, 4, 1), 3)
+    expected = policy({"place": np.ones(2), "pixels/0": np.asarray(pixels)}, key)
+    assert jax.jit(play)(pixels).tolist() == [expected] * 2
+    with pytest.raises(TypeError, match=r"numbers float32 .* trained on uint8; write"):
+        jax.eval_shape(play, jnp.float32(pixels))
 
 
 def test_an_exported_policy_takes_what_it_sees(folder, tmp_path):

@@ -425,7 +425,7 @@ WIDE = spaces.Dict(n=spaces.Box(0, 2**40, (1,), np.int64))
             {"n": np.array([2**31])},
             "such as 2147483648; ch",
         ),
-        (spaces.Discrete(3), 0, 3, r"observes \[3\], not all of .*Discrete\(3\)"),
+        (spaces.Discrete(3), 0, 3, r"observes 3, which is not in .*Discrete\(3\)"),
     ],
 )
 def test_numbers_that_the_device_does_not_hold_are_refused(space, first, later, advice):
@@ -450,11 +450,33 @@ def test_observations_that_are_not_of_their_space_are_refused(wrong):
 
 
 def test_a_reset_of_the_old_kind_is_refused(monkeypatch):
-    monkeypatch.setattr(Shown, "reset", lambda self, *, seed=None: np.zeros(2))
+    monkeypatch.setattr(Shown, "reset", lambda self, **_: np.zeros(2))
     with pytest.raises(
         ValueError, match=r"array float64\[2\]; write \(observation, in"
     ):
         GymnasiumEnvironment(Shown, space=spaces.Box(-1, 1, (2,)), observations=[])
+
+
+def test_a_reset_with_other_arguments_is_refused(monkeypatch):
+    monkeypatch.setattr(Shown, "reset", lambda self: (np.zeros(2), {}))
+    with pytest.raises(
+        TypeError, match=r"Write def reset\(self, \*, seed=None, options"
+    ):
+        GymnasiumEnvironment(Shown, space=spaces.Box(-1, 1, (2,)), observations=[])
+
+
+def test_an_environment_may_reset_itself():
+    class Again(Shown):
+        def step(self, action):
+            return self.reset()[0], 0.0, True, False, {}
+
+    environment = GymnasiumEnvironment(
+        Again, space=spaces.Discrete(2), observations=[1, 0, 1]
+    )
+    state, _ = jax.vmap(environment.reset)(KEY[None])
+    _, taken = jax.vmap(environment.step)(KEY[None], state, jnp.zeros(1, jnp.int32))
+    assert taken.final_observation.tolist() == [[1.0, 0.0]]
+    assert taken.observation.tolist() == [[0.0, 1.0]]
 
 
 def test_every_reset_has_the_options_of_the_first():

@@ -85,19 +85,42 @@ def test_a_memory_that_changes_its_shape_is_refused(name, shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "network"),
+    ("name", "apply", "advice"),
     [
-        ("policy", lambda params, x: Categorical(jnp.zeros(2))),
-        ("critic", lambda params, x: jnp.zeros(1)),
+        (
+            "policy",
+            lambda _, x: Categorical(jnp.zeros((1, 2))),
+            r"of two: the policy .*\(1,\)",
+        ),
+        ("critic", lambda _, x: jnp.zeros(1), r"of two: the critic .*\(1,\)"),
+        (
+            "critic",
+            lambda _, x: x.reshape(1, x.shape[-1])[:, 0],
+            "of two: cannot reshape",
+        ),
+        (
+            "policy",
+            lambda _, x: Categorical(jnp.zeros(2)),
+            r"returned .* of shape \(\)",
+        ),
+        ("critic", lambda _, x: jnp.squeeze(x[..., 0]), r"values of shape \(\)"),
     ],
 )
-def test_a_network_that_drops_a_batch_of_one_is_refused(name, network):
-    network = NetworkFns(lambda key, x: (), network)
+def test_a_network_that_drops_a_batch_of_one_is_refused(name, apply, advice):
+    network = NetworkFns(lambda key, x: (), apply)
     settings = SMALL | {"num_envs": 1, name: network}
-    with pytest.raises(ValueError, match="2"):
+    with pytest.raises(ValueError, match=advice):
         jax.eval_shape(
             init, TRPOConfig(env=(TABULAR, CHAIN), **settings), jax.random.key(0)
         )
+
+
+@pytest.mark.parametrize("memory", ["gru", "lru"])
+def test_one_environment_is_enough_for_a_memory(memory):
+    settings = SMALL | {"num_envs": 1, "memory_size": 4, "memory": memory}
+    jax.eval_shape(
+        init, TRPOConfig(env=(TABULAR, CHAIN), **settings), jax.random.key(0)
+    )
 
 
 def test_a_critic_without_parameters_is_fitted_as_is_advised():

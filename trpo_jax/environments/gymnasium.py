@@ -1,6 +1,7 @@
 """Adapter to Gymnasium, whose environments are stepped on the host."""
 
 import functools
+import inspect
 import math
 import secrets
 import threading
@@ -68,7 +69,7 @@ class GymnasiumEnvironment:
     environment after the other. Every episode starts from a reset with a seed from the
     key, so that a run repeats. Observations become float32, those from a Discrete space
     one-hot; bytes (uint8) stay as they are, and integers in a Dict or a Tuple space
-    become int32. Actions are clipped to the Box.
+    become int32, which must hold them. Actions are clipped to the Box.
 
     The environments cannot be copied, which `vmap` over seeds and exact resumption
     need: both are refused. The four batches that were used last are kept; a state of
@@ -80,6 +81,8 @@ class GymnasiumEnvironment:
     def __init__(self, env: str | Callable[..., Any], **kwargs: Any):
         """Describe an environment, of which a batch makes as many as it needs.
 
+        One is made here and reset once, with the seed 0, to check what it observes.
+
         Args:
             env: Its id in Gymnasium; or a function that returns a new
                 `gymnasium.Env`, wrapped as you like.
@@ -88,8 +91,10 @@ class GymnasiumEnvironment:
         Raises:
             UsageError: If Gymnasium or a package of the environment is not installed,
                 it does not have the environment, a space is not supported, the
-                arguments are wrong, or the function returns one environment twice.
-            UsageTypeError: If `env` is neither, or the function makes something else.
+                arguments are wrong, an observation is not of its space, or the
+                function returns one environment twice.
+            UsageTypeError: If `env` is neither, the function makes something else, or
+                `reset` has other arguments than Gymnasium's.
         """
         self._gymnasium = gymnasium = import_extra("gymnasium", extra="gymnasium")
         self._vectors = import_extra("gymnasium.vector", extra="gymnasium")
@@ -108,12 +113,12 @@ class GymnasiumEnvironment:
             self._make = functools.partial(env, **kwargs)
         one = self._make_one()
         try:
-            if not isinstance(env, str):
-                self._check_new(one)
             self._actions, self._observations = one.action_space, one.observation_space
             self.action_space: ActionSpace = _action_space(self._actions, self.name)
             _check_observations(self._observations, self.name)
             first = self._first_observation(one)
+            if not isinstance(env, str):
+                self._check_new(one)
         finally:
             one.close()
         self._observation_type = jax.tree.map(
@@ -237,11 +242,7 @@ class GymnasiumEnvironment:
         return number, vector, made + 1
 
     def _make_one_of_batch(self) -> Any:
-        env = self._make_one()
-        reset = env.reset
-        # After the first reset the vector passes {}, what is left of its own options.
-        env.reset = lambda *, seed, options: reset(seed=seed, options=options or None)
-        return env
+        return _without_empty_options(self._make_one())
 
     def _make_one(self) -> Any:
         error = self._gymnasium.error
@@ -286,8 +287,15 @@ class GymnasiumEnvironment:
             UsageError: If it is not of the observation space.
         """
         space, utils = self._observations, self._vectors.utils
-        returned = one.reset(seed=0)
-        if not isinstance(returned, tuple) or len(returned) != 2:
+        try:
+            inspect.signature(one.reset).bind(seed=0, options=None)
+        except TypeError as problem:
+            raise UsageTypeError(
+                f"reset of {self.name} cannot be called: {problem}. Write "
+                "def reset(self, *, seed=None, options=None)."
+            ) from problem
+        returned = one.reset(seed=0, options=None)
+        if not isinstance(returned, tuple | list) or len(returned) != 2:
             raise UsageError(
                 f"reset of {self.name} returns {describe_type(returned)}; write "
                 "(observation, info), as Gymnasium's environments do."
@@ -295,7 +303,7 @@ class GymnasiumEnvironment:
         empty = utils.create_empty_array(space, n=1)
         try:
             return utils.concatenate(space, [returned[0]], empty)
-        except (KeyError, TypeError, ValueError) as problem:
+        except (IndexError, KeyError, TypeError, ValueError) as problem:
             raise UsageError(
                 f"{self.name} observes {array_types(returned[0])}, but its "
                 f"observation_space is {space}; change one of them."
@@ -327,10 +335,11 @@ class GymnasiumEnvironment:
         if isinstance(space, self._gymnasium.spaces.Discrete):
             categories = np.arange(space.start, space.start + space.n)
             chosen = observations[:, None] == categories
-            if not chosen.any(axis=1).all():
+            unknown = ~chosen.any(axis=1)
+            if unknown.any():
                 raise UsageError(
-                    f"{self.name} observes {observations.tolist()}, not all of its "
-                    f"observation_space, {space}; change one of them."
+                    f"{self.name} observes {observations[unknown][0]}, which is not in "
+                    f"its observation_space {space}; change one of them."
                 )
             return chosen.astype(np.float32)
 
@@ -359,6 +368,20 @@ class GymnasiumEnvironment:
         if hasattr(space, "low"):
             actions = np.clip(actions, space.low, space.high)
         return actions.astype(space.dtype) + getattr(space, "start", 0)
+
+
+def _without_empty_options(env: Any) -> Any:
+    """Return an environment that is reset with `options=None` each time.
+
+    After the first reset a vector passes {}, what is left of its own options.
+    """
+    import gymnasium
+
+    class WithoutEmptyOptions(gymnasium.Wrapper):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return self.env.reset(seed=seed, options=options or None)
+
+    return WithoutEmptyOptions(env)
 
 
 @suites.made_once

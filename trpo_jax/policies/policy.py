@@ -106,7 +106,8 @@ class LoadedPolicy:
             start: Whether an episode begins here; if so, the memory is reset.
 
         Raises:
-            UsageTypeError: If `key` is not a key, or the observation not of arrays.
+            UsageTypeError: If `key` is not a key, or the observation not of arrays, or
+                it has numbers that the type of the run's observations does not hold.
             UsageError: If the observation is not one of the run's environment.
         """
         key = as_key(key)
@@ -128,6 +129,8 @@ class LoadedPolicy:
         try:
             part = part_of(observation, self._names)
             seen = jax.tree.map(_as_array, self._seen_type, part)
+        except UsageTypeError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             wanted = f"a pytree {array_types(self._seen_type)}"
             if isinstance(self._seen_type, jax.ShapeDtypeStruct):
@@ -171,29 +174,38 @@ class LoadedPolicy:
 
 
 def _as_array(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
-    """Return a leaf of an observation as an array of the type that was trained on.
+    """Return a leaf of an observation as an array of the wanted type.
 
-    Floating numbers keep their precision, of which a network makes its own.
+    Only the precision of floating numbers may be another: networks convert it.
 
     Raises:
-        TypeError: If it is not of numbers, or they would change.
+        UsageTypeError: If integers or masks are wanted and the conversion would change
+            a number. Of traced integers that is not known.
     """
-    if not isinstance(leaf, jax.Array):
-        leaf = np.asarray(leaf)
-        if leaf.dtype == object:
-            raise TypeError("not an array of numbers")
     if jnp.issubdtype(wanted.dtype, jnp.floating):
+        array = jnp.asarray(leaf)
+        whole = jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool
+        return array.astype(wanted.dtype) if whole else array
+    if any(isinstance(one, jax.core.Tracer) for one in jax.tree.leaves(leaf)):
+        leaf = jnp.asarray(leaf)
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(leaf, None if floating else wanted.dtype)
-    fits = np.can_cast(leaf.dtype, wanted.dtype)
-    if not fits and not isinstance(leaf, jax.core.Tracer):
-        # Integers are int64 in NumPy, however small.
-        numbers = np.asarray(leaf)
-        with np.errstate(invalid="ignore"):
-            fits = bool(np.all(numbers == numbers.astype(wanted.dtype)))
-    if not fits:
-        raise TypeError(f"{leaf.dtype} does not fit {wanted.dtype}")
-    return jnp.asarray(leaf, wanted.dtype)
+        if floating and jnp.issubdtype(wanted.dtype, jnp.integer):
+            raise _of_another_type(f"numbers {leaf.dtype}", wanted)
+        return leaf.astype(wanted.dtype)
+    numbers = np.asarray(leaf)
+    with np.errstate(invalid="ignore"):
+        converted = numbers.astype(wanted.dtype)
+    changed = numbers != converted
+    if changed.any():
+        raise _of_another_type(f"the number {numbers[changed][0]}", wanted)
+    return jnp.asarray(converted)
+
+
+def _of_another_type(found: str, wanted: jax.ShapeDtypeStruct) -> UsageTypeError:
+    return UsageTypeError(
+        f"the observation has {found} where the policy was trained on {wanted.dtype}; "
+        "write what the environment of the run returns."
+    )
 
 
 def export_policy(

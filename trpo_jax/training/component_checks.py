@@ -103,7 +103,32 @@ def _choose(
     Raises:
         UsageError: Unless the network returns its memory after each step, [B, T, …].
     """
+    chosen = _choose_for_batch(name, network, params, memory, state, choose_fn)
+    if len(state.episode_length) == 1:
+        # An output for the whole batch is one for each observation of a batch of one.
+        memory, state = jax.tree.map(_twice, (memory, state))
+        try:
+            _choose_for_batch(name, network, params, memory, state, choose_fn)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"the {name} is right for one environment, but updates apply it to "
+                f"many observations, and of two: {error}"
+            ) from error
+    return chosen
 
+
+def _twice(leaf: Array) -> Array:
+    return jnp.concatenate([leaf, leaf])
+
+
+def _choose_for_batch(
+    name: str,
+    network: BatchedNetwork,
+    params: PyTree,
+    memory: PyTree,
+    state: RolloutState,
+    choose_fn: Callable[[Any, tuple[int, ...]], Array],
+) -> jax.ShapeDtypeStruct:
     def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
         seen = one_step((state.observation, state.episode_length == 0))
         memories, output = network.apply(params, network.rows(memory, *seen))
@@ -111,9 +136,6 @@ def _choose(
         by_time = network.from_rows(choose_fn(output, rows), 1)
         return memories, jax.tree.map(lambda leaf: leaf[0], by_time)
 
-    if len(state.episode_length) == 1:
-        # With one environment, a network that drops the batch returns the same shapes.
-        memory, state = jax.eval_shape(_twice, (memory, state))
     memories, chosen = jax.eval_shape(step, params, memory, state)
     found = array_types(memories)
     wanted = array_types(jax.tree.map(lambda leaf: leaf[:, None], memory))
@@ -124,7 +146,3 @@ def _choose(
             "initial_memory."
         )
     return chosen
-
-
-def _twice(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), tree)
