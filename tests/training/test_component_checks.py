@@ -90,13 +90,13 @@ def test_a_memory_that_changes_its_shape_is_refused(name, shape):
         (
             "policy",
             lambda _, x: Categorical(jnp.zeros((1, 2))),
-            r"of two: the policy .*\(1,\)",
+            r"With two: the policy .*\(1,\)",
         ),
-        ("critic", lambda _, x: jnp.zeros(1), r"of two: the critic .*\(1,\)"),
+        ("critic", lambda _, x: jnp.zeros(1), r"With two: the critic .*\(1,\)"),
         (
             "critic",
             lambda _, x: x.reshape(1, x.shape[-1])[:, 0],
-            "of two: cannot reshape",
+            "With two: cannot reshape",
         ),
         (
             "policy",

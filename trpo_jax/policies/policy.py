@@ -131,7 +131,7 @@ class LoadedPolicy:
             seen = jax.tree.map(_as_array, self._seen_type, part)
         except UsageTypeError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             wanted = f"a pytree {array_types(self._seen_type)}"
             if isinstance(self._seen_type, jax.ShapeDtypeStruct):
                 wanted = f"one array {array_types(self._seen_type)}"
@@ -183,9 +183,13 @@ def _as_array(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
             a number. Of traced integers that is not known.
     """
     if jnp.issubdtype(wanted.dtype, jnp.floating):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu":
+            leaf = leaf.astype(wanted.dtype)  # JAX would make int32 of int64 first
         array = jnp.asarray(leaf)
         whole = jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool
         return array.astype(wanted.dtype) if whole else array
+    if getattr(leaf, "dtype", None) == wanted.dtype:
+        return jnp.asarray(leaf)
     if any(isinstance(one, jax.core.Tracer) for one in jax.tree.leaves(leaf)):
         leaf = jnp.asarray(leaf)
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)

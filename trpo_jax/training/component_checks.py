@@ -111,8 +111,8 @@ def _choose(
             _choose_for_batch(name, network, params, memory, state, choose_fn)
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"the {name} is right for one environment, but updates apply it to "
-                f"many observations, and of two: {error}"
+                f"the {name} fits a batch of one alone, and updates have more "
+                f"observations. With two: {error}"
             ) from error
     return chosen
 
