@@ -30,25 +30,27 @@ def door_key_first_person() -> Any:
 def seaquest() -> Any:
     """Return gymnax's Seaquest with buffers of 32 entities instead of 100.
 
-    The game is the same. On a CPU a step takes a seventh of the time: each bullet is
-    compared with each fish and each submarine, and a buffer is compacted after each
-    change. With 20 steps between two enemies each stays for 60, and in the fastest game
-    one comes in every step and stays for 30. A submarine has one bullet on the board at
-    a time, and of the player's bullets and the divers there are at most four.
+    The game is the same, in a seventh of the time on a CPU, where the cost is comparing
+    every bullet with every enemy and compacting the buffers. 32 is enough: with 20
+    steps between enemies each stays for 60; at the fastest, one comes every step and
+    stays for 30. A submarine has one bullet at a time, and the player's bullets and the
+    divers never exceed four. `state_space` still says 100.
     """
-    from gymnax.environments.minatar import seaquest, seaquest_helpers
+    from gymnax.environments.minatar import seaquest as game
+    from gymnax.environments.minatar import seaquest_helpers as helpers
 
-    def smaller(method: Any) -> Any:
-        def traced(*args: Any, **kwargs: Any) -> Any:
+    def with_small_buffers(method: Any) -> Any:
+        # gymnax reads the size from a module's constant while it is traced.
+        def patched(*args: Any, **kwargs: Any) -> Any:
             with (
-                mock.patch.object(seaquest, "MAX_ENTITIES", 32),
-                mock.patch.object(seaquest_helpers, "MAX_ENTITIES", 32),
+                mock.patch.object(game, "MAX_ENTITIES", 32),
+                mock.patch.object(helpers, "MAX_ENTITIES", 32),
             ):
                 return method(*args, **kwargs)
 
-        return traced
+        return patched
 
-    env = seaquest.MinSeaquest()
+    env = game.MinSeaquest()
     for name in ("reset_env", "step_env", "get_obs"):
-        setattr(env, name, smaller(getattr(env, name)))
+        setattr(env, name, with_small_buffers(getattr(env, name)))
     return env

@@ -389,7 +389,7 @@ def test_curves_have_names_that_file_systems_take(tmp_path):
 
 
 def test_the_smaller_buffers_of_seaquest_change_nothing():
-    """Enemies come every step, as in no game that lasts, and the boat never sinks."""
+    """An enemy comes every step, more than in a real game, and the game never ends."""
 
     def play(env):
         params = env.default_params

@@ -203,7 +203,7 @@ def test_numbers_that_bytes_do_not_hold_are_refused(folder, filled):
     for number in (0.5, 256, -1, np.nan):
         pixels = filled((4, 4, 1), number)
         with pytest.raises(
-            TypeError, match=rf"number {number}.* trained on uint8; wri"
+            TypeError, match=rf"number {number}.* trained on uint8; pass"
         ):
             policy(seen | {"pixels/0": pixels}, key)
     for number in (3, 3.0):  # the same number in another type
@@ -211,7 +211,16 @@ def test_numbers_that_bytes_do_not_hold_are_refused(folder, filled):
         assert policy(seen | {"pixels/0": pixels}, key) == policy(seen, key)
 
 
-def test_traced_numbers_are_told_by_their_type(folder):
+def test_wide_integers_keep_their_value_as_floats(folder):
+    policy, key = trpo_jax.load_policy(folder, CONFIG), jax.random.key(0)
+    pixels = np.zeros((4, 4, 1), np.uint8)
+    for place in ([2**40, -(2**40)], [-(2**40), 2**40]):
+        wide, exact = np.array(place), np.array(place, np.float32)
+        results = [policy({"place": x, "pixels/0": pixels}, key) for x in (wide, exact)]
+        assert results[0] == results[1]
+
+
+def test_traced_observations_are_checked_by_dtype(folder):
     policy, key = trpo_jax.load_policy(folder, CONFIG), jax.random.key(0)
 
     def play(pixels):
@@ -224,7 +233,7 @@ def test_traced_numbers_are_told_by_their_type(folder):
     pixels = jnp.full((4, 4, 1), 3)
     expected = policy({"place": np.ones(2), "pixels/0": np.asarray(pixels)}, key)
     assert jax.jit(play)(pixels).tolist() == [expected] * 2
-    with pytest.raises(TypeError, match=r"numbers float32 .* trained on uint8; write"):
+    with pytest.raises(TypeError, match=r"numbers float32 .* trained on uint8; pass"):
         jax.eval_shape(play, jnp.float32(pixels))
 
 

@@ -423,21 +423,20 @@ WIDE = spaces.Dict(n=spaces.Box(0, 2**40, (1,), np.int64))
             WIDE,
             {"n": np.array([1])},
             {"n": np.array([2**31])},
-            "such as 2147483648; ch",
+            "such as 2147483648; co",
         ),
         (spaces.Discrete(3), 0, 3, r"observes 3, which is not in .*Discrete\(3\)"),
     ],
 )
-def test_numbers_that_the_device_does_not_hold_are_refused(space, first, later, advice):
+def test_values_that_would_be_lost_are_refused(space, first, later, advice):
     environment = GymnasiumEnvironment(Shown, space=space, observations=[first, later])
     state, _ = jax.vmap(environment.reset)(KEY[None])
     with pytest.raises(Exception, match=advice):
         jax.block_until_ready(
             jax.vmap(environment.step)(KEY[None], state, jnp.zeros(1, jnp.int32))
         )
-    for wrong in (later, 2**31):
-        with pytest.raises(ValueError, match=r"Shown observes"):
-            GymnasiumEnvironment(Shown, space=space, observations=[wrong])
+    with pytest.raises(ValueError, match=advice):
+        GymnasiumEnvironment(Shown, space=space, observations=[later])
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 2)), "left", None, {}])
@@ -451,9 +450,7 @@ def test_observations_that_are_not_of_their_space_are_refused(wrong):
 
 def test_a_reset_of_the_old_kind_is_refused(monkeypatch):
     monkeypatch.setattr(Shown, "reset", lambda self, **_: np.zeros(2))
-    with pytest.raises(
-        ValueError, match=r"array float64\[2\]; write \(observation, in"
-    ):
+    with pytest.raises(TypeError, match=r"array float64\[2\]; write \(observation, in"):
         GymnasiumEnvironment(Shown, space=spaces.Box(-1, 1, (2,)), observations=[])
 
 

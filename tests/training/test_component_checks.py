@@ -123,7 +123,7 @@ def test_one_environment_is_enough_for_a_memory(memory):
     )
 
 
-def test_a_critic_without_parameters_is_fitted_as_is_advised():
+def test_a_critic_without_parameters_needs_a_trust_region_fit():
     critic = NetworkFns(lambda key, x: {}, lambda params, x: jnp.zeros(x.shape[:-1]))
     config = TRPOConfig(
         env=(TABULAR, CHAIN), **SMALL, critic=critic, critic_fit="first_order"

@@ -222,7 +222,7 @@ def _check_observation(who: str, observation: Any, environment: Environment) -> 
     if not any(math.prod(leaf.shape) for leaf in jax.tree.leaves(values)):
         raise UsageError(
             f"{who} observes {array_types(values)}, which has no numbers; write an "
-            "array with at least one."
+            "array with at least one number."
         )
     shape = environment.observation_shape
     found = _shapes(values)

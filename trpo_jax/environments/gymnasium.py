@@ -69,7 +69,7 @@ class GymnasiumEnvironment:
     environment after the other. Every episode starts from a reset with a seed from the
     key, so that a run repeats. Observations become float32, those from a Discrete space
     one-hot; bytes (uint8) stay as they are, and integers in a Dict or a Tuple space
-    become int32, which must hold them. Actions are clipped to the Box.
+    become int32 and must fit it. Actions are clipped to the Box.
 
     The environments cannot be copied, which `vmap` over seeds and exact resumption
     need: both are refused. The four batches that were used last are kept; a state of
@@ -81,7 +81,8 @@ class GymnasiumEnvironment:
     def __init__(self, env: str | Callable[..., Any], **kwargs: Any):
         """Describe an environment, of which a batch makes as many as it needs.
 
-        One is made here and reset once, with the seed 0, to check what it observes.
+        One is made here and reset with seed 0, to check its observation; from a
+        function, a second one is made, to check that it is another.
 
         Args:
             env: Its id in Gymnasium; or a function that returns a new
@@ -94,7 +95,7 @@ class GymnasiumEnvironment:
                 arguments are wrong, an observation is not of its space, or the
                 function returns one environment twice.
             UsageTypeError: If `env` is neither, the function makes something else, or
-                `reset` has other arguments than Gymnasium's.
+                `reset` has other arguments than Gymnasium's or returns no pair.
         """
         self._gymnasium = gymnasium = import_extra("gymnasium", extra="gymnasium")
         self._vectors = import_extra("gymnasium.vector", extra="gymnasium")
@@ -285,6 +286,8 @@ class GymnasiumEnvironment:
 
         Raises:
             UsageError: If it is not of the observation space.
+            UsageTypeError: If `reset` has other arguments than Gymnasium's or returns
+                no pair.
         """
         space, utils = self._observations, self._vectors.utils
         try:
@@ -296,7 +299,7 @@ class GymnasiumEnvironment:
             ) from problem
         returned = one.reset(seed=0, options=None)
         if not isinstance(returned, tuple | list) or len(returned) != 2:
-            raise UsageError(
+            raise UsageTypeError(
                 f"reset of {self.name} returns {describe_type(returned)}; write "
                 "(observation, info), as Gymnasium's environments do."
             )
@@ -352,10 +355,9 @@ class GymnasiumEnvironment:
             narrow = leaf.astype(np.int32)
             if (narrow != leaf).any():
                 raise UsageError(
-                    f"{self.name} observes integers that int32 does not hold, such as "
-                    f"{leaf[narrow != leaf][0]}; change them by "
-                    "gymnasium.wrappers.TransformObservation, to floating-point "
-                    "numbers for example."
+                    f"{self.name} observes integers outside int32, such as "
+                    f"{leaf[narrow != leaf][0]}; convert them by "
+                    "gymnasium.wrappers.TransformObservation, to floats for example."
                 )
             return narrow
 
@@ -371,9 +373,10 @@ class GymnasiumEnvironment:
 
 
 def _without_empty_options(env: Any) -> Any:
-    """Return an environment that is reset with `options=None` each time.
+    """Return the environment, with reset options of {} replaced by None.
 
-    After the first reset a vector passes {}, what is left of its own options.
+    From the second reset on, a SyncVectorEnv passes {}: its options without
+    `reset_mask`.
     """
     import gymnasium
 

@@ -106,8 +106,8 @@ class LoadedPolicy:
             start: Whether an episode begins here; if so, the memory is reset.
 
         Raises:
-            UsageTypeError: If `key` is not a key, or the observation not of arrays, or
-                it has numbers that the type of the run's observations does not hold.
+            UsageTypeError: If `key` is not a key, the observation is not made of
+                arrays, or it has values that the run's dtypes cannot represent.
             UsageError: If the observation is not one of the run's environment.
         """
         key = as_key(key)
@@ -176,15 +176,17 @@ class LoadedPolicy:
 def _as_array(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
     """Return a leaf of an observation as an array of the wanted type.
 
-    Only the precision of floating numbers may be another: networks convert it.
+    Floats keep their own precision: networks convert it.
 
     Raises:
-        UsageTypeError: If integers or masks are wanted and the conversion would change
-            a number. Of traced integers that is not known.
+        UsageTypeError: If an integer or a mask is wanted and the conversion would
+            change a value. Of traced arrays only the dtype is checked: floats are
+            refused, integers are converted.
     """
     if jnp.issubdtype(wanted.dtype, jnp.floating):
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu":
-            leaf = leaf.astype(wanted.dtype)  # JAX would make int32 of int64 first
+        # jnp.asarray would first wrap int64 to int32.
+        if isinstance(leaf, np.ndarray | np.integer) and leaf.dtype.kind in "iu":
+            leaf = leaf.astype(wanted.dtype)
         array = jnp.asarray(leaf)
         whole = jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool
         return array.astype(wanted.dtype) if whole else array
@@ -192,23 +194,24 @@ def _as_array(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
         return jnp.asarray(leaf)
     if any(isinstance(one, jax.core.Tracer) for one in jax.tree.leaves(leaf)):
         leaf = jnp.asarray(leaf)
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        if floating and jnp.issubdtype(wanted.dtype, jnp.integer):
-            raise _of_another_type(f"numbers {leaf.dtype}", wanted)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise _lossy_conversion(f"numbers {leaf.dtype}", wanted)
         return leaf.astype(wanted.dtype)
     numbers = np.asarray(leaf)
+    if not (jnp.issubdtype(numbers.dtype, jnp.number) or numbers.dtype == bool):
+        raise TypeError(f"{numbers.dtype} is not a type of numbers")
     with np.errstate(invalid="ignore"):
         converted = numbers.astype(wanted.dtype)
     changed = numbers != converted
     if changed.any():
-        raise _of_another_type(f"the number {numbers[changed][0]}", wanted)
+        raise _lossy_conversion(f"the number {numbers[changed][0]}", wanted)
     return jnp.asarray(converted)
 
 
-def _of_another_type(found: str, wanted: jax.ShapeDtypeStruct) -> UsageTypeError:
+def _lossy_conversion(found: str, wanted: jax.ShapeDtypeStruct) -> UsageTypeError:
     return UsageTypeError(
         f"the observation has {found} where the policy was trained on {wanted.dtype}; "
-        "write what the environment of the run returns."
+        "pass the observation as the run's environment returns it."
     )
 
 

@@ -101,23 +101,24 @@ def _choose(
     It also gets the shape of the rows that the network was applied to.
 
     Raises:
-        UsageError: Unless the network returns its memory after each step, [B, T, …].
+        UsageError: Unless the network returns its memory after each step, [B, T, …],
+            and works for a batch of more than one.
     """
     chosen = _choose_for_batch(name, network, params, memory, state, choose_fn)
     if len(state.episode_length) == 1:
-        # An output for the whole batch is one for each observation of a batch of one.
-        memory, state = jax.tree.map(_twice, (memory, state))
+        # With one row, an output for the whole batch looks like one for each row.
+        memory, state = jax.tree.map(_doubled, (memory, state))
         try:
             _choose_for_batch(name, network, params, memory, state, choose_fn)
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"the {name} fits a batch of one alone, and updates have more "
-                f"observations. With two: {error}"
+                f"the {name} works for one observation only, but an update has more. "
+                f"With two: {error}"
             ) from error
     return chosen
 
 
-def _twice(leaf: Array) -> Array:
+def _doubled(leaf: Array) -> Array:
     return jnp.concatenate([leaf, leaf])
 
 
@@ -129,6 +130,8 @@ def _choose_for_batch(
     state: RolloutState,
     choose_fn: Callable[[Any, tuple[int, ...]], Array],
 ) -> jax.ShapeDtypeStruct:
+    """Return the result of `_choose` for the batch as it is."""
+
     def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
         seen = one_step((state.observation, state.episode_length == 0))
         memories, output = network.apply(params, network.rows(memory, *seen))
