@@ -104,33 +104,6 @@ def _choose(
         UsageError: Unless the network returns its memory after each step, [B, T, …],
             and works for a batch of more than one.
     """
-    chosen = _choose_for_batch(name, network, params, memory, state, choose_fn)
-    if len(state.episode_length) == 1:
-        # With one row, an output for the whole batch looks like one for each row.
-        memory, state = jax.tree.map(_doubled, (memory, state))
-        try:
-            _choose_for_batch(name, network, params, memory, state, choose_fn)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"the {name} works for one observation only, but an update has more. "
-                f"With two: {error}"
-            ) from error
-    return chosen
-
-
-def _doubled(leaf: Array) -> Array:
-    return jnp.concatenate([leaf, leaf])
-
-
-def _choose_for_batch(
-    name: str,
-    network: BatchedNetwork,
-    params: PyTree,
-    memory: PyTree,
-    state: RolloutState,
-    choose_fn: Callable[[Any, tuple[int, ...]], Array],
-) -> jax.ShapeDtypeStruct:
-    """Return the result of `_choose` for the batch as it is."""
 
     def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
         seen = one_step((state.observation, state.episode_length == 0))
@@ -148,4 +121,16 @@ def _choose_for_batch(
             f"{wanted}: the memory after each of T steps, [B, T, …], like "
             "initial_memory."
         )
+    if len(state.episode_length) == 1:
+        # With one row, an output for the whole batch looks like one for each row.
+        memory, state = jax.tree.map(
+            lambda leaf: jnp.concatenate([leaf, leaf]), (memory, state)
+        )
+        try:
+            _choose(name, network, params, memory, state, choose_fn)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"the {name} works for one observation only, but an update has more. "
+                f"With two: {error}"
+            ) from error
     return chosen
