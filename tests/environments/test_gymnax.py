@@ -329,6 +329,17 @@ def test_an_environment_alone_has_its_default_parameters():
     jax.tree.map(np.testing.assert_array_equal, alone, with_params)
 
 
+def test_a_parameter_beyond_32_bits_is_refused():
+    env, params = gymnax.make("CartPole-v1")
+    params = params.replace(max_steps_in_episode=2**40)
+    with pytest.raises(ValueError, match=r"max_steps_in_episode is 1099.*2147483647"):
+        make_environment((env, params))
+    with jax.enable_x64(True):
+        params = params.replace(max_steps_in_episode=jnp.int64(2**40))
+    with pytest.raises(ValueError, match=r"max_steps_in_episode is 1099.*2147483647"):
+        make_environment((env, params))
+
+
 @pytest.mark.usefixtures("no_shape_checks")
 def test_a_class_is_refused_with_its_instance():
     with pytest.raises(TypeError, match=r"env is the class Tabular; .* Tabular\(\)"):

@@ -133,6 +133,16 @@ def test_a_critic_without_parameters_needs_a_trust_region_fit():
     train(dataclasses.replace(config, critic_fit="trust_region", total_timesteps=24))
 
 
+@pytest.mark.parametrize("name", ["policy", "critic"])
+def test_an_integer_parameter_of_a_network_is_named(name):
+    network = NetworkFns(
+        lambda key, x: {"steps": jnp.int32(0)}, lambda params, x: params["steps"] + x
+    )
+    config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, **{name: network})
+    with pytest.raises(TypeError, match=rf"{name}'s params\['steps'\] is int32"):
+        jax.eval_shape(init, config, jax.random.key(0))
+
+
 def test_a_policy_in_place_of_the_critic_is_named():
     policy = Policy(MLP((3,)), CategoricalHead(2))
     config = TRPOConfig(env=(TABULAR, CHAIN), **SMALL, critic=policy)

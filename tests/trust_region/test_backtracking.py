@@ -273,6 +273,18 @@ def test_what_interpolation_accepts_keeps_every_condition(width, float64):
     assert (result.evaluations <= COUNT * width).all()
 
 
+@pytest.mark.parametrize(
+    ("evaluate_fn", "found"),
+    [
+        (lambda f: (f, f, f > 0), r"a tuple \(float32\[\], float32\[\], bool\[\]\)"),
+        (lambda f: f, r"an array float32\[\]"),
+    ],
+)
+def test_what_is_not_a_candidate_is_named(evaluate_fn, found):
+    with pytest.raises(TypeError, match=rf"returned {found}; write .*Candidate\("):
+        line_search(evaluate_fn, surrogate_old=jnp.float32(0), max_kl=MAX_KL)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 30.0, 1e4])
 def test_a_quadratic_kl_is_landed_on(width, scale, float64):

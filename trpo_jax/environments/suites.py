@@ -149,16 +149,37 @@ def single_precision(fn: Callable[P, T]) -> Callable[P, T]:
 
 
 def narrowed(tree: PyTree) -> PyTree:
-    """Return a pytree with its 64-bit arrays in the 32 bits of `single_precision`."""
+    """Return a pytree with its 64-bit arrays in the 32 bits of `single_precision`.
 
-    def narrow(leaf: Any) -> Any:
+    Raises:
+        UsageError: If a whole number, of Python or of an array, does not fit into them.
+    """
+
+    def narrow(path: tuple, leaf: Any) -> Any:
         dtype = _NARROW.get(str(getattr(leaf, "dtype", None)))
-        return leaf.astype(dtype) if isinstance(leaf, jax.Array) and dtype else leaf
+        is_array = isinstance(leaf, jax.Array) and dtype is not None
+        if type(leaf) is int or (is_array and dtype != "float32"):
+            _check_fits(path, leaf, np.dtype(dtype or "int32"))
+        return leaf.astype(dtype) if is_array else leaf
 
-    return jax.tree.map(narrow, tree)
+    return jax.tree_util.tree_map_with_path(narrow, tree)
 
 
 _NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
+
+
+def _check_fits(path: tuple, value: Any, dtype: np.dtype) -> None:
+    """Raise UsageError if a known integer is beyond those of a dtype."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    limits, numbers = np.iinfo(dtype), np.asarray(value)
+    beyond = (numbers < limits.min) | (numbers > limits.max)
+    if beyond.any():
+        raise UsageError(
+            f"the environment's {jax.tree_util.keystr(path, simple=True)} is "
+            f"{numbers[beyond][0]}, beyond {dtype}; write one from {limits.min} to "
+            f"{limits.max}."
+        )
 
 
 def narrowed_attributes(env: T) -> T:

@@ -25,7 +25,11 @@ from trpo_jax.trust_region import (
     MultiCategorical,
     TanhGaussian,
 )
-from trpo_jax.trust_region.problem import check_distribution, check_rows
+from trpo_jax.trust_region.problem import (
+    check_distribution,
+    check_params,
+    check_rows,
+)
 
 
 def check_policy(
@@ -101,9 +105,11 @@ def _choose(
     It also gets the shape of the rows that the network was applied to.
 
     Raises:
+        UsageTypeError: If a parameter is not floating.
         UsageError: Unless the network returns its memory after each step, [B, T, …],
             and works for a batch of more than one.
     """
+    check_params(f"the {name}'s params", params)
 
     def step(params: PyTree, memory: PyTree, state: RolloutState) -> tuple:
         seen = one_step((state.observation, state.episode_length == 0))

@@ -11,7 +11,7 @@ import optax
 from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from trpo_jax.errors import UsageError
+from trpo_jax.errors import UsageError, UsageTypeError, describe_type
 from trpo_jax.trust_region.checks import check_positive, whole
 
 
@@ -111,7 +111,13 @@ def line_search(
     chex.assert_rank((surrogate_old, max_kl), 0)
     surrogate_old = jnp.asarray(surrogate_old)
     one = jnp.ones((), surrogate_old.dtype)
-    converted, closed_over = _with_closure_as_argument(evaluate_fn, one)
+    converted, closed_over, returned = _with_closure_as_argument(evaluate_fn, one)
+    if not isinstance(returned, Candidate):
+        raise UsageTypeError(
+            f"evaluate_fn returned {describe_type(returned)}; write "
+            "trpo_jax.trust_region.Candidate(surrogate, kl, finite)."
+        )
+    chex.assert_rank((returned.surrogate, returned.kl, returned.finite), 0)
     most = max_backtracks
     if interpolate:
         most *= width
@@ -261,8 +267,8 @@ def _search_jvp(
 
 def _with_closure_as_argument(
     fn: Callable[[Array], PyTree], example: Array
-) -> tuple[Callable[[Array, list[Any]], PyTree], list[Any]]:
-    """Return (x, closed over) ↦ fn(x), and what `fn` closes over.
+) -> tuple[Callable[[Array, list[Any]], PyTree], list[Any], PyTree]:
+    """Return (x, closed over) ↦ fn(x), what `fn` closes over, and its result's types.
 
     JAX runs the rule of `custom_jvp` after the enclosing trace has ended: a tracer that
     the function closes over would have leaked by then. `jax.closure_convert` would turn
@@ -278,4 +284,4 @@ def _with_closure_as_argument(
         outputs = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, closed_over))(x)
         return jax.tree.unflatten(structure, outputs)
 
-    return converted, program.consts
+    return converted, program.consts, result

@@ -329,13 +329,7 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
             f"batch is {describe_type(batch)}; write trpo_jax.trust_region.Batch("
             "observations, actions, log_probs, advantages)."
         )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise UsageTypeError(
-                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; every "
-                "parameter is optimised and must be floating. Close over constants in "
-                "policy_fn instead."
-            )
+    check_params("params", params)
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     shape = jnp.shape(batch.log_probs)
     if (
@@ -366,6 +360,17 @@ def check_batch(policy_fn: PolicyFn, params: PyTree, batch: Batch) -> None:
             "log-probabilities of several action dimensions."
         )
     check_rows("policy_fn", entropy.shape, log_probs.shape)
+
+
+def check_params(name: str, params: PyTree) -> None:
+    """Raise UsageTypeError unless all parameters, called `name`, are floating."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise UsageTypeError(
+                f"{name}{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; every "
+                "parameter is optimised and must be floating. Close over constants "
+                "instead."
+            )
 
 
 def check_rows(name: str, shape: tuple[int, ...], rows: tuple[int, ...]) -> None:
