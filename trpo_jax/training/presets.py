@@ -306,7 +306,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         # second. Over 10M steps, 4 seeds: the first 36 ± 14, the third 74 ± 31, the
         # fourth 72 ± 28.
         "damping": 0.003,
-        "cg_iterations": 60,
+        "cg_iterations": 40,
+        "preconditioner_groups": 80,
         # The game is deterministic: with 0.1, policies settle on one path to a dozen
         # bricks; with 0.5, most learn little.
         "entropy_coefficient": 0.25,
