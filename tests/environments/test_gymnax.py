@@ -331,13 +331,15 @@ def test_an_environment_alone_has_its_default_parameters():
 
 def test_a_parameter_beyond_32_bits_is_refused():
     env, params = gymnax.make("CartPole-v1")
-    params = params.replace(max_steps_in_episode=2**40)
-    with pytest.raises(ValueError, match=r"max_steps_in_episode is 1099.*2147483647"):
-        make_environment((env, params))
     with jax.enable_x64(True):
-        params = params.replace(max_steps_in_episode=jnp.int64(2**40))
-    with pytest.raises(ValueError, match=r"max_steps_in_episode is 1099.*2147483647"):
-        make_environment((env, params))
+        by_jax = jnp.int64(2**40)
+    for number in (np.int64(2**40), np.array([500, 2**40]), by_jax):
+        with pytest.raises(ValueError, match=r"in_episode is 1099.*2147483647"):
+            make_environment((env, params.replace(max_steps_in_episode=number)))
+    fits = params.replace(max_steps_in_episode=np.int64(1))
+    state, _ = make_environment((env, fits)).reset(KEY)
+    _, taken = make_environment((env, fits)).step(KEY, state, jnp.int32(1))
+    assert taken.truncated
 
 
 @pytest.mark.usefixtures("no_shape_checks")

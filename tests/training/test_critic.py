@@ -483,3 +483,14 @@ def test_value_clipping_is_the_worse_of_two_errors(clipping, float64):
     np.testing.assert_allclose(params, weights, rtol=1e-9)
     np.testing.assert_allclose(loss, expected, rtol=1e-9)
     assert (cut > 0) == (clipping < 1)
+
+
+def test_an_integer_parameter_is_named(problem):
+    params, observations, targets = problem
+    params = params | {"count": jnp.int32(3)}
+    with pytest.raises(TypeError, match=r"params\['count'\] is int32"):
+        fit(
+            (params, observations, targets), optax.sgd(0.1), epochs=1, num_minibatches=1
+        )
+    with pytest.raises(TypeError, match=r"params\['count'\] is int32"):
+        fit_critic_in_trust_region(linear, params, Regression(observations, targets))

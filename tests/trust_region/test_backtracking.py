@@ -278,6 +278,11 @@ def test_what_interpolation_accepts_keeps_every_condition(width, float64):
     [
         (lambda f: (f, f, f > 0), r"a tuple \(float32\[\], float32\[\], bool\[\]\)"),
         (lambda f: f, r"an array float32\[\]"),
+        (
+            lambda f: Candidate(jnp.ones(3) * f, f, f > 0),
+            r"a Candidate\(.*float32\[3\].*",
+        ),
+        (lambda f: Candidate(f, None, f > 0), r"a Candidate\(.*kl=None.*"),
     ],
 )
 def test_what_is_not_a_candidate_is_named(evaluate_fn, found):

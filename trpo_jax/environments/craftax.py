@@ -43,7 +43,7 @@ class CraftaxEnvironment:
             if env_params is None:
                 env_params = suites.default_params_of(env)
             self._env = env = suites.narrowed_attributes(env)
-            self._params = suites.narrowed(env_params)
+            self._params = suites.narrowed_params(env_params)
             default = suites.narrowed(suites.default_params_of(env))
             self._digest = suites.digest(self._params, default)
         self.name = name or type(env).__name__

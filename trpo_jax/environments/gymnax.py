@@ -53,7 +53,7 @@ class GymnaxEnvironment:
                 env_params = suites.default_params_of(env)
             self._env = env = suites.narrowed_attributes(env)
             self.name = str(getattr(env, "name", type(env).__name__))
-            self._params = env_params = suites.narrowed(env_params)
+            self._params = env_params = suites.narrowed_params(env_params)
             default = suites.narrowed(suites.default_params_of(env))
             self._digest = suites.digest(env_params, default)
             self._raw_reset, self._raw_step = env.reset, env.step

@@ -149,37 +149,39 @@ def single_precision(fn: Callable[P, T]) -> Callable[P, T]:
 
 
 def narrowed(tree: PyTree) -> PyTree:
-    """Return a pytree with its 64-bit arrays in the 32 bits of `single_precision`.
+    """Return a pytree with its 64-bit arrays in the 32 bits of `single_precision`."""
 
-    Raises:
-        UsageError: If a whole number, of Python or of an array, does not fit into them.
-    """
-
-    def narrow(path: tuple, leaf: Any) -> Any:
+    def narrow(leaf: Any) -> Any:
         dtype = _NARROW.get(str(getattr(leaf, "dtype", None)))
-        is_array = isinstance(leaf, jax.Array) and dtype is not None
-        if type(leaf) is int or (is_array and dtype != "float32"):
-            _check_fits(path, leaf, np.dtype(dtype or "int32"))
-        return leaf.astype(dtype) if is_array else leaf
+        return leaf.astype(dtype) if isinstance(leaf, jax.Array) and dtype else leaf
 
-    return jax.tree_util.tree_map_with_path(narrow, tree)
+    return jax.tree.map(narrow, tree)
 
 
 _NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
 
 
-def _check_fits(path: tuple, value: Any, dtype: np.dtype) -> None:
-    """Raise UsageError if a known integer is beyond those of a dtype."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    limits, numbers = np.iinfo(dtype), np.asarray(value)
-    beyond = (numbers < limits.min) | (numbers > limits.max)
-    if beyond.any():
-        raise UsageError(
-            f"the environment's {jax.tree_util.keystr(path, simple=True)} is "
-            f"{numbers[beyond][0]}, beyond {dtype}; write one from {limits.min} to "
-            f"{limits.max}."
-        )
+def narrowed_params(params: PyTree) -> PyTree:
+    """Return the parameters of an environment, `narrowed`.
+
+    Raises:
+        UsageError: If an integer of 64 bits does not fit, unless it is traced. JAX
+            refuses such numbers of Python, and wraps those of NumPy in silence.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = str(getattr(leaf, "dtype", None))
+        if dtype not in ("int64", "uint64") or isinstance(leaf, jax.core.Tracer):
+            continue
+        limits, numbers = np.iinfo(_NARROW[dtype]), np.asarray(leaf)
+        outside = (numbers < limits.min) | (numbers > limits.max)
+        if outside.any():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise UsageError(
+                f"the environment's {name or 'parameter'} is {numbers[outside][0]}, "
+                f"which {limits.dtype} cannot hold; write a whole number from "
+                f"{limits.min} to {limits.max}."
+            )
+    return narrowed(params)
 
 
 def narrowed_attributes(env: T) -> T:

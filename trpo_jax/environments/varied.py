@@ -62,7 +62,7 @@ class VariedEnvironment:
 
         Raises:
             UsageError: If the leaves do not have the same number of rows, at least one,
-                or the environment is stepped on the host.
+                an integer is beyond 32 bits, or the environment is stepped on the host.
             UsageTypeError: If `make_fn` does not make an `Environment`.
         """
         if not callable(make_fn):
@@ -71,7 +71,7 @@ class VariedEnvironment:
                 "Environment, of one row."
             )
         self._make_fn = make_fn
-        self._params = params
+        self._params = params = suites.narrowed_params(params)
         self._digest = suites.digest(params) if digest is None else digest
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
         if len(sizes) != 1 or not sizes.isdisjoint({(), (0,)}):
@@ -170,7 +170,7 @@ def make_with_params(
     default = suites.default_params_of(env)
     if default is not None:
         _check_params(env, params, default)
-    params = suites.narrowed(params)
+    params = suites.narrowed_params(params)
     leaves, defaults = _leaves_by_name(params), _leaves_by_name(default)
     varied = {
         name: leaf

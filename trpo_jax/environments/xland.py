@@ -54,7 +54,7 @@ class XLandEnvironment:
         self._env = env
         if env_params is None:
             env_params = suites.default_params_of(env)
-        self._params = env_params
+        self._params = env_params = suites.narrowed_params(env_params)
         self._digest = suites.digest(env_params, suites.default_params_of(env))
         self._benchmark = benchmark
         self.name = name or type(env).__name__

@@ -18,6 +18,7 @@ from trpo_jax.trust_region import (
     undamped_curvature,
 )
 from trpo_jax.trust_region.flat import flatten, move
+from trpo_jax.trust_region.problem import check_params
 
 ValueFn = Callable[[PyTree, PyTree[Shaped[Array, "N ..."]]], Float[Array, "N *T"]]
 
@@ -83,9 +84,11 @@ def fit_critic_in_trust_region(
 
     Raises:
         UsageError: If there is not one value for each target.
+        UsageTypeError: If a parameter is not floating.
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), section 5.
     """
+    check_params("params", params)
     values = jax.eval_shape(value_fn, params, batch.observations)
     check_values(values, batch.targets.shape)
     theta_old, params_of = flatten(params)
@@ -173,9 +176,11 @@ def fit_critic(
     Raises:
         UsageError: If `num_minibatches` does not divide N, or there is not one value
             for each target.
+        UsageTypeError: If a parameter is not floating.
 
     Source: Engstrom et al. 2020 (arXiv 2005.12729), section 3, for the clipping.
     """
+    check_params("params", params)
     values = jax.eval_shape(value_fn, params, observations)
     check_values(values, targets.shape)
 

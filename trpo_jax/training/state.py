@@ -174,8 +174,8 @@ def init(config: TRPOConfig, key: KeyLike) -> TrainState:
         Fresh parameters and normalisers, and environments at the start of an episode.
 
     Raises:
-        UsageTypeError: If `config` is not a `TRPOConfig`, `key` is not a key, or the
-            policy does not return a distribution.
+        UsageTypeError: If `config` is not a `TRPOConfig`, `key` is not a key, the
+            policy does not return a distribution, or a parameter is not floating.
         UsageError: If the environment is unknown or not supported, or the networks do
             not fit it.
     """

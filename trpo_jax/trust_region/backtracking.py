@@ -97,6 +97,7 @@ def line_search(
 
     Raises:
         UsageError: If a count is not positive, or `backtrack_factor` not in (0, 1).
+        UsageTypeError: If `evaluate_fn` does not return a `Candidate` of scalars.
 
     Source: Schulman et al. 2015 (arXiv 1502.05477), appendix C; the interpolation as
     Nocedal & Wright 2006, section 3.5, on the KL in place of the objective.
@@ -112,12 +113,13 @@ def line_search(
     surrogate_old = jnp.asarray(surrogate_old)
     one = jnp.ones((), surrogate_old.dtype)
     converted, closed_over, returned = _with_closure_as_argument(evaluate_fn, one)
-    if not isinstance(returned, Candidate):
+    if not isinstance(returned, Candidate) or any(
+        getattr(part, "shape", None) != () for part in returned[:3]
+    ):
         raise UsageTypeError(
             f"evaluate_fn returned {describe_type(returned)}; write "
-            "trpo_jax.trust_region.Candidate(surrogate, kl, finite)."
+            "trpo_jax.trust_region.Candidate(surrogate, kl, finite), three scalars."
         )
-    chex.assert_rank((returned.surrogate, returned.kl, returned.finite), 0)
     most = max_backtracks
     if interpolate:
         most *= width
