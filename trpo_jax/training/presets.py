@@ -299,15 +299,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 64,
         "fisher_stride": 7,
         "gae_lambda": 0.95,
-        # Over 960k steps, 8 seeds, damping, products → return (residual):
+        # Over 960k steps, 8 seeds, 40 groups, damping, products → return (residual):
         # 0.01, 26 → 14.7 ± 2.0 (0.08); 0.003, 40 → 15.8 ± 1.8 (0.15);
         # 0.003, 60 → 19.0 ± 1.9 (0.04); 0.001, 26 → 17.5 ± 2.1 (0.8);
-        # 0.001, 100 → 15.8 ± 3.0 (0.05). The third takes 1.4 of the time of the
-        # second. Over 10M steps, 4 seeds: the first 36 ± 14, the third 74 ± 31, the
-        # fourth 72 ± 28.
+        # 0.001, 100 → 15.8 ± 3.0 (0.05). With 80 groups, 0.003, 40 → 17.2 ± 2.9
+        # (0.05). Over 10M steps, 4 seeds: the first 36 ± 14, the third 74 ± 31, the
+        # fourth 72 ± 28, the last 38 ± 24.
         "damping": 0.003,
-        "cg_iterations": 40,
-        "preconditioner_groups": 80,
+        "cg_iterations": 60,
         # The game is deterministic: with 0.1, policies settle on one path to a dozen
         # bricks; with 0.5, most learn little.
         "entropy_coefficient": 0.25,
