@@ -79,7 +79,8 @@ _MINATAR_CONVOLUTIONS: dict[str, Any] = {
     "critic_fit": "first_order",
 }
 
-# Presets with a first-order fit were tuned with it, and not measured without.
+# Where no comment compares the two fits of the critic, only the first-order one was
+# tried.
 _BRAX: dict[str, Any] = {
     "critic_fit": "first_order",
     "total_timesteps": 1_966_080,
