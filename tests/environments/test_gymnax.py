@@ -333,7 +333,7 @@ def test_a_parameter_beyond_32_bits_is_refused():
     env, params = gymnax.make("CartPole-v1")
     with jax.enable_x64(True):
         by_jax = jnp.int64(2**40)
-    for number in (np.int64(2**40), np.array([500, 2**40]), by_jax):
+    for number in (2**40, np.int64(2**40), np.array([500, 2**40]), by_jax):
         with pytest.raises(ValueError, match=r"in_episode is 1099.*2147483647"):
             make_environment((env, params.replace(max_steps_in_episode=number)))
     fits = params.replace(max_steps_in_episode=np.int64(1))

@@ -165,11 +165,11 @@ def narrowed_params(params: PyTree) -> PyTree:
     """Return the parameters of an environment, `narrowed`.
 
     Raises:
-        UsageError: If an integer of 64 bits does not fit, unless it is traced. JAX
-            refuses such numbers of Python, and wraps those of NumPy in silence.
+        UsageError: If an integer does not fit in 32 bits, unless it is traced. JAX
+            wraps those of NumPy in silence.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = str(getattr(leaf, "dtype", None))
+        dtype = "int64" if type(leaf) is int else str(getattr(leaf, "dtype", None))
         if dtype not in ("int64", "uint64") or isinstance(leaf, jax.core.Tracer):
             continue
         limits, numbers = np.iinfo(_NARROW[dtype]), np.asarray(leaf)
