@@ -35,8 +35,8 @@ class Candidate(NamedTuple):
 class LineSearchResult(NamedTuple):
     """The candidate accepted, or the last one tried.
 
-    Of one evaluation it is the largest acceptable fraction; of several the one with the
-    largest L.
+    Of one round of `width` candidates it is the largest acceptable fraction; of several
+    rounds the one with the largest L.
 
     Attributes:
         accepted: Whether any candidate was acceptable, bool scalar.

@@ -62,8 +62,9 @@ def trust_region_update(
 
     Pure; `jit` it with `policy_fn` and the keyword arguments bound. Differentiable in
     params, batch, max_kl, damping and entropy_coefficient, with the accepted fraction
-    treated as a constant; with `interpolate=False` it is one nearby. Derivatives are
-    those of a converged solve: raise `cg_iterations` until the residual is small.
+    treated as a constant, which with `interpolate=False` it is between its jumps.
+    Derivatives are those of a converged solve: raise `cg_iterations` until the
+    residual is small.
 
     Args:
         policy_fn: (params, observations[N, …]) ↦ `Distribution` over actions, of batch
@@ -82,8 +83,8 @@ def trust_region_update(
             `kronecker_preconditioner`.
         max_backtracks: The largest number of fractions that the line search tries;
             with interpolation, of rounds of `line_search_width` fractions.
-        backtrack_factor: c, the ratio of a fraction to the one before; with
-            interpolation only where the KL says nothing, and 1/c bounds its growth.
+        backtrack_factor: The ratio of a fraction to the one before; with interpolation
+            only where the KL says nothing, and its inverse bounds the growth.
         interpolate: Whether the line search uses the KL of a candidate to land near δ.
         line_search_width: Candidates evaluated at once, see `line_search`.
         fisher_batch: Transitions over which the Fisher information is computed, such as
@@ -145,7 +146,8 @@ def trust_region_update(
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
         step = optax.tree.scale(step_size, cg.x)
 
-        # 4. A fraction of it that keeps the constraint, near δ, and improves L.
+        # 4. A fraction of it, at times above 1, that keeps the constraint, near δ, and
+        # improves L.
         search = line_search(
             lambda fraction: problem.candidate(move(theta_old, fraction, step), old),
             surrogate_old=old.value,
