@@ -53,6 +53,7 @@ BEFORE_THE_FIELD = {
     "memory": "gru",
     "update": "trpo",
     "damping_schedule": "constant",
+    "entropy_coefficient_schedule": "constant",
     "preconditioner": "score",
     "initialization": "orthogonal",
     "scale_rewards": False,

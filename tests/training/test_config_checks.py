@@ -565,7 +565,14 @@ def test_traced_floats_are_passed_as_advised(no_shape_checks):
         print,
     ],
 )
-@pytest.mark.parametrize("name", ["max_kl_schedule", "critic_learning_rate_schedule"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_kl_schedule",
+        "entropy_coefficient_schedule",
+        "critic_learning_rate_schedule",
+    ],
+)
 def test_a_schedule_of_ones_own_is_called_before_the_run(
     name, schedule, no_shape_checks
 ):

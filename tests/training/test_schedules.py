@@ -1,8 +1,13 @@
+import dataclasses
+
+import jax
 import numpy as np
 import optax
 import pytest
+import tiny
+from compiling import fast_jit
 
-from trpo_jax import TRPOConfig
+from trpo_jax import TRPOConfig, init, step
 from trpo_jax.training.schedules import make_schedule
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
@@ -10,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("no_shape_checks")
 SMALL = {"num_envs": 4, "rollout_length": 6, "total_timesteps": 48}
 
 
-@pytest.mark.parametrize("name", ["max_kl", "critic_learning_rate"])
+@pytest.mark.parametrize(
+    "name", ["max_kl", "entropy_coefficient", "critic_learning_rate"]
+)
 @pytest.mark.parametrize(
     ("schedule", "factors"),
     [
@@ -29,3 +36,20 @@ def test_a_schedule_is_a_factor_of_the_update(name, schedule, factors):
     factor_fn = make_schedule(getattr(config, f"{name}_schedule"), config.num_updates)
     made = [factor_fn(update) for update in range(4)]
     np.testing.assert_allclose(made, factors, rtol=1e-5)
+
+
+def test_an_update_takes_the_scheduled_entropy_coefficient():
+    """Half of 0.5 is 0.25, bit for bit, and 0.5 is not."""
+
+    def trained(coefficient, schedule):
+        config = dataclasses.replace(
+            tiny.CONFIG,
+            entropy_coefficient=coefficient,
+            entropy_coefficient_schedule=schedule,
+        )
+        state, _ = fast_jit(step)(config, init(config, jax.random.key(0)))
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.params)])
+
+    halved = trained(0.5, lambda updates: 0.5)
+    np.testing.assert_array_equal(halved, trained(0.25, "constant"))
+    assert not np.array_equal(halved, trained(0.5, "constant"))

@@ -62,6 +62,8 @@ class Options(TRPOConfig):
         TRPOConfig.max_kl_schedule
     )
     """Factor of --max-kl over the run: constant, decay to 0, or adaptive."""
+    entropy_coefficient_schedule: _Schedule = TRPOConfig.entropy_coefficient_schedule
+    """Factor of --entropy-coefficient over the run."""
     policy_optimizer: Annotated[str, _NAME] = TRPOConfig.policy_optimizer
     """Optimiser of Optax, of --update ppo, ppo_penalty and projection."""
     policy_learning_rate_schedule: _Schedule = TRPOConfig.policy_learning_rate_schedule

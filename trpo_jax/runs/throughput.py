@@ -36,6 +36,7 @@ def measure_throughput(config: TRPOConfig, *, seconds: float = 5.0) -> dict[str,
     config = dataclasses.replace(
         config,
         max_kl_schedule="constant",
+        entropy_coefficient_schedule="constant",
         policy_learning_rate_schedule="constant",
         critic_learning_rate_schedule="constant",
     )

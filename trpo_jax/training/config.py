@@ -134,6 +134,9 @@ class TRPOConfig:
     entropy_coefficient: float = 0.0
     """Weight of the policy's mean entropy beside the surrogate of standardised
     advantages: more than 0 keeps a policy from settling early."""
+    entropy_coefficient_schedule: Any = "constant"
+    """Factor of entropy_coefficient: as max_kl_schedule, but not adaptive; linear lets
+    a policy explore first and settle by the end of the run."""
     fisher_operator: Literal["gauss_newton", "kl_hessian", "empirical"] = "gauss_newton"
     """Product with the Fisher information: JᵀMJ, or `jvp` over `grad` of the mean KL,
     which are equal, and the first is faster; or with the empirical Fisher information

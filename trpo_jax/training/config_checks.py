@@ -590,6 +590,7 @@ def check_functions(config: Any) -> None:
             )
     for name in (
         "max_kl_schedule",
+        "entropy_coefficient_schedule",
         "policy_learning_rate_schedule",
         "critic_learning_rate_schedule",
     ):

@@ -193,6 +193,7 @@ def _scheduled(config: TRPOConfig, state: TrainState) -> Hyperparameters:
         name: make_schedule(schedule, config.num_updates)(state.updates)
         for name, schedule in (
             ("max_kl", config.max_kl_schedule),
+            ("entropy_coefficient", config.entropy_coefficient_schedule),
             ("policy_learning_rate", config.policy_learning_rate_schedule),
             ("critic_learning_rate", config.critic_learning_rate_schedule),
         )
