@@ -66,18 +66,20 @@ def test_metrics_have_the_bounds_of_their_update(monkeypatch):
 
         monkeypatch.setattr(module, name, watched)
 
+    watch(iteration, "_scheduled")
     watch(iteration, "standardize")
     watch(metrics, "improvement_bounds")
     config, state = tiny.CONFIG, state_type(tiny.CONFIG)
 
     def trace(state):
         _, measured = iteration.step(config, state)
+        _, _, scheduled = calls["_scheduled"]
         (advantages,), _, _ = calls["standardize"]
         arguments, options, bounds = calls["improvement_bounds"]
         assert arguments[0] is measured.update
         assert arguments[1] is advantages
         for name, value in options.items():
-            assert value is getattr(state.hyperparameters, name)
+            assert value is getattr(scheduled, name)
         assert measured.improvement_bound is bounds[0]
         assert measured.mean_kl_improvement_bound is bounds[1]
 
