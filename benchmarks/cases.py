@@ -6,7 +6,7 @@ greedy actions.
 
 from typing import NamedTuple
 
-from benchmarks.environments import DOOR_KEY_FIRST_PERSON
+from benchmarks.environments import DOOR_KEY_FIRST_PERSON, SEAQUEST
 from trpo_jax.policies import Actions
 
 
@@ -51,9 +51,8 @@ _CASES: dict[str, tuple[Case, ...]] = {
     "Asterix-MinAtar": _MINATAR,
     "Breakout-MinAtar": _MINATAR,
     "Freeway-MinAtar": _MINATAR,
-    "Seaquest-MinAtar": (
-        Case(num_seeds=8, seeds_at_once=1, override=("total_timesteps=1_024_000",)),
-    ),
+    "Seaquest-MinAtar": _MINATAR,
+    SEAQUEST: _MINATAR,
     "SpaceInvaders-MinAtar": _MINATAR,
     "MNISTBandit-bsuite": (Case(num_seeds=8, seeds_at_once=1),),
     "Pong-misc": (Case(seeds_at_once=1),),
