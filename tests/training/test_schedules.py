@@ -47,10 +47,8 @@ def test_an_update_takes_the_scheduled_entropy_coefficient():
         max_kl_schedule="constant",
         entropy_coefficient_schedule=lambda updates: jnp.where(updates == 0, 0.5, 1),
     )
-    start, run = (
-        init(config, jax.random.key(0)),
-        fast_jit(functools.partial(step, config)),
-    )
+    start = init(config, jax.random.key(0))
+    run = fast_jit(functools.partial(step, config))
 
     def trained(coefficient, updates):
         hyperparameters = start.hyperparameters._replace(
