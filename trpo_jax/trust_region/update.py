@@ -128,8 +128,8 @@ def trust_region_update(
         # 1. The policy gradient g = ∇L at θ_old.
         old, gradient = problem.value_and_gradient(theta_old)
 
-        # 2. The natural gradient direction x ≈ (F + λI)⁻¹ g, with the curvature F of
-        # the KL there, over `fisher_batch`.
+        # 2. The natural gradient direction x ≈ (F + λI)⁻¹ g, F the Fisher information
+        # there, over `fisher_batch`.
         cg = problem.natural_direction(
             theta_old,
             gradient,
@@ -141,7 +141,7 @@ def trust_region_update(
             operator_fn=operator_fn,
         )
 
-        # 3. The step size β at which the quadratic model of the KL reaches δ.
+        # 3. The step size β at which the quadratic model of the KL, ½ β² xᵀFx, is δ.
         curvature = step_size_curvature_fn(gradient, cg.x, damping)
         step_size = trust_region_step_size(curvature, max_kl=max_kl)
         step = optax.tree.scale(step_size, cg.x)
