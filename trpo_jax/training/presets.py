@@ -324,8 +324,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "entropy_coefficient": 0.3,
     },
     "Freeway-MinAtar": {**_MINATAR_FLAT, "max_kl": 0.06, "entropy_coefficient": 0.1},
-    # Small steps from a high entropy: all of four seeds learned to surface; with
-    # convolutions one of four did.
+    # All of four seeds learned to surface; with convolutions one of four did. Only the
+    # first-order fit of the critic was tried.
     "Seaquest-MinAtar": {
         **_MINATAR,
         **_MINATAR_SMALL_STEPS,
