@@ -23,8 +23,7 @@ fast_jit = functools.partial(
 def compile_quickly() -> None:
     """Let the package compile so in this process, whatever options it asks for.
 
-    Examples and the command line are tested with the package's own options, in
-    processes of their own.
+    The command line is tested with the package's own options, in processes of its own.
     """
     options_fn = compilation.compiler_options
 

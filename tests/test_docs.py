@@ -82,7 +82,10 @@ def test_the_page_of_fields_is_that_of_the_source(cls):
 
 # Each page has a namespace and a folder of its own; all share what they compile.
 RUN_PAGES = """
-import json, os, traceback
+import json, os, sys, traceback
+sys.path.append(os.environ["TESTS"])
+import compiling
+compiling.compile_quickly()
 start = os.getcwd()
 for number, (name, text) in enumerate(json.load(open("pages.json")).items()):
     os.makedirs(os.path.join(start, str(number)))
@@ -98,7 +101,7 @@ for number, (name, text) in enumerate(json.load(open("pages.json")).items()):
 def failures(tmp_path_factory):
     """Run the examples of all pages, as a reader types them, and return what failed.
 
-    In a process of its own, with the package's own options for XLA.
+    In a process of its own.
     """
     folder = tmp_path_factory.mktemp("pages")
     texts = {name: "\n".join(blocks(PAGES[name])) for name in WITH_EXAMPLES}
@@ -106,7 +109,11 @@ def failures(tmp_path_factory):
     result = subprocess.run(
         [sys.executable, "-c", RUN_PAGES],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(PACKAGE.parent),
+            "TESTS": str(Path(__file__).parent),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,7 @@
 """Environments on the host: equal to Gymnasium played alone, kept in order, refused."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -268,12 +269,13 @@ def test_it_trains_on_entries():
 
 
 def test_a_state_is_good_for_one_step():
+    step = fast_jit(functools.partial(trpo_jax.step, CONFIG))
     state = trpo_jax.init(CONFIG, KEY)
-    jax.block_until_ready(trpo_jax.step(CONFIG, state))
+    jax.block_until_ready(step(state))
     with pytest.raises(Exception, match=r"made 8 steps.*Go on from the state"):
-        jax.block_until_ready(trpo_jax.step(CONFIG, state))
+        jax.block_until_ready(step(state))
     again = trpo_jax.init(CONFIG, KEY).with_networks_of(state)  # as advised
-    jax.block_until_ready(trpo_jax.step(CONFIG, again))
+    jax.block_until_ready(step(again))
 
 
 def test_some_rows_of_a_batch_cannot_be_stepped():
